@@ -1,0 +1,151 @@
+//! What the API reads: the newest view of every instance, and who wants to hear of changes. Pure.
+//!
+//! The controller (on the leader) and the reflector (on a standby) put views up; the API's handlers
+//! only read. A view is immutable and shared, so a read costs a lock for a moment and no copy.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::model::{InstanceEvent, Timestamp};
+use crate::spec::RedisInstance;
+use crate::status::InstanceStatus;
+use crate::store::Candidate;
+
+/// How many changes a slow watcher may lag behind before it is told to list again.
+const CHANGES_MAX: usize = 4096;
+
+/// Everything known of an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceView {
+    /// Its name.
+    pub name: String,
+    /// The instance as declared: the user's document where it is valid, otherwise the last good
+    /// one; none when there never was a valid one.
+    pub instance: Option<RedisInstance>,
+    /// The user's document is not valid: why.
+    pub invalid: Option<String>,
+    /// The document's revision; 0 when it is gone.
+    pub revision: i64,
+    /// When the operator first accepted it.
+    pub created_at: Option<Timestamp>,
+    /// Its status. On the leader with fresh offsets and memory.
+    pub status: InstanceStatus,
+    /// What the operator would do now (leader only).
+    pub plan: Option<PlanView>,
+    /// The newest events, oldest first.
+    pub events: Arc<Vec<InstanceEvent>>,
+    /// Deletion has been asked for.
+    pub deleting: bool,
+}
+
+/// A plan, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PlanView {
+    /// What the operator is about to do, in order: a sentence each.
+    pub steps: Vec<String>,
+    /// What it waits for, and why.
+    pub waiting: Vec<String>,
+}
+
+/// The operator itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorView {
+    /// The version of this process.
+    pub version: String,
+    /// Whether this process leads.
+    pub leading: bool,
+    /// The id and the API address of the leader, when known.
+    #[schema(value_type = Object)]
+    pub leader: Option<Candidate>,
+    /// The store has been read, and is being watched.
+    pub store_synced: bool,
+    /// The state of the Mesos session in a word: `subscribed`, `disconnected`, `standby`, `ended`.
+    pub mesos: String,
+    /// More of it: the last error.
+    pub mesos_message: String,
+    /// Set: the operator launches and kills nothing, for this reason.
+    pub frozen: Option<String>,
+}
+
+/// A change, for watchers.
+#[derive(Clone, Debug)]
+pub enum BoardChange {
+    /// New or changed.
+    Set(Arc<InstanceView>),
+    /// Gone.
+    Removed(String),
+}
+
+/// The views of all instances.
+pub struct Board {
+    instances: RwLock<BTreeMap<String, Arc<InstanceView>>>,
+    operator: RwLock<OperatorView>,
+    changes: broadcast::Sender<BoardChange>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Board {
+            instances: RwLock::default(),
+            operator: RwLock::new(OperatorView {
+                version: env!("CARGO_PKG_VERSION").to_string(),
+                ..OperatorView::default()
+            }),
+            changes: broadcast::channel(CHANGES_MAX).0,
+        }
+    }
+}
+
+impl Board {
+    /// One instance.
+    pub fn get(&self, name: &str) -> Option<Arc<InstanceView>> {
+        self.read().get(name).cloned()
+    }
+
+    /// All instances, by name.
+    pub fn list(&self) -> Vec<Arc<InstanceView>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// Changes from now on. Subscribe first, then list: a change may come twice, but none is lost.
+    pub fn subscribe(&self) -> broadcast::Receiver<BoardChange> {
+        self.changes.subscribe()
+    }
+
+    /// Puts up a view; an equal one is not announced.
+    pub fn set(&self, view: InstanceView) {
+        let mut instances = self.instances.write().expect("no writer panics");
+        if instances.get(&view.name).is_some_and(|old| **old == view) {
+            return;
+        }
+        let view = Arc::new(view);
+        instances.insert(view.name.clone(), view.clone());
+        drop(instances);
+        let _ = self.changes.send(BoardChange::Set(view)); // Nobody watches: fine.
+    }
+
+    /// Takes a view down.
+    pub fn remove(&self, name: &str) {
+        if self.instances.write().expect("no writer panics").remove(name).is_some() {
+            let _ = self.changes.send(BoardChange::Removed(name.to_string()));
+        }
+    }
+
+    /// The operator itself.
+    pub fn operator(&self) -> OperatorView {
+        self.operator.read().expect("no writer panics").clone()
+    }
+
+    /// Changes what is said of the operator.
+    pub fn set_operator(&self, change: impl FnOnce(&mut OperatorView)) {
+        change(&mut self.operator.write().expect("no writer panics"));
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<InstanceView>>> {
+        self.instances.read().expect("no writer panics")
+    }
+}

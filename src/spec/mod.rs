@@ -1,0 +1,183 @@
+//! What a user writes: the kind RedisInstance. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod size;
+
+pub use size::{Cpus, Period, Size};
+
+/// The only `apiVersion`.
+pub const API_VERSION: &str = "redisctl/v1";
+/// The only `kind`.
+pub const KIND: &str = "RedisInstance";
+
+/// A Redis instance: one master and its replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisInstance {
+    /// Always `redisctl/v1`.
+    pub api_version: String,
+    /// Always `RedisInstance`.
+    pub kind: String,
+    /// Name and labels.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: InstanceSpec,
+}
+
+/// Name and labels of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// A DNS label (lower case letters, digits, `-`), at most 40 characters.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Free labels for people and selectors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is wanted of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// Masters. 1 for now; 3 and more will mean Redis Cluster.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1))]
+    pub masters: u32,
+    /// Replicas of each master. `slaves` is accepted too.
+    #[serde(default, alias = "slaves")]
+    #[schemars(range(min = 0, max = 200))]
+    pub replicas: u32,
+    /// Redis' maxmemory. The task gets headroom on top: one eighth of it, at least 32 MiB.
+    pub memory: Size,
+    /// CPU share of each node.
+    #[serde(default)]
+    pub cpus: Cpus,
+    /// At most this many of the instance's nodes on one agent.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub distribution: u32,
+    /// Where nodes go.
+    #[serde(default)]
+    pub placement: Placement,
+    /// Redis itself.
+    #[serde(default)]
+    pub redis: RedisSpec,
+    /// How long a replica on an unreachable agent is waited for before another takes its place.
+    #[serde(default)]
+    pub replace_unreachable_after: Period,
+    /// What to do when every node is proved dead, so that the data is gone.
+    #[serde(default)]
+    pub on_data_loss: OnDataLoss,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl InstanceSpec {
+    /// All nodes of the instance.
+    pub fn nodes(&self) -> u32 {
+        self.masters.saturating_mul(self.replicas.saturating_add(1))
+    }
+
+    /// The task's memory in MiB: maxmemory and its headroom (one eighth of it, at least 32 MiB) for
+    /// client buffers, the replication backlog, fragmentation and the copy-on-write of a fork.
+    pub fn task_mem_mib(&self) -> u64 {
+        let memory_mib = self.memory.0.div_ceil(1 << 20);
+        memory_mib + (memory_mib / 8).max(32)
+    }
+}
+
+/// Where nodes go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Placement {
+    /// `spread` over agents, or `pack`: fill the fullest agent that fits.
+    pub strategy: Strategy,
+    /// An agent attribute whose values the nodes are spread over (`rack`); soft. `@zone` and
+    /// `@region` stand for the agent's fault domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread_by: Option<String>,
+    /// Agents must satisfy all of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+}
+
+/// How agents are chosen among those that fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Strategy {
+    /// As many different agents as there are.
+    #[default]
+    Spread,
+    /// Fill the fullest agent that fits.
+    Pack,
+}
+
+/// A condition on an agent's attribute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Constraint {
+    /// The attribute's name; `hostname` stands for the agent's hostname.
+    pub attribute: String,
+    /// The test.
+    pub operator: Operator,
+    /// What it is tested against: at least one value for `in` and `notIn`, none for the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+}
+
+/// The test of a [`Constraint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Operator {
+    /// The attribute has one of the values.
+    In,
+    /// The attribute is absent or has none of the values.
+    NotIn,
+    /// The attribute is present.
+    Exists,
+    /// The attribute is absent.
+    DoesNotExist,
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = self.values.join(", ");
+        match self.operator {
+            Operator::In => write!(f, "{} in [{values}]", self.attribute),
+            Operator::NotIn => write!(f, "{} not in [{values}]", self.attribute),
+            Operator::Exists => write!(f, "{} exists", self.attribute),
+            Operator::DoesNotExist => write!(f, "{} does not exist", self.attribute),
+        }
+    }
+}
+
+/// Redis itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RedisSpec {
+    /// Lines of redis.conf, except those that the operator owns (port, replicaof, maxmemory, ...).
+    #[serde(deserialize_with = "size::config", skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// A container image. Absent: the redis-server of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// What to do when an instance's data is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnDataLoss {
+    /// Start it again, empty, with an event that says what was lost.
+    #[default]
+    Recreate,
+    /// Wait for `redisctl recreate NAME`.
+    Hold,
+}

@@ -1,0 +1,204 @@
+//! Sizes, CPU shares and periods as people write them. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A size in bytes. Written as `256Mi`, `1Gi` (powers of 1024), `256M`, `1G` (powers of 1000), or a
+/// plain number, which means mebibytes as it did in mr-redis (and does in Mesos).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+const UNITS: [(&str, u64); 4] = [("Gi", 1 << 30), ("Mi", 1 << 20), ("G", 1_000_000_000), ("M", 1_000_000)];
+
+/// What a size may look like, for messages.
+pub const SIZE_FORMS: &str = "a size such as 256Mi, 1Gi, 256M, 1G, or a plain number of mebibytes";
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, unit) = UNITS
+            .iter()
+            .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
+            .unwrap_or((text, 1 << 20));
+        let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not {SIZE_FORMS}"))?;
+        number.checked_mul(unit).map(Size).ok_or_else(|| format!("{text:?} is too large"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UNITS.iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
+            Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
+            None => write!(f, "{}Mi", self.0.div_ceil(1 << 20)),
+        }
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// A YAML or JSON scalar, as far as our own scalars need one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Bool(bool),
+    Whole(u64),
+    Number(f64),
+    Text(String),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Bool(b) => f.write_str(if *b { "yes" } else { "no" }),
+            Scalar::Whole(n) => write!(f, "{n}"),
+            Scalar::Number(n) => write!(f, "{n}"),
+            Scalar::Text(s) => f.write_str(s),
+        }
+    }
+}
+
+fn scalar<'de, D: Deserializer<'de>>(d: D, expected: &str) -> Result<Scalar, D::Error> {
+    Scalar::deserialize(d).map_err(|_| D::Error::custom(format!("expected {expected}")))
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        scalar(d, SIZE_FORMS)?.to_string().parse().map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Mi and Gi are powers of 1024, M and G powers of 1000; a plain number means mebibytes.",
+            "anyOf": [
+                {"type": "string", "pattern": "^[0-9]+(Mi|Gi|M|G)?$"},
+                {"type": "integer", "minimum": 1}
+            ]
+        })
+    }
+}
+
+/// A CPU share, in thousandths of a core. Written as a number of cores: `0.1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cpus(pub u64);
+
+impl Default for Cpus {
+    fn default() -> Self {
+        Cpus(100)
+    }
+}
+
+impl fmt::Display for Cpus {
+    #[allow(clippy::cast_precision_loss)] // Thousandths of cores are small.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0 as f64 / 1000.0)
+    }
+}
+
+impl Serialize for Cpus {
+    #[allow(clippy::cast_precision_loss)]
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.0 as f64 / 1000.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpus {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked just before.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        const FORM: &str = "a number of cores such as 0.1";
+        let text = scalar(d, FORM)?.to_string();
+        let cores: f64 = text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not {FORM}")))?;
+        if !(0.0..=1e6).contains(&cores) {
+            return Err(D::Error::custom(format!("{text} is not {FORM}")));
+        }
+        Ok(Cpus((cores * 1000.0).round() as u64))
+    }
+}
+
+impl JsonSchema for Cpus {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Cpus".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "Cores; three decimals count.", "type": "number", "minimum": 0.01, "maximum": 256})
+    }
+}
+
+/// A period in milliseconds. Written as `250ms`, `90s`, `5m`, `2h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub u64);
+
+const PERIODS: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+
+impl Default for Period {
+    /// The default of `replaceUnreachableAfter`.
+    fn default() -> Self {
+        Period(300_000)
+    }
+}
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not a period such as 250ms, 90s, 5m or 2h");
+        let (digits, unit) = PERIODS
+            .iter()
+            .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
+            .ok_or_else(form)?;
+        let number: u64 = digits.parse().map_err(|_| form())?;
+        number.checked_mul(unit).map(Period).ok_or_else(|| format!("{text:?} is too long"))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (suffix, unit) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
+            if self.0 != 0 && self.0.is_multiple_of(unit) {
+                return write!(f, "{}{suffix}", self.0 / unit);
+            }
+        }
+        write!(f, "{}ms", self.0)
+    }
+}
+
+impl Serialize for Period {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Period {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Period".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "A period: 250ms, 90s, 5m, 2h.", "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"})
+    }
+}
+
+/// `redis.config`: values may be written as numbers and booleans (`yes` and `no` to Redis).
+pub fn config<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let raw = BTreeMap::<String, Scalar>::deserialize(d)?;
+    Ok(raw.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
