@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod failover;
 pub mod model;
+pub mod placement;
+pub mod reconcile;
 pub mod spec;
 pub mod status;
 pub mod store;

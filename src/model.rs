@@ -442,6 +442,17 @@ impl TaskRecord {
     }
 }
 
+impl fmt::Display for TaskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskRecord::Launching => f.write_str("launching"),
+            TaskRecord::Running => f.write_str("running"),
+            TaskRecord::Unsure { since, .. } => write!(f, "out of Mesos' sight since {since}"),
+            TaskRecord::Dead { why, .. } => write!(f, "dead: {why}"),
+        }
+    }
+}
+
 /// The durable record of a node: written before its task is launched, removed after its death is
 /// recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -531,6 +542,9 @@ pub struct InstanceRecord {
     pub next_ordinal: u32,
     /// A master of this epoch has been seen ready: from then on there can be data to lose.
     pub initialized: bool,
+    /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
+    #[serde(default)]
+    pub deleting: bool,
     /// When the record was made.
     pub created_at: Timestamp,
     /// Nodes that died in a row without a stable time between, for the backoff.

@@ -1,0 +1,287 @@
+//! Carries plans out: commits their writes, then does their steps. I/O.
+//!
+//! Nothing is decided here. A plan's writes are one transaction, guarded by our leadership and by
+//! the revisions that the plan was made from; when it fails, none of the steps is done. Launches of
+//! one round are gathered: one ACCEPT for each agent, after the records of all of them are stored.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Context;
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::failover::redis::Redis;
+use crate::mesos::Session;
+use crate::metrics::Metrics;
+use crate::model::{Launch, MesosCall, NodeRecord};
+use crate::reconcile::action::{Action, Plan, Step, Write};
+use crate::reconcile::offers::DECLINE_S;
+use crate::reconcile::world::{Event, Instance, Note, merge_events};
+use crate::status::InstanceStatus;
+use crate::store::{self, Guard, LeaderToken, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key};
+
+/// How long offers are withheld whose launches could not be recorded: others may want them.
+const DECLINE_FAILED_S: f64 = 1.0;
+
+/// What plans are carried out with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Where intents are recorded.
+    pub store: Store,
+    /// Proof that we may.
+    pub token: LeaderToken,
+    /// Mesos.
+    pub mesos: Session,
+    /// The subscription that the plans were made for.
+    pub subscription: u64,
+    /// The nodes.
+    pub redis: Redis,
+    /// Where outcomes are told.
+    pub out: mpsc::Sender<Input>,
+    /// Counts and durations.
+    pub metrics: std::sync::Arc<Metrics>,
+}
+
+/// What the controller is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Something was learned.
+    Event(Event),
+    /// The store cannot be watched for now.
+    StoreLost(String),
+    /// A pass is over.
+    Done {
+        /// The instance.
+        name: String,
+        /// Whether all of it was done.
+        outcome: Result<(), Failure>,
+    },
+}
+
+/// Why a pass was not done, as far as the controller acts on it.
+#[derive(Debug)]
+pub enum Failure {
+    /// Somebody else leads.
+    NotLeader,
+    /// The store had changed: plan again once the change is seen.
+    Conflict(String),
+    /// Whether the writes were done is not known: list the store again before planning.
+    Unknown(String),
+    /// A step failed: plan again after a backoff.
+    Step(String),
+}
+
+/// One instance's share of a round.
+#[derive(Debug)]
+pub struct Work {
+    /// The instance.
+    pub name: String,
+    /// What is to be done.
+    pub plan: Plan,
+    /// The writes as a transaction; empty when there is nothing to write.
+    pub txn: Txn,
+}
+
+/// The plan's writes, and its status where that has changed, as one guarded transaction.
+pub fn transaction(name: &str, instance: &Instance, plan: &Plan, token: &LeaderToken) -> Txn {
+    let mut txn = Txn::default();
+    let mut put = |key: String, revision: i64, value: Option<Vec<u8>>| {
+        txn.guards.push(Guard::Revision { key: key.clone(), revision });
+        txn.ops.push(match value {
+            Some(value) => Op::Put { key, value },
+            None => Op::Delete { key },
+        });
+    };
+    let node_revision = |ordinal: &u32| instance.nodes.get(ordinal).map_or(0, |node| node.record.revision);
+    let mut events = Vec::new();
+    for write in &plan.writes {
+        match write {
+            Write::State(record) => {
+                put(state_key(name), instance.record.as_ref().map_or(0, |r| r.revision), Some(json(record)));
+            }
+            Write::Node(record) => {
+                put(node_key(name, record.ordinal), node_revision(&record.ordinal), Some(json::<NodeRecord>(record)));
+            }
+            Write::ForgetNode(ordinal) => put(node_key(name, *ordinal), node_revision(ordinal), None),
+            Write::RequestDone(kind) => {
+                let revision = instance.requests.get(kind).map_or(0, |request| request.revision);
+                put(store::request_key(name, *kind), revision, None);
+            }
+            Write::Event(event) => events.push(event.clone()),
+            Write::Forget { document } => forget(name, instance, *document, &mut put),
+        }
+    }
+    if !events.is_empty() {
+        let known = instance.events.as_ref();
+        let merged = merge_events(known.map(|events| events.value.as_slice()), events);
+        put(events_key(name), known.map_or(0, |events| events.revision), Some(json(&merged)));
+    }
+    if let Some(status) = plan.status.as_ref().filter(|_| plan.status_changed) {
+        put(status_key(name), instance.status.as_ref().map_or(0, |status| status.revision), Some(json(status)));
+    }
+    if !txn.ops.is_empty() {
+        txn.guards.push(Guard::Leader(token.clone()));
+    }
+    txn
+}
+
+fn forget(name: &str, instance: &Instance, document: Option<i64>, put: &mut impl FnMut(String, i64, Option<Vec<u8>>)) {
+    if let Some(known) = instance.document.as_ref().filter(|d| document.is_some_and(|gone| d.revision <= gone)) {
+        put(instance_key(name), known.revision, None);
+    }
+    if let Some(record) = &instance.record {
+        put(state_key(name), record.revision, None);
+    }
+    if let Some(status) = &instance.status {
+        put(status_key(name), status.revision, None);
+    }
+    if let Some(events) = &instance.events {
+        put(events_key(name), events.revision, None);
+    }
+    for (ordinal, node) in &instance.nodes {
+        put(node_key(name, *ordinal), node.record.revision, None);
+    }
+    for (kind, request) in &instance.requests {
+        put(store::request_key(name, *kind), request.revision, None);
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our records have no keys that JSON cannot hold")
+}
+
+impl Ports {
+    /// Carries out the plans of one round whose launches share offers.
+    pub async fn perform_round(self, works: Vec<Work>) {
+        let committed = join_all(works.into_iter().map(|work| async {
+            let outcome = self.commit(&work).await;
+            (work, outcome)
+        }))
+        .await;
+        self.accept(&committed).await;
+        join_all(committed.into_iter().map(|(work, outcome)| async {
+            let outcome = match outcome {
+                Ok(()) => self.steps(&work.plan).await,
+                Err(failure) => Err(failure),
+            };
+            self.tell(Input::Done { name: work.name, outcome }).await;
+        }))
+        .await;
+    }
+
+    async fn tell(&self, input: Input) {
+        // The controller is gone: so is the need to tell it.
+        let _ = self.out.send(input).await;
+    }
+
+    async fn note(&self, note: Note) {
+        self.tell(Input::Event(Event::Noted(note))).await;
+    }
+
+    async fn commit(&self, work: &Work) -> Result<(), Failure> {
+        if work.txn.ops.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let outcome = self.store.commit(work.txn.clone()).await;
+        self.metrics.store_call("commit", started.elapsed(), outcome.is_ok());
+        match outcome {
+            Ok(revision) => {
+                let status: Option<InstanceStatus> = work.plan.status.clone().filter(|_| work.plan.status_changed);
+                let (name, writes) = (work.name.clone(), work.plan.writes.clone());
+                self.tell(Input::Event(Event::Committed { name, writes, status, revision })).await;
+                Ok(())
+            }
+            Err(store::Error::NotLeader) => Err(Failure::NotLeader),
+            Err(store::Error::Conflict(what)) => Err(Failure::Conflict(what)),
+            Err(error) => Err(Failure::Unknown(error.to_string())),
+        }
+    }
+
+    /// One ACCEPT for each agent, with the launches whose records are stored.
+    async fn accept(&self, committed: &[(Work, Result<(), Failure>)]) {
+        let mut agents: BTreeMap<&str, (Vec<String>, Vec<Launch>)> = BTreeMap::new();
+        for (work, outcome) in committed {
+            for claim in &work.plan.claims {
+                let entry = agents.entry(&claim.agent_id).or_default();
+                for offer_id in &claim.offer_ids {
+                    if !entry.0.contains(offer_id) {
+                        entry.0.push(offer_id.clone());
+                    }
+                }
+            }
+            for launch in work.plan.launches().filter(|_| outcome.is_ok()) {
+                agents.entry(&launch.agent_id).or_default().1.push(launch.clone());
+            }
+        }
+        for (agent_id, (offer_ids, launches)) in agents {
+            let tasks: Vec<String> = launches.iter().map(|launch| launch.task_id.clone()).collect();
+            let call = if launches.is_empty() {
+                MesosCall::Decline { offer_ids, refuse_s: DECLINE_FAILED_S }
+            } else {
+                info!(agent = agent_id, tasks = tasks.join(" "), "launching");
+                MesosCall::Accept { offer_ids, launches, refuse_s: DECLINE_S }
+            };
+            let certain = match self.mesos.send(self.subscription, call) {
+                Ok(()) => true,
+                Err(error) => {
+                    warn!(agent = agent_id, "accept offers: {error:#}");
+                    false
+                }
+            };
+            for task_id in tasks {
+                self.metrics.action("launch", certain);
+                self.note(Note::Launched { task_id, certain }).await;
+            }
+        }
+    }
+
+    async fn steps(&self, plan: &Plan) -> Result<(), Failure> {
+        for step in plan.steps.iter().filter(|step| !matches!(step.action, Action::Launch(_))) {
+            let outcome = self.step(step).await;
+            self.metrics.action(step.action.kind(), outcome.is_ok());
+            outcome.map_err(|error| Failure::Step(format!("{error:#}")))?;
+        }
+        Ok(())
+    }
+
+    async fn step(&self, step: &Step) -> anyhow::Result<()> {
+        if matches!(step.action, Action::Acknowledge { .. }) {
+            debug!("{step}");
+        } else {
+            info!("{step}");
+        }
+        match step.action.clone() {
+            Action::Launch(_) => unreachable!("launches are gathered in `accept`"),
+            Action::Kill { task_id } => {
+                let call = MesosCall::Kill { task_id: task_id.clone(), agent_id: None };
+                self.mesos.send(self.subscription, call).with_context(|| format!("kill task {task_id}"))?;
+                self.note(Note::Killed { task_id }).await;
+            }
+            Action::Follow { task_id, node, master } => {
+                let done = self.redis.follow(&node, &master).await;
+                self.note(Note::Pointed { task_id: task_id.clone() }).await;
+                done.with_context(|| format!("make task {task_id} a replica of {master}"))?;
+            }
+            Action::Kick { task_id, node, master } => {
+                let done = self.redis.kick(&node, &master).await;
+                self.note(Note::Pointed { task_id: task_id.clone() }).await;
+                if let Err(error) = done {
+                    debug!("make task {task_id} try its master again: {error:#}"); // It tries by itself each second.
+                }
+            }
+            Action::Configure { task_id, node, settings } => {
+                self.redis.configure(&node, &settings).await.with_context(|| format!("configure task {task_id}"))?;
+                self.note(Note::Configured { task_id, settings }).await;
+            }
+            Action::Acknowledge { task_id, agent_id, uuid } => {
+                let call = MesosCall::Acknowledge { task_id: task_id.clone(), agent_id, uuid: uuid.clone() };
+                self.mesos.send(self.subscription, call).with_context(|| format!("acknowledge {task_id}"))?;
+                self.note(Note::Acknowledged { task_id, uuid }).await;
+            }
+        }
+        Ok(())
+    }
+}

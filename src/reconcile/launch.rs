@@ -1,0 +1,133 @@
+//! A node's launch: its record, its task and the redis-server command line. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Address, InstanceRecord, Launch, NodeRecord, TaskRecord, Timestamp, node_name, task_id};
+use crate::placement::Placement;
+
+/// Time between SIGTERM and SIGKILL. A master waits on SIGTERM for its replicas to catch up, at
+/// most as long as its `shutdown-timeout`, which we set to less.
+const KILL_GRACE_MS: u64 = 8000;
+/// Redis' `shutdown-timeout`, in seconds.
+const SHUTDOWN_TIMEOUT_S: u64 = 5;
+
+/// The record of a node that is placed there.
+pub fn node_record(instance: &str, record: &InstanceRecord, ordinal: u32, at: &Placement, now: Timestamp) -> NodeRecord {
+    let spec = &record.spec;
+    NodeRecord {
+        instance: instance.to_string(),
+        ordinal,
+        task_id: task_id(instance, ordinal, now),
+        agent_id: at.agent_id.clone(),
+        hostname: at.hostname.clone(),
+        address: Address { host: at.host.clone(), port: at.port },
+        attributes: at.attributes.clone(),
+        max_memory: spec.memory.0,
+        task_mem_mib: spec.task_mem_mib(),
+        cpus_milli: spec.cpus.0,
+        image: spec.redis.image.clone(),
+        config: spec.redis.config.clone(),
+        launched_at: now,
+        task: TaskRecord::Launching,
+        stop: None,
+    }
+}
+
+/// The launch of a recorded node. Its role at boot comes from the record: the master (`follows` is
+/// none) starts empty, every other node starts as a replica of the recorded master.
+pub fn launch(node: &NodeRecord, at: &Placement, epoch: u64, follows: Option<&Address>, redis_server: &str) -> Launch {
+    let labels = BTreeMap::from([
+        ("redisctl/instance".to_string(), node.instance.clone()),
+        ("redisctl/node".to_string(), node.name()),
+        ("redisctl/epoch".to_string(), epoch.to_string()),
+        ("redisctl/boot-role".to_string(), if follows.is_some() { "replica" } else { "master" }.to_string()),
+    ]);
+    Launch {
+        task_id: node.task_id.clone(),
+        name: node_name(&node.instance, node.ordinal),
+        agent_id: node.agent_id.clone(),
+        pieces: at.pieces.clone(),
+        argv: argv(node, follows, redis_server),
+        image: node.image.clone(),
+        grace_ms: KILL_GRACE_MS,
+        labels,
+    }
+}
+
+fn argv(node: &NodeRecord, follows: Option<&Address>, redis_server: &str) -> Vec<String> {
+    let Address { host, port } = &node.address;
+    let mut argv = vec![redis_server.to_string()];
+    let mut add = |key: &str, values: &[&str]| {
+        argv.push(format!("--{key}"));
+        argv.extend(values.iter().map(ToString::to_string));
+    };
+    add("port", &[&port.to_string()]);
+    if host == "127.0.0.1" {
+        add("bind", &[host]);
+    } else {
+        add("bind", &[host, "127.0.0.1"]); // The agent's own checks come from the loopback.
+    }
+    add("protected-mode", &["no"]);
+    add("replica-announce-ip", &[host]);
+    add("replica-announce-port", &[&port.to_string()]);
+    add("maxmemory", &[&node.max_memory.to_string()]);
+    add("shutdown-timeout", &[&SHUTDOWN_TIMEOUT_S.to_string()]);
+    // A replica that comes is served at once: by default the first waits 5 s for others.
+    add("repl-diskless-sync", &["yes"]);
+    add("repl-diskless-sync-delay", &["0"]);
+    // Data lives in memory and in replicas; a sandbox goes with its task. Users can turn both on.
+    for (key, value) in [("save", ""), ("appendonly", "no")] {
+        if !node.config.contains_key(key) {
+            add(key, &[value]);
+        }
+    }
+    for (key, value) in &node.config {
+        let words: Vec<&str> = value.split_whitespace().collect();
+        add(key, if words.is_empty() { &[""] } else { &words });
+    }
+    if let Some(master) = follows {
+        add("replicaof", &[&master.host, &master.port.to_string()]);
+    }
+    argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_several_words_becomes_several_arguments_and_an_empty_one_stays() {
+        let placement = Placement {
+            agent_id: "a".into(),
+            hostname: "h".into(),
+            host: "10.0.0.7".into(),
+            attributes: BTreeMap::new(),
+            port: 20001,
+            pieces: vec![],
+            offer_ids: vec![],
+        };
+        let yaml = "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {name: orders}\nspec: {memory: 64Mi, redis: {config: {save: '', client-output-buffer-limit: replica 256mb 64mb 60}}}";
+        let spec = crate::spec::parse_document(yaml.as_bytes()).expect("valid").spec;
+        let record = InstanceRecord {
+            spec,
+            labels: BTreeMap::new(),
+            spec_revision: 1,
+            epoch: 1,
+            master: Some(0),
+            next_ordinal: 1,
+            initialized: false,
+            deleting: false,
+            created_at: Timestamp(0),
+            failures: 0,
+            last_failure: None,
+        };
+        let node = node_record("orders", &record, 0, &placement, Timestamp(255));
+        assert_eq!(node.task_id, "orders-0.ff");
+        let master = Address { host: "10.0.0.8".into(), port: 20002 };
+        let line = launch(&node, &placement, 1, Some(&master), "redis-server").argv.join("|");
+        assert!(line.starts_with("redis-server|--port|20001|--bind|10.0.0.7|127.0.0.1|"), "{line}");
+        assert!(line.contains("|--client-output-buffer-limit|replica|256mb|64mb|60|"), "{line}");
+        assert!(line.contains("|--save||"), "{line}");
+        assert!(line.ends_with("|--replicaof|10.0.0.8|20002"), "{line}");
+    }
+}

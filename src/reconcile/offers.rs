@@ -1,0 +1,208 @@
+//! What concerns all instances: offers that nobody uses, whether more are wanted, tasks that are
+//! not recorded, and what Mesos must be asked. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::model::{MesosCall, Meaning, Timestamp, parse_task_id};
+use crate::reconcile::world::{Session, World};
+
+/// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
+/// of the agent's free resources.
+pub const DECLINE_S: f64 = 3600.0;
+/// Somebody still waits: ask for all offers again after this time, should a REVIVE have been lost.
+const REVIVE_AGAIN_MS: u64 = 30_000;
+/// The least time between two REVIVEs: each makes the master allocate anew.
+const REVIVE_GAP_MS: u64 = 50;
+/// Between two questions after tasks of which nothing was heard: doubled each time, up to the
+/// second number.
+const ASK_AGAIN_MS: (u64, u64) = (1000, 60_000);
+/// A task whose launch brought no news for this long is asked after.
+const LAUNCH_NEWS_MS: u64 = 30_000;
+/// Between two implicit reconciliations, which find tasks that we do not know of.
+const IMPLICIT_MS: u64 = 900_000;
+/// Tasks asked after in one call.
+const ASK_MAX: usize = 1000;
+/// An unrecorded task is judged after this time: its record may be on the way.
+const STRANGER_MS: u64 = 5000;
+/// A KILL of a superseded task is repeated after this time.
+const KILL_AGAIN_MS: u64 = 5000;
+
+/// What was last told and asked; kept by the controller between two calls of [`plan_session`].
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The subscription that the rest is about.
+    subscription: u64,
+    offers_on: bool,
+    revived_at: Option<Timestamp>,
+    wanting: BTreeSet<String>,
+    asked_at: Option<Timestamp>,
+    ask_delay_ms: u64,
+    implicit_at: Option<Timestamp>,
+}
+
+impl Asked {
+    /// Offers were accepted: what was left of them is withheld, so whoever still waits asks anew.
+    pub fn accepted(&mut self) {
+        self.wanting.clear();
+    }
+}
+
+/// What to tell Mesos, and when to look again.
+#[derive(Debug, Default)]
+pub struct SessionPlan {
+    /// In order.
+    pub calls: Vec<MesosCall>,
+    /// The operator must stop acting, for this reason.
+    pub freeze: Option<String>,
+    /// At the latest.
+    pub revisit_at: Option<Timestamp>,
+}
+
+impl SessionPlan {
+    fn revisit(&mut self, at: Timestamp) {
+        self.revisit_at = Some(self.revisit_at.map_or(at, |known| known.min(at)));
+    }
+}
+
+/// Plans what concerns all instances. `wanting`: those whose last plan wants offers; `busy`: those
+/// whose pass is under way, so that their wants are not known yet.
+pub fn plan_session(
+    world: &mut World,
+    asked: &mut Asked,
+    wanting: &BTreeSet<String>,
+    busy: &BTreeSet<String>,
+    now: Timestamp,
+) -> SessionPlan {
+    let mut plan = SessionPlan::default();
+    let Session::Subscribed { subscription, since } = world.session else { return plan };
+    if asked.subscription != subscription {
+        // The subscription begins with offers suppressed, and with nothing asked.
+        *asked = Asked { subscription, implicit_at: Some(since), ..Asked::default() };
+    }
+    if world.frozen.is_none() {
+        ask_after_tasks(world, asked, busy, now, &mut plan);
+        meet_strangers(world, now, &mut plan);
+    }
+    give_back_offers(world, wanting, busy, &mut plan);
+    turn_offers(world, asked, wanting, busy, now, &mut plan);
+    plan
+}
+
+/// Explicit reconciliation of everything not heard of, implicit once and then rarely.
+fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
+    if asked.implicit_at.is_some_and(|at| at <= now) {
+        plan.calls.push(MesosCall::Reconcile(Vec::new()));
+        asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));
+    }
+    let mut unheard = Vec::new();
+    for (_, instance) in world.instances.iter_mut().filter(|(name, _)| !busy.contains(*name)) {
+        for node in instance.nodes.values_mut() {
+            let record = &node.record.value;
+            let quiet = node.update.is_none() && node.answer.is_none();
+            if quiet && now.since_ms(record.launched_at) >= LAUNCH_NEWS_MS && !record.task.is_dead() {
+                node.heard = false;
+            }
+            if !node.heard && !record.task.is_dead() {
+                unheard.push((record.task_id.clone(), Some(record.agent_id.clone())));
+            }
+        }
+    }
+    if unheard.is_empty() {
+        asked.asked_at = None;
+        asked.ask_delay_ms = ASK_AGAIN_MS.0;
+        return;
+    }
+    let due = asked.asked_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
+    if due > now {
+        plan.revisit(due);
+        return;
+    }
+    asked.ask_delay_ms = match asked.asked_at {
+        None => ASK_AGAIN_MS.0,
+        Some(_) => (asked.ask_delay_ms * 2).min(ASK_AGAIN_MS.1),
+    };
+    asked.asked_at = Some(now);
+    plan.revisit(now.plus_ms(asked.ask_delay_ms));
+    plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
+}
+
+/// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that
+/// the store has forgotten something.
+fn meet_strangers(world: &World, now: Timestamp, plan: &mut SessionPlan) {
+    for (task_id, stranger) in &world.strangers {
+        let judged_at = stranger.since.plus_ms(STRANGER_MS);
+        if judged_at > now {
+            plan.revisit(judged_at);
+            continue;
+        }
+        let update = &stranger.update;
+        if !stranger.acknowledged
+            && let (Some(agent_id), Some(uuid)) = (&update.agent_id, &update.uuid)
+        {
+            let (task_id, agent_id, uuid) = (task_id.clone(), agent_id.clone(), uuid.clone());
+            plan.calls.push(MesosCall::Acknowledge { task_id, agent_id, uuid });
+        }
+        if matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure) {
+            continue;
+        }
+        if world.superseded(task_id) {
+            let due = stranger.killed_at.map_or(now, |at| at.plus_ms(KILL_AGAIN_MS));
+            plan.revisit(due.max(now.plus_ms(KILL_AGAIN_MS)));
+            if due <= now {
+                plan.calls.push(MesosCall::Kill { task_id: task_id.clone(), agent_id: None });
+            }
+        } else if let Some((name, ordinal)) = parse_task_id(task_id) {
+            plan.freeze = Some(format!(
+                "task {task_id} runs ({}), but the store knows no node {ordinal} of {name}: the store has lost records or was restored from a backup",
+                update.state
+            ));
+        }
+    }
+}
+
+/// Offers that nobody used in this round go back, unless somebody may want them in a moment.
+fn give_back_offers(world: &mut World, wanting: &BTreeSet<String>, busy: &BTreeSet<String>, plan: &mut SessionPlan) {
+    let undecided = if wanting.is_empty() { !busy.is_empty() } else { !wanting.is_disjoint(busy) };
+    if undecided {
+        return;
+    }
+    let offer_ids = world.pool.take_unclaimed();
+    if !offer_ids.is_empty() {
+        plan.calls.push(MesosCall::Decline { offer_ids, refuse_s: DECLINE_S });
+    }
+}
+
+/// REVIVE when somebody begins to wait, SUPPRESS when nobody does.
+fn turn_offers(
+    world: &World,
+    asked: &mut Asked,
+    wanting: &BTreeSet<String>,
+    busy: &BTreeSet<String>,
+    now: Timestamp,
+    plan: &mut SessionPlan,
+) {
+    if wanting.is_empty() || world.frozen.is_some() {
+        if asked.offers_on && busy.is_empty() {
+            asked.offers_on = false;
+            plan.calls.push(MesosCall::Suppress);
+        }
+        asked.wanting.clear();
+        return;
+    }
+    let newcomer = !wanting.is_subset(&asked.wanting);
+    let due = match asked.revived_at {
+        _ if !asked.offers_on => now,
+        Some(at) if newcomer => at.plus_ms(REVIVE_GAP_MS),
+        Some(at) => at.plus_ms(REVIVE_AGAIN_MS),
+        None => now,
+    };
+    if due <= now {
+        plan.calls.push(MesosCall::Revive);
+        asked.offers_on = true;
+        asked.revived_at = Some(now);
+        asked.wanting = wanting.clone();
+        plan.revisit(now.plus_ms(REVIVE_AGAIN_MS));
+    } else {
+        plan.revisit(due);
+    }
+}

@@ -1,0 +1,254 @@
+//! What is said of an instance after its pass is planned: its status. Pure.
+
+use crate::failover::{self, Master};
+use crate::model::{NodeRecord, Role, TaskRecord};
+use crate::reconcile::action::Plan;
+use crate::reconcile::draft::Draft;
+use crate::spec;
+use crate::status::{Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
+
+/// Why the document is not in force, as an earlier status said it.
+pub fn invalid_message(status: &InstanceStatus) -> Option<&str> {
+    let condition = status.condition(ConditionType::SpecValid)?;
+    (condition.status == ConditionStatus::False).then_some(condition.message.as_str())
+}
+
+/// Completes the plan with the status.
+pub fn finish(draft: Draft) -> Plan {
+    if draft.ending.is_some() {
+        return draft.into_plan();
+    }
+    let status = status(&draft);
+    let stored = draft.o.instance.status.as_ref().map(|status| status.value.without_gauges());
+    let changed = stored.as_ref() != Some(&status.without_gauges());
+    let mut plan = draft.into_plan();
+    plan.status = Some(status);
+    plan.status_changed = changed;
+    plan
+}
+
+fn status(d: &Draft) -> InstanceStatus {
+    let master = failover::judge(d);
+    let nodes: Vec<NodeStatus> = d.nodes.values().map(|node| node_status(d, node, &master)).collect();
+    let conditions = conditions(d, &master, &nodes);
+    let before = d.o.instance.status.as_ref().map(|status| &status.value);
+    let ready = conditions.iter().all(|condition| condition.status == ConditionStatus::True);
+    let settled = ready && d.waiting.is_empty() && d.steps.is_empty();
+    let spec_revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
+    let observed = if settled { spec_revision } else { before.map_or(0, |status| status.observed_revision) };
+    let initialized = d.record.as_ref().is_some_and(|record| record.initialized);
+    InstanceStatus {
+        phase: phase(d, &master, ready, observed == spec_revision),
+        observed_revision: observed,
+        epoch: d.record.as_ref().map_or(0, |record| record.epoch),
+        // Clients are not sent to a master that was never seen ready: a write there is not promised.
+        master: d.master().filter(|_| initialized).map(|node| node.address.to_string()),
+        nodes,
+        waiting: d.waiting.clone(),
+        conditions,
+    }
+}
+
+fn phase(d: &Draft, master: &Master, ready: bool, acted_upon: bool) -> Phase {
+    let before = d.o.instance.status.as_ref().map(|status| status.value.phase);
+    let fresh = matches!(before, None | Some(Phase::Pending | Phase::Creating));
+    if d.record.as_ref().is_some_and(|record| record.deleting) {
+        return Phase::Deleting;
+    }
+    if d.held {
+        return Phase::DataLost;
+    }
+    match master {
+        _ if ready => Phase::Ready,
+        Master::Unplaced if d.nodes.is_empty() && fresh => Phase::Pending,
+        Master::Unplaced | Master::Starting | Master::Available | Master::Loading if fresh => Phase::Creating,
+        Master::Available if acted_upon => Phase::Degraded,
+        Master::Available => Phase::Updating,
+        _ => Phase::Unavailable,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Nodes
+
+fn node_status(d: &Draft, node: &NodeRecord, master: &Master) -> NodeStatus {
+    let is_master = d.is_master(node.ordinal);
+    let answer = d.answer(node.ordinal);
+    let (state, mut message) = node_state(d, node, master);
+    let pending = restart_keys(d, node);
+    if !pending.is_empty() && message.is_empty() {
+        message = format!("needs a rolling restart for redis.config: {}", pending.join(", "));
+    }
+    let last = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref()).map(|(answer, _)| answer);
+    let master_offset = d.record.as_ref().and_then(|r| r.master).and_then(|m| d.answer(m)).map(|a| a.offset);
+    let lag = match (is_master, answer, master_offset) {
+        (false, Some(answer), Some(offset)) => Some(offset.saturating_sub(answer.offset)),
+        _ => None,
+    };
+    let spread_by = d.spec().and_then(|spec| spec.placement.spread_by.as_ref());
+    NodeStatus {
+        name: node.name(),
+        task_id: node.task_id.clone(),
+        agent: node.agent_id.clone(),
+        hostname: node.hostname.clone(),
+        domain: spread_by.and_then(|key| node.attributes.get(key)).cloned(),
+        address: node.address.to_string(),
+        role: if is_master { Role::Master } else { Role::Replica },
+        state,
+        message,
+        link: answer.filter(|_| !is_master).map(|a| if a.link_up { "up" } else { "down" }.to_string()),
+        offset: last.map(|answer| answer.offset),
+        lag,
+        used_memory: last.map(|answer| answer.used_memory),
+    }
+}
+
+fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, String) {
+    let quiet = |state| (state, String::new());
+    if let TaskRecord::Dead { why, .. } = &node.task {
+        return (NodeState::Dead, why.clone());
+    }
+    if let Some(why) = &node.stop {
+        return (NodeState::Stopping, why.clone());
+    }
+    let Some(answer) = d.answer(node.ordinal) else {
+        return match (&node.task, d.silence(node.ordinal)) {
+            (TaskRecord::Unsure { since, .. }, _) => (NodeState::Unreachable, format!("out of Mesos' sight since {since}")),
+            (TaskRecord::Launching, _) => quiet(NodeState::Launching),
+            (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
+                (NodeState::NotAnswering, format!("no answer since {since} ({why:?})"))
+            }
+            _ => quiet(NodeState::Starting),
+        };
+    };
+    if answer.loading {
+        return (NodeState::Starting, "loads its data set".to_string());
+    }
+    let is_master = d.is_master(node.ordinal);
+    let follows_master = answer.role == Role::Replica && answer.follows.as_ref() == d.master().map(|m| &m.address);
+    match (is_master, answer.role) {
+        (true, Role::Master) => quiet(NodeState::Ready),
+        (true, Role::Replica) => (NodeState::Syncing, format!("the master {master}")),
+        (false, Role::Master) => (NodeState::Syncing, "answers as a master, but is recorded as a replica".to_string()),
+        (false, Role::Replica) if !follows_master => {
+            (NodeState::Syncing, "follows another than the recorded master".to_string())
+        }
+        (false, Role::Replica) if answer.link_up && !answer.syncing => quiet(NodeState::Ready),
+        (false, Role::Replica) if answer.syncing => (NodeState::Syncing, "receives a full copy".to_string()),
+        (false, Role::Replica) => (NodeState::Syncing, "the link to the master is down".to_string()),
+    }
+}
+
+/// Keys of `redis.config` whose declared value the node does not have and cannot take while it runs.
+fn restart_keys(d: &Draft, node: &NodeRecord) -> Vec<String> {
+    let Some(spec) = d.spec() else { return Vec::new() };
+    let want = &spec.redis.config;
+    let changed = want.iter().filter(|(key, value)| node.config.get(*key) != Some(*value) && !spec::live_config(key));
+    let removed = node.config.keys().filter(|key| !want.contains_key(*key));
+    changed.map(|(key, _)| key).chain(removed).cloned().collect()
+}
+
+// ---------------------------------------------------------------------------------------------
+// Conditions
+
+struct Verdict(ConditionType, ConditionStatus, &'static str, String);
+
+fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition> {
+    let mut verdicts =
+        vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
+    let failing = verdicts.iter().find(|verdict| verdict.1 != ConditionStatus::True);
+    let ready = match failing {
+        None => Verdict(ConditionType::Ready, ConditionStatus::True, "Ready", "all as declared".to_string()),
+        Some(Verdict(kind, _, reason, message)) => {
+            Verdict(ConditionType::Ready, ConditionStatus::False, reason, format!("{kind}: {message}"))
+        }
+    };
+    verdicts.push(ready);
+    let before = d.o.instance.status.as_ref().map(|status| &status.value);
+    verdicts
+        .into_iter()
+        .map(|Verdict(kind, status, reason, message)| {
+            let known = before.and_then(|status| status.condition(kind)).filter(|known| known.status == status);
+            let last_transition_time = known.map_or(d.o.now, |known| known.last_transition_time);
+            Condition { kind, status, reason: reason.to_string(), message, last_transition_time }
+        })
+        .collect()
+}
+
+fn spec_valid(d: &Draft) -> Verdict {
+    match &d.invalid {
+        Some(why) => Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone()),
+        None => {
+            let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
+            let message = format!("revision {revision} is in force");
+            Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", message)
+        }
+    }
+}
+
+fn placed(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
+    let want = d.spec().map_or(0, |spec| spec.nodes() as usize);
+    let have = nodes.iter().filter(|node| !matches!(node.state, NodeState::Dead | NodeState::Stopping)).count();
+    if have >= want && want > 0 {
+        return Verdict(ConditionType::Placed, ConditionStatus::True, "Placed", format!("{want} of {want} nodes have a place"));
+    }
+    let why = d.unplaced.clone().or_else(|| d.waiting.first().cloned()).unwrap_or_else(|| format!("{have} of {want} nodes have a place"));
+    let reason = if d.unplaced.is_some() { "NoPlace" } else { "Waiting" };
+    Verdict(ConditionType::Placed, ConditionStatus::False, reason, why)
+}
+
+fn master_available(d: &Draft, master: &Master) -> Verdict {
+    let name = d.master().map_or_else(|| "the master".to_string(), NodeRecord::name);
+    let (status, reason) = match master {
+        Master::Available => (ConditionStatus::True, "Available"),
+        Master::Unplaced => (ConditionStatus::False, "NotPlaced"),
+        Master::Starting => (ConditionStatus::False, "Starting"),
+        Master::Loading => (ConditionStatus::False, "Loading"),
+        Master::Demoted => (ConditionStatus::False, "RoleChanged"),
+        Master::Silent(..) => (ConditionStatus::Unknown, "NotAnswering"),
+        Master::Unsure(_) => (ConditionStatus::Unknown, "Unreachable"),
+        Master::Dead(_) => (ConditionStatus::False, "Dead"),
+    };
+    let mut message = format!("{name} {master}");
+    if matches!(master, Master::Dead(_)) {
+        message.push_str(&survivors(d));
+    }
+    Verdict(ConditionType::MasterAvailable, status, reason, message)
+}
+
+/// Who may still have the data of a dead master, and what that means for it.
+fn survivors(d: &Draft) -> String {
+    let holders: Vec<String> = d
+        .nodes
+        .values()
+        .filter(|node| !d.is_master(node.ordinal) && !failover::proved_empty(d, node.ordinal))
+        .map(|node| match d.answer(node.ordinal) {
+            Some(answer) => format!("{} (offset {}, {} keys)", node.name(), answer.offset, answer.keys),
+            None => format!("{} (does not answer)", node.name()),
+        })
+        .collect();
+    if holders.is_empty() {
+        return String::new();
+    }
+    let holders = holders.join(", ");
+    format!("; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data")
+}
+
+fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
+    let want = d.spec().map_or(0, |spec| spec.replicas as usize);
+    let replicas = || nodes.iter().filter(|node| node.role == Role::Replica);
+    let ready = replicas().filter(|node| node.state == NodeState::Ready).count();
+    // Nodes that are on their way out, or lost and already replaced, are nobody's concern.
+    let behind: Vec<String> = replicas()
+        .filter(|node| !matches!(node.state, NodeState::Ready | NodeState::Stopping | NodeState::Dead))
+        .map(|node| format!("{} is {}", node.name, node.state))
+        .collect();
+    if ready >= want {
+        return Verdict(ConditionType::ReplicasInSync, ConditionStatus::True, "InSync", format!("{ready} of {want} replicas follow, link up"));
+    }
+    let mut message = format!("{ready} of {want} replicas follow, link up");
+    if !behind.is_empty() {
+        message = format!("{message}; {}", behind.join(", "));
+    }
+    Verdict(ConditionType::ReplicasInSync, ConditionStatus::False, "NotInSync", message)
+}
