@@ -135,3 +135,120 @@ pub fn judge(status: u16, body: &str) -> Reply {
         _ => Reply::Refused,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json_of(call: &MesosCall) -> Value {
+        super::call(call, "F", "redis/prod", Containerizer::Mesos)
+    }
+
+    #[test]
+    fn a_first_subscription_has_no_id_and_asks_for_no_offers() {
+        let settings = Settings {
+            role: "redis/prod".into(),
+            principal: Some("op".into()),
+            labels: [("managed-by".to_string(), "redisctl".to_string())].into(),
+            ..Settings::default()
+        };
+        assert_eq!(
+            subscribe(&settings, None),
+            json!({"type": "SUBSCRIBE", "subscribe": {
+                "framework_info": {
+                    "user": "nobody", "name": "redisctl", "roles": ["redis/prod"],
+                    "failover_timeout": 2_419_200.0, "checkpoint": true,
+                    "capabilities": [{"type": "MULTI_ROLE"}, {"type": "PARTITION_AWARE"},
+                        {"type": "TASK_KILLING_STATE"}, {"type": "RESERVATION_REFINEMENT"}],
+                    "labels": {"labels": [{"key": "managed-by", "value": "redisctl"}]},
+                    "principal": "op",
+                },
+                "suppressed_roles": ["redis/prod"],
+            }})
+        );
+    }
+
+    #[test]
+    fn a_later_subscription_has_its_id_in_both_places() {
+        let call = subscribe(&Settings::default(), Some("F"));
+        assert_eq!(call["framework_id"], json!({"value": "F"}));
+        assert_eq!(call["subscribe"]["framework_info"]["id"], json!({"value": "F"}));
+    }
+
+    #[test]
+    fn an_accept_launches_all_its_tasks_in_one_operation() {
+        let launch = |task_id: &str| crate::model::Launch {
+            task_id: task_id.into(),
+            name: "n".into(),
+            agent_id: "S1".into(),
+            pieces: Vec::new(),
+            argv: vec!["redis-server".into()],
+            image: None,
+            grace_ms: 1,
+            labels: std::collections::BTreeMap::new(),
+        };
+        let launches = vec![launch("a"), launch("b")];
+        let call = MesosCall::Accept { offer_ids: vec!["O1".into(), "O2".into()], launches, refuse_s: 1.0 };
+        let json = json_of(&call);
+        assert_eq!(json["type"], "ACCEPT");
+        assert_eq!(json["framework_id"], json!({"value": "F"}));
+        assert_eq!(json["accept"]["offer_ids"], json!([{"value": "O1"}, {"value": "O2"}]));
+        assert_eq!(json["accept"]["filters"], json!({"refuse_seconds": 1.0}));
+        let operations = json["accept"]["operations"].as_array().unwrap();
+        assert_eq!(operations.len(), 1);
+        assert_eq!(operations[0]["type"], "LAUNCH");
+        assert_eq!(operations[0]["launch"]["task_infos"][1]["task_id"], json!({"value": "b"}));
+        assert_eq!(task_ids(&call), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_other_calls_have_their_bodies_under_their_own_names() {
+        let decline = MesosCall::Decline { offer_ids: vec!["O1".into()], refuse_s: 3600.0 };
+        let kill = MesosCall::Kill { task_id: "t".into(), agent_id: None };
+        let acknowledge =
+            MesosCall::Acknowledge { task_id: "t".into(), agent_id: "S1".into(), uuid: "bZ0vXw==".into() };
+        let explicit = MesosCall::Reconcile(vec![("t".into(), Some("S1".into())), ("u".into(), None)]);
+        for (call, name, body) in [
+            (decline, "decline", json!({"offer_ids": [{"value": "O1"}], "filters": {"refuse_seconds": 3600.0}})),
+            (MesosCall::Suppress, "suppress", json!({"roles": ["redis/prod"]})),
+            (MesosCall::Revive, "revive", json!({"roles": ["redis/prod"]})),
+            (kill, "kill", json!({"task_id": {"value": "t"}})),
+            (
+                acknowledge,
+                "acknowledge",
+                json!({"task_id": {"value": "t"}, "agent_id": {"value": "S1"}, "uuid": "bZ0vXw=="}),
+            ),
+            (
+                explicit,
+                "reconcile",
+                json!({"tasks": [{"task_id": {"value": "t"}, "agent_id": {"value": "S1"}}, {"task_id": {"value": "u"}}]}),
+            ),
+            (MesosCall::Reconcile(Vec::new()), "reconcile", json!({})),
+        ] {
+            let mut expected = json!({"framework_id": {"value": "F"}, "type": name.to_uppercase()});
+            expected[name] = body;
+            assert_eq!(json_of(&call), expected);
+        }
+    }
+
+    #[test]
+    fn replies_tell_a_lost_subscription_from_a_bad_call() {
+        let stream = "The stream ID 'x' included in this request didn't match the stream ID currently associated";
+        for (status, body, reply) in [
+            (202, "", Reply::Taken),
+            (200, "", Reply::Taken),
+            (307, "", Reply::NotSubscribed),
+            (400, stream, Reply::NotSubscribed),
+            (400, "Framework cannot be found", Reply::NotSubscribed),
+            (400, "Failed to parse body into JSON", Reply::Refused),
+            (401, "", Reply::Credentials),
+            (403, "Framework is not subscribed", Reply::NotSubscribed),
+            (404, "", Reply::NotSubscribed),
+            (500, "", Reply::Failed),
+            (501, "", Reply::Refused),
+            (503, "No leader elected", Reply::NotSubscribed),
+        ] {
+            assert_eq!(judge(status, body), reply, "{status} {body}");
+        }
+    }
+}

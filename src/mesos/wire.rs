@@ -387,3 +387,199 @@ fn milli(value: f64) -> u64 {
 fn timestamp(nanoseconds: i64) -> Timestamp {
     Timestamp(u64::try_from(nanoseconds / 1_000_000).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(event: &Value) -> Incoming {
+        parse(event.to_string().as_bytes()).unwrap()
+    }
+
+    fn read_offer(offer: &Value) -> Offer {
+        match read(&json!({"type": "OFFERS", "offers": {"offers": [offer]}})) {
+            Incoming::Event(MesosEvent::Offers(mut offers)) => offers.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read_pieces(resources: &Value) -> Vec<Piece> {
+        read_offer(&json!({"resources": resources})).pieces
+    }
+
+    fn read_update(status: &Value) -> TaskUpdate {
+        match read(&json!({"type": "UPDATE", "update": {"status": status}})) {
+            Incoming::Event(MesosEvent::Update(update)) => update,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_offer_is_read_with_all_that_placement_needs() {
+        let offer = read_offer(&json!({
+            "id": {"value": "O812"}, "framework_id": {"value": "F"}, "agent_id": {"value": "S4"}, "hostname": "n7",
+            "url": {"scheme": "http", "address": {"hostname": "n7", "ip": "10.0.1.7", "port": 5051}},
+            "domain": {"fault_domain": {"region": {"name": "eu-1"}, "zone": {"name": "rack-b"}}},
+            "allocation_info": {"role": "redis/prod"},
+            "attributes": [
+                {"name": "rack", "type": "TEXT", "text": {"value": "r2"}},
+                {"name": "rack", "type": "TEXT", "text": {"value": "second"}},
+                {"name": "speed", "type": "SCALAR", "scalar": {"value": 2.5}},
+                {"name": "level", "type": "SCALAR", "scalar": {"value": 4.0}},
+                {"name": "rows", "type": "RANGES", "ranges": {"range": [{"begin": 1, "end": 5}, {"begin": 7, "end": 9}]}},
+                {"name": "disks", "type": "SET", "set": {"item": ["ssd", "hdd"]}},
+                {"name": "odd", "type": "NEW"}],
+            "unavailability": {"start": {"nanoseconds": 1_767_225_600_123_456_789_i64}},
+            "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 3.5}}]}));
+        let attributes = [
+            ("@region", "eu-1"),
+            ("@zone", "rack-b"),
+            ("disks", "{ssd, hdd}"),
+            ("level", "4"),
+            ("odd", ""),
+            ("rack", "r2"),
+            ("rows", "[1-5, 7-9]"),
+            ("speed", "2.5"),
+        ];
+        assert_eq!(
+            offer,
+            Offer {
+                id: "O812".into(),
+                agent_id: "S4".into(),
+                hostname: "n7".into(),
+                host: "10.0.1.7".into(),
+                role: "redis/prod".into(),
+                attributes: attributes.map(|(key, value)| (key.to_string(), value.to_string())).into(),
+                unavailable_from: Some(Timestamp(1_767_225_600_123)),
+                pieces: vec![Piece { name: "cpus".into(), amount: Amount::Milli(3500), reservations: Value::Null }],
+            }
+        );
+    }
+
+    #[test]
+    fn the_hostname_stands_in_for_an_address_that_is_not_given() {
+        assert_eq!(read_offer(&json!({"hostname": "n7"})).host, "n7");
+    }
+
+    #[test]
+    fn pieces_of_one_resource_stay_apart_and_keep_their_reservations() {
+        let reservations = json!([{"type": "STATIC", "role": "redis"}]);
+        let pieces = read_pieces(&json!([
+            {"name": "mem", "scalar": {"value": 1024.0}, "reservations": [], "role": "*"},
+            {"name": "mem", "scalar": {"value": 512.001}, "reservations": reservations},
+        ]));
+        assert_eq!(pieces[0].reservations, Value::Null);
+        assert_eq!(pieces[1].reservations, reservations);
+        assert_eq!(
+            pieces.iter().map(|piece| piece.amount.clone()).collect::<Vec<_>>(),
+            [Amount::Milli(1_024_000), Amount::Milli(512_001)]
+        );
+    }
+
+    #[test]
+    fn resources_that_a_database_must_not_use_are_left_out() {
+        let pieces = read_pieces(&json!([
+            {"name": "cpus", "scalar": {"value": 1.0}, "revocable": {}},
+            {"name": "disk", "scalar": {"value": 1.0}, "disk": {"persistence": {"id": "v"}}},
+            {"name": "disk", "scalar": {"value": 1.0}, "disk": {"source": {"type": "MOUNT"}}},
+            {"name": "disk", "scalar": {"value": 1.0}, "shared": {}},
+            {"name": "mem", "scalar": {"value": 1.0}, "role": "other"},
+            {"name": "zones", "type": "SET", "set": {"item": ["a"]}},
+            {"name": "disk", "scalar": {"value": 7.0}},
+        ]));
+        assert_eq!(pieces.len(), 1);
+        assert_eq!(pieces[0].amount, Amount::Milli(7000));
+    }
+
+    #[test]
+    fn port_ranges_are_clipped_to_what_can_be_a_port() {
+        let ranges = json!([{"begin": 31000, "end": 31009}, {"begin": 65530, "end": 70000},
+            {"begin": 70000, "end": 80000}, {"begin": 9, "end": 8}]);
+        let pieces = read_pieces(&json!([{"name": "ports", "ranges": {"range": ranges}}]));
+        assert_eq!(pieces[0].amount, Amount::Ranges(vec![(31000, 31009), (65530, 65535)]));
+    }
+
+    #[test]
+    fn amounts_that_make_no_sense_are_nothing() {
+        let amounts = [0.1, 0.0004, -1.0, f64::NAN, f64::INFINITY].map(milli);
+        assert_eq!(amounts, [100, 0, 0, 0, u64::MAX]);
+    }
+
+    #[test]
+    fn every_state_is_read_by_its_name_and_an_unknown_one_says_nothing_of_the_task() {
+        for state in TASK_STATES {
+            assert_eq!(read_update(&json!({"state": state.mesos_name(), "message": "m"})).state, state);
+        }
+        let update = read_update(&json!({"state": "TASK_SLEEPING", "message": "zzz"}));
+        assert_eq!(update.state, TaskState::Unknown);
+        assert_eq!(update.message, r#"a state that is not known, "TASK_SLEEPING": zzz"#);
+    }
+
+    #[test]
+    fn an_update_wants_acknowledging_only_with_a_uuid() {
+        let status = json!({"task_id": {"value": "t"}, "agent_id": {"value": "S1"}, "state": "TASK_FAILED",
+            "reason": "REASON_EXECUTOR_TERMINATED", "message": "gone", "uuid": "bZ0vXw==", "timestamp": 1.25,
+            "container_status": {"executor_pid": 1}});
+        assert_eq!(
+            read_update(&status),
+            TaskUpdate {
+                task_id: "t".into(),
+                agent_id: Some("S1".into()),
+                state: TaskState::Failed,
+                reason: Some("REASON_EXECUTOR_TERMINATED".into()),
+                message: "gone".into(),
+                uuid: Some("bZ0vXw==".into()),
+            }
+        );
+        assert_eq!(read_update(&json!({"uuid": "", "state": "TASK_LOST"})).uuid, None);
+    }
+
+    #[test]
+    fn other_events_are_read_or_passed_over() {
+        let subscribed = read(&json!({"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": "F"},
+            "heartbeat_interval_seconds": 15.0, "master_info": {"version": "1.11.0", "ip": 1}}}));
+        let expected =
+            Incoming::Subscribed { framework_id: "F".into(), heartbeat_s: Some(15.0), master_version: "1.11.0".into() };
+        assert_eq!(subscribed, expected);
+        assert_eq!(read(&json!({"type": "HEARTBEAT"})), Incoming::Heartbeat);
+        assert_eq!(read(&json!({"type": "ERROR", "error": {"message": "no"}})), Incoming::Error("no".into()));
+        let rescind = json!({"type": "RESCIND", "rescind": {"offer_id": {"value": "O1"}}});
+        assert_eq!(read(&rescind), Incoming::Event(MesosEvent::Rescind("O1".into())));
+        let failure = json!({"type": "FAILURE", "failure": {"agent_id": {"value": "S1"}}});
+        assert_eq!(read(&failure), Incoming::Event(MesosEvent::AgentFailed("S1".into())));
+        for event in [
+            json!({"type": "FAILURE", "failure": {"agent_id": {"value": "S1"}, "executor_id": {"value": "e"}}}),
+            json!({"type": "INVERSE_OFFERS", "inverse_offers": {"inverse_offers": []}}),
+            json!({"type": "SOMETHING_NEW", "something_new": [1]}),
+            json!({}),
+        ] {
+            assert!(matches!(read(&event), Incoming::Ignored(_)), "{event}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn values_of_any_kind_where_an_event_has_others_never_panic(
+            number in any::<f64>(), integer in any::<i64>(), text in ".{0,20}",
+        ) {
+            for value in [json!(number), json!(integer), json!(text), json!([text]), json!({"value": number}), Value::Null] {
+                for event in [
+                    json!({"type": value}),
+                    json!({"type": "OFFERS", "offers": {"offers": [{"resources": [{"scalar": value, "ranges": value}]}]}}),
+                    json!({"type": "OFFERS", "offers": {"offers": [{"unavailability": {"start": {"nanoseconds": value}}}]}}),
+                    json!({"type": "UPDATE", "update": {"status": {"uuid": value, "state": value}}}),
+                    json!({"type": "SUBSCRIBED", "subscribed": {"heartbeat_interval_seconds": value}}),
+                ] {
+                    let _ = parse(event.to_string().as_bytes());
+                }
+            }
+        }
+    }
+}
