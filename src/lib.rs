@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod failover;
+pub mod mesos;
 pub mod model;
 pub mod placement;
 pub mod reconcile;

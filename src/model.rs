@@ -257,6 +257,8 @@ pub enum MesosEvent {
     Subscribed {
         /// The id that the master gave us or accepted.
         framework_id: String,
+        /// Counts the session's subscriptions; calls are made for one of them.
+        subscription: u64,
     },
     /// The subscription is lost; the session tries again by itself.
     Disconnected {
@@ -277,6 +279,18 @@ pub enum MesosEvent {
     Update(TaskUpdate),
     /// An agent is gone from Mesos' sight: a hint only.
     AgentFailed(String),
+    /// A call did not get through. Told of every ACCEPT, and of other calls that the master refused.
+    CallFailed {
+        /// Mesos' name of the call: `ACCEPT`.
+        call: &'static str,
+        /// The tasks that the call was about.
+        task_ids: Vec<String>,
+        /// The master's words, or what was seen.
+        message: String,
+        /// The master may have acted on it all the same: reconcile before anything else. Otherwise
+        /// it has not, and never will.
+        uncertain: bool,
+    },
 }
 
 /// What the operator tells Mesos.
