@@ -1,17 +1,308 @@
 //! The operator: wires store, Mesos session, controller and API together. I/O.
+//!
+//! A process stands by until it is elected, then leads until it loses that, then stands by again.
+//! Standing by and leading share nothing but the board: whoever is elected starts from the store.
 
-use anyhow::{Result, bail};
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
+
+use crate::api::{self, ApiState};
+use crate::board::Board;
+use crate::failover::redis::{Prober, Redis};
+use crate::local::{Cluster, ClusterConfig};
+use crate::mesos;
+use crate::metrics::Metrics;
+use crate::reconcile::controller::{Controller, Exit, Parts, Settings, now};
+use crate::reconcile::draft::PlanSettings;
+use crate::reconcile::execute::Input;
+use crate::reconcile::reflector::reflect;
+use crate::reconcile::view::stored_view;
+use crate::reconcile::world::World;
 use crate::settings::{LocalSettings, OperatorSettings};
+use crate::store::{Candidate, FRAMEWORK_KEY, LEADER_KEY, Leadership, Store};
 
-/// Runs the operator until it is told to stop.
-#[allow(clippy::unused_async)]
+/// What the controller is told may queue up to this; whoever tells then waits.
+const INPUTS_MAX: usize = 4096;
+/// Probes that wait to be looked at.
+const PROBES_MAX: usize = 4096;
+/// Between two looks at a store that is not sound, and between two tries to reach one.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What every part of the process works with.
+struct Operator {
+    settings: OperatorSettings,
+    store: Store,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+}
+
+/// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
 pub async fn run(settings: OperatorSettings) -> Result<()> {
-    bail!("the operator is not wired yet (store {})", settings.store)
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
+    let stop = stop_signal()?;
+    let store = tokio::select! {
+        store = open_store(&settings.store) => store?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    serve(settings, store, listener, stop).await
+}
+
+async fn open_store(url: &str) -> Result<Store> {
+    loop {
+        match Store::open(url).await {
+            Ok(store) => return Ok(store),
+            Err(error) if url.starts_with("etcd://") => {
+                warn!("--store {url}: {error:#}; trying again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn stop_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        info!("told to stop; nodes run on");
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, stop: CancellationToken) -> Result<()> {
+    let board = Arc::new(Board::default());
+    let metrics = Arc::new(Metrics::default());
+    let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
+    info!("API: {}", settings.advertise);
+    let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone())));
+    let operator = Operator { settings, store, board, metrics };
+    tokio::select! {
+        outcome = operator.lead_for_ever() => outcome?,
+        () = stop.cancelled() => {}
+    }
+    api.await.context("the API")??;
+    Ok(())
+}
+
+impl Operator {
+    async fn lead_for_ever(&self) -> Result<()> {
+        let candidate = Candidate { id: candidate_id(), api: self.settings.advertise.clone() };
+        loop {
+            let leadership = self.stand_by(&candidate).await;
+            info!(id = candidate.id, "elected: this operator leads");
+            self.metrics.leader(true);
+            self.board.set_operator(|o| {
+                o.leading = true;
+                o.leader = Some(candidate.clone());
+            });
+            let outcome = self.lead(leadership).await;
+            self.metrics.leader(false);
+            self.board.set_operator(|o| o.leading = false);
+            match outcome {
+                Ok(Exit::NotLeader) => warn!("leadership is lost: standing by"),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Shows what the store says until elected.
+    async fn stand_by(&self, candidate: &Candidate) -> Leadership {
+        let ttl = Duration::from_millis(self.settings.leader_ttl.0);
+        self.board.set_operator(|o| {
+            o.mesos = "standby".to_string();
+            o.mesos_message = String::new();
+        });
+        let campaign = async {
+            loop {
+                match self.store.campaign(candidate, ttl).await {
+                    Ok(leadership) => return leadership,
+                    Err(error) => {
+                        warn!("campaign: {error}; trying again");
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            leadership = campaign => leadership,
+            () = self.mirror() => unreachable!("mirrors for ever"),
+        }
+    }
+
+    /// Puts on the board what the store says, for ever.
+    async fn mirror(&self) {
+        let (out, mut inputs) = mpsc::channel(INPUTS_MAX);
+        let reflector = reflect(self.store.clone(), out.clone(), Arc::default());
+        let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
+        let _keep = out;
+        let mut world = World::default();
+        while let Some(input) = inputs.recv().await {
+            let event = match input {
+                Input::Event(event) => event,
+                Input::StoreLost(reason) => {
+                    warn!("store: {reason}");
+                    self.board.set_operator(|o| o.store_synced = false);
+                    continue;
+                }
+                Input::Done { .. } => continue,
+            };
+            let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
+            let dirty = world.apply(event, now());
+            // A standby judges nothing: whatever the store says is what it shows.
+            world.frozen = None;
+            if listed {
+                self.show_leader().await;
+                self.board.set_operator(|o| o.store_synced = true);
+            }
+            self.show(&world, dirty);
+        }
+    }
+
+    async fn show_leader(&self) {
+        let leader = self.store.get(LEADER_KEY).await.ok().flatten();
+        let leader: Option<Candidate> = leader.and_then(|item| serde_json::from_slice(&item.value).ok());
+        self.board.set_operator(|o| o.leader = leader);
+    }
+
+    fn show(&self, world: &World, dirty: crate::reconcile::world::Dirty) {
+        let mut names = dirty.names;
+        if dirty.all {
+            names.extend(world.instances.keys().cloned());
+            names.extend(self.board.list().iter().map(|view| view.name.clone()));
+        }
+        for name in names {
+            match world.instances.get(&name) {
+                Some(instance) => self.board.set(stored_view(&name, instance)),
+                None => self.board.remove(&name),
+            }
+        }
+    }
+
+    async fn lead(&self, leadership: Leadership) -> Result<Exit> {
+        let leadership = Arc::new(leadership);
+        let mut held = leadership.held.clone();
+        let framework_id = tokio::select! {
+            _ = held.wait_for(|held| !held) => return Ok(Exit::NotLeader),
+            framework_id = self.sound_framework() => framework_id,
+        };
+        let (out, inputs) = mpsc::channel(INPUTS_MAX);
+        let (probes, probed) = mpsc::channel(PROBES_MAX);
+        let relist = Arc::new(Notify::new());
+        let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0));
+        let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
+        let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
+        let parts = Parts {
+            store: self.store.clone(),
+            leadership,
+            mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
+            prober: (Prober::start(redis.clone(), probes), probed),
+            redis,
+            inputs: (out, inputs),
+            relist,
+            board: self.board.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let settings = Settings {
+            plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
+            probe_interval: Duration::from_millis(self.settings.probe_interval.0),
+            resync_interval: Duration::from_millis(self.settings.resync_interval.0),
+            passes_max: self.settings.reconcile_concurrency,
+        };
+        Controller::new(settings, parts, framework_id).run().await
+    }
+
+    /// The framework id that the store has. None: a new framework is registered, which is right
+    /// only where nothing is recorded and Mesos has no tasks of ours; until that is so, waits.
+    async fn sound_framework(&self) -> Option<String> {
+        loop {
+            match self.look_for_framework().await {
+                Ok(Ok(framework_id)) => {
+                    self.board.set_operator(|o| o.frozen = None);
+                    return framework_id;
+                }
+                Ok(Err(reason)) => {
+                    if self.board.operator().frozen.as_ref() != Some(&reason) {
+                        error!("frozen, nothing is launched or killed: {reason}");
+                    }
+                    self.metrics.frozen(true);
+                    self.board.set_operator(|o| o.frozen = Some(reason));
+                }
+                Err(error) => warn!("store: {error:#}"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn look_for_framework(&self) -> Result<Result<Option<String>, String>> {
+        if let Some(item) = self.store.get(FRAMEWORK_KEY).await.context("read the framework id")? {
+            return Ok(Ok(Some(String::from_utf8(item.value).context("the framework id is not text")?)));
+        }
+        let records = self.store.list("nodes/").await.context("list records")?.items.len();
+        if records > 0 {
+            return Ok(Err(format!("the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}")));
+        }
+        let settings = self.mesos_settings();
+        match mesos::frameworks(&settings).await {
+            Ok(frameworks) => {
+                let ours = frameworks.iter().find(|f| {
+                    f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty()
+                });
+                Ok(ours.map_or(Ok(None), |f| {
+                    Err(format!(
+                        "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",
+                        f.tasks.len(), f.id, f.name
+                    ))
+                }))
+            }
+            Err(error) => {
+                // Mesos may hide frameworks from us, or be away; then it is asked again by subscribing.
+                warn!("ask Mesos for frameworks of ours: {error:#}");
+                Ok(Ok(None))
+            }
+        }
+    }
+
+    fn mesos_settings(&self) -> mesos::Settings {
+        let settings = &self.settings;
+        mesos::Settings {
+            masters: settings.mesos.iter().map(|m| m.trim_start_matches("http://").to_string()).collect(),
+            role: settings.role.clone(),
+            principal: settings.principal.clone(),
+            secret_file: settings.secret_file.clone(),
+            user: settings.user.clone(),
+            name: settings.framework_name.clone(),
+            failover_timeout_s: Duration::from_millis(settings.failover_timeout.0).as_secs_f64(),
+            webui_url: Some(settings.advertise.clone()),
+            containerizer: match settings.containerizer {
+                crate::settings::Containerizer::Mesos => mesos::Containerizer::Mesos,
+                crate::settings::Containerizer::Docker => mesos::Containerizer::Docker,
+            },
+            ..mesos::Settings::default()
+        }
+    }
+}
+
+fn candidate_id() -> String {
+    format!("{}-{:08x}", std::process::id(), rand::random::<u32>())
 }
 
 /// Runs an operator, its store and a local cluster in this process.
-#[allow(clippy::unused_async)]
 pub async fn run_local(settings: LocalSettings) -> Result<()> {
-    bail!("the local mode is not wired yet ({} agents)", settings.agents)
+    let _ = settings;
+    let _ = Cluster::start(ClusterConfig::demo(3));
+    Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use crate::board::Board;
@@ -23,12 +23,10 @@ use crate::reconcile::offers::{Asked, plan_session};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::world::{Dirty, Event, Session, World};
 use crate::reconcile::{invariants, view};
-use crate::store::{FRAMEWORK_KEY, Guard, LeaderToken, Op, Store, Txn};
+use crate::store::{FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
-/// Passes under way at once: each may hold a connection to the store and to some nodes.
-const PASSES_MAX: usize = 256;
 /// The first backoff after a failed pass, and the longest, in milliseconds.
 const BACKOFF_MS: (u64, u64) = (100, 30_000);
 
@@ -39,6 +37,8 @@ pub struct Settings {
     pub plan: PlanSettings,
     /// A node that is ready is probed this often.
     pub probe_interval: Duration,
+    /// Passes under way at once.
+    pub passes_max: usize,
     /// Every instance is looked at this often at least.
     pub resync_interval: Duration,
 }
@@ -47,10 +47,8 @@ pub struct Settings {
 pub struct Parts {
     /// The store.
     pub store: Store,
-    /// Proof of leadership.
-    pub token: LeaderToken,
-    /// Turns false when leadership is lost.
-    pub held: watch::Receiver<bool>,
+    /// Proof that we may act.
+    pub leadership: Arc<Leadership>,
     /// The Mesos session, and what comes from it.
     pub mesos: (Mesos, mpsc::Receiver<MesosEvent>),
     /// Probes, and what comes from them.
@@ -102,10 +100,10 @@ pub fn now() -> Timestamp {
 }
 
 impl Controller {
-    /// A controller that knows nothing yet. `frozen`: it must not act, for this reason.
-    pub fn new(settings: Settings, parts: Parts, framework_id: Option<String>, frozen: Option<String>) -> Controller {
+    /// A controller that knows nothing yet but its framework id, if it has one.
+    pub fn new(settings: Settings, parts: Parts, framework_id: Option<String>) -> Controller {
         let next_resync = Instant::now() + settings.resync_interval;
-        let world = World { frozen, framework_id: framework_id.clone(), ..World::default() };
+        let world = World { framework_id: framework_id.clone(), ..World::default() };
         Controller {
             settings,
             parts,
@@ -127,7 +125,7 @@ impl Controller {
 
     /// Runs until leadership is lost or the session ends for good (an error).
     pub async fn run(mut self) -> Result<Exit> {
-        let mut held = self.parts.held.clone();
+        let mut held = self.parts.leadership.held.clone();
         loop {
             let wake = self.next_wake();
             tokio::select! {
@@ -274,7 +272,7 @@ impl Controller {
         let Some(id) = self.world.framework_id.clone() else { return Ok(false) };
         let txn = Txn {
             guards: vec![
-                Guard::Leader(self.parts.token.clone()),
+                Guard::Leader(self.parts.leadership.token.clone()),
                 Guard::Revision { key: FRAMEWORK_KEY.to_string(), revision: 0 },
             ],
             ops: vec![Op::Put { key: FRAMEWORK_KEY.to_string(), value: id.clone().into_bytes() }],
@@ -296,7 +294,7 @@ impl Controller {
             .iter()
             .filter(|name| !self.busy.contains_key(*name) && !self.unknown.contains(*name))
             .filter(|name| self.backoffs.get(*name).is_none_or(|(_, at)| *at <= now))
-            .take(PASSES_MAX.saturating_sub(self.busy.len()))
+            .take(self.settings.passes_max.saturating_sub(self.busy.len()))
             .cloned()
             .collect();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
@@ -345,7 +343,7 @@ impl Controller {
         if let Some(at) = plan.revisit_at {
             self.revisits.insert(name.to_string(), at);
         }
-        let txn = transaction(name, instance, &plan, &self.parts.token);
+        let txn = transaction(name, instance, &plan, &self.parts.leadership.token);
         self.world.expect(name, &plan.writes);
         self.probe(name);
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
@@ -378,7 +376,7 @@ impl Controller {
         };
         Ports {
             store: self.parts.store.clone(),
-            token: self.parts.token.clone(),
+            leadership: self.parts.leadership.clone(),
             mesos: self.parts.mesos.0.clone(),
             subscription,
             redis: self.parts.redis.clone(),

@@ -5,6 +5,7 @@
 //! one round are gathered: one ACCEPT for each agent, after the records of all of them are stored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -20,7 +21,7 @@ use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
 use crate::reconcile::world::{Event, Instance, Note, merge_events};
 use crate::status::InstanceStatus;
-use crate::store::{self, Guard, LeaderToken, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key};
+use crate::store::{self, Guard, LeaderToken, Leadership, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key};
 
 /// How long offers are withheld whose launches could not be recorded: others may want them.
 const DECLINE_FAILED_S: f64 = 1.0;
@@ -31,7 +32,7 @@ pub struct Ports {
     /// Where intents are recorded.
     pub store: Store,
     /// Proof that we may.
-    pub token: LeaderToken,
+    pub leadership: Arc<Leadership>,
     /// Mesos.
     pub mesos: Session,
     /// The subscription that the plans were made for.
@@ -41,7 +42,7 @@ pub struct Ports {
     /// Where outcomes are told.
     pub out: mpsc::Sender<Input>,
     /// Counts and durations.
-    pub metrics: std::sync::Arc<Metrics>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the controller is told.
@@ -217,6 +218,9 @@ impl Ports {
             }
         }
         for (agent_id, (offer_ids, launches)) in agents {
+            if !self.leadership.is_held() {
+                return; // Nothing is launched; whoever leads now finds the records, and asks Mesos.
+            }
             let tasks: Vec<String> = launches.iter().map(|launch| launch.task_id.clone()).collect();
             let call = if launches.is_empty() {
                 MesosCall::Decline { offer_ids, refuse_s: DECLINE_FAILED_S }
@@ -240,6 +244,10 @@ impl Ports {
 
     async fn steps(&self, plan: &Plan) -> Result<(), Failure> {
         for step in plan.steps.iter().filter(|step| !matches!(step.action, Action::Launch(_))) {
+            // The store guards writes; acts on others it cannot guard.
+            if !self.leadership.is_held() {
+                return Err(Failure::NotLeader);
+            }
             let outcome = self.step(step).await;
             self.metrics.action(step.action.kind(), outcome.is_ok());
             outcome.map_err(|error| Failure::Step(format!("{error:#}")))?;

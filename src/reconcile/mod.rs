@@ -19,6 +19,7 @@ pub mod offers;
 pub mod controller;
 pub mod execute;
 pub mod plan;
+pub mod reflector;
 pub mod view;
 mod report;
 pub mod world;
