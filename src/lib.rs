@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod model;
+pub mod placement;
 pub mod spec;
 pub mod status;
 pub mod store;
