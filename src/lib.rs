@@ -16,4 +16,3 @@ pub mod settings;
 pub mod spec;
 pub mod status;
 pub mod store;
-pub mod telemetry;

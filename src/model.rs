@@ -388,14 +388,31 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum NoAnswer {
-    /// Nobody listens on the port.
+    /// Nobody listens on the port, says the agent's kernel: the process does not run (any more, or
+    /// yet).
     Refused,
-    /// The kept connection was closed by the other side.
+    /// A new connection was accepted, then closed by the other side without a reply. (A kept
+    /// connection that was closed is dialled again within the same probe.)
     Reset,
-    /// No reply in time.
+    /// No reply in time, or no way to the agent: silence, which proves nothing.
     Timeout,
+    /// It lives, but replies with an error instead of INFO: busy with a script, too many clients,
+    /// a password wanted.
+    Busy,
     /// A reply that is not Redis'.
     Garbled,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoAnswer::Refused => "nobody listens on its port",
+            NoAnswer::Reset => "it closes every connection",
+            NoAnswer::Timeout => "it did not reply in time",
+            NoAnswer::Busy => "it replies with an error",
+            NoAnswer::Garbled => "what replies is not Redis",
+        })
+    }
 }
 
 /// The outcome of one probe of one node.
