@@ -1,7 +1,10 @@
 //! A real etcd server for a test. I/O.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::process::{self, Home, Ports, Process};
 use super::wait_until;
@@ -93,6 +96,18 @@ impl Etcd {
     /// Deletes all keys that start with `prefix`.
     pub async fn del_prefix(&self, prefix: &str) {
         self.ctl(&["del", "--prefix", "--", prefix]).await;
+    }
+
+    /// The keys that start with `prefix`, and the revision of the last write of each.
+    pub async fn revisions(&self, prefix: &str) -> BTreeMap<String, i64> {
+        let found = self.ctl(&["get", "--prefix", "--keys-only", "--write-out=json", "--", prefix]).await;
+        let found: serde_json::Value = serde_json::from_str(&found).expect("etcdctl prints JSON");
+        let keys = found["kvs"].as_array().into_iter().flatten();
+        let revision = |kv: &serde_json::Value| {
+            let key = BASE64_STANDARD.decode(kv["key"].as_str()?).ok()?;
+            Some((String::from_utf8(key).ok()?, kv["mod_revision"].as_i64()?))
+        };
+        keys.map(|kv| revision(kv).expect("each key has a name and a revision")).collect()
     }
 
     /// The revision of the newest write.

@@ -12,9 +12,9 @@ use super::process::{self, Home, Ports, Process};
 use super::wait_until;
 
 /// The first set-up fetches libmesos and builds the rig.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(600);
+const SETUP_TIMEOUT: Duration = Duration::from_mins(10);
 /// How long a master or an agent may take to be in service, on a loaded machine.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the master may take to answer one question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -27,7 +27,7 @@ pub struct AgentSpec {
     pub cpus: f64,
     /// Memory in MiB.
     pub mem: u64,
-    /// How many ports; which is chosen at the start.
+    /// How many ports, at most 99; which is chosen at the start.
     pub ports: u16,
     /// Attributes: `rack` and the like.
     pub attributes: BTreeMap<String, String>,
@@ -35,7 +35,7 @@ pub struct AgentSpec {
 
 impl Default for AgentSpec {
     fn default() -> Self {
-        AgentSpec { hostname: None, cpus: 16.0, mem: 8192, ports: 100, attributes: BTreeMap::new() }
+        AgentSpec { hostname: None, cpus: 16.0, mem: 8192, ports: 99, attributes: BTreeMap::new() }
     }
 }
 
@@ -304,10 +304,8 @@ impl Mesos {
     }
 
     async fn wait_for_master(&self) {
-        wait_until("the Mesos master answers", START_TIMEOUT, async || {
-            self.ask(&json!({"type": "GET_AGENTS"})).await
-        })
-        .await;
+        wait_until("the Mesos master answers", START_TIMEOUT, async || self.ask(&json!({"type": "GET_AGENTS"})).await)
+            .await;
     }
 
     fn spawn_agent(&mut self, spec: AgentSpec) {
@@ -361,8 +359,7 @@ fn spawn_master(home: &Home, port: u16, options: &MesosOptions) -> Process {
 
 fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, agent: &Agent) -> Process {
     let (spec, ports) = (&agent.spec, agent.task_ports.range());
-    let resources =
-        format!("cpus:{};mem:{};disk:10000;ports:[{}-{}]", spec.cpus, spec.mem, ports.start(), ports.end());
+    let resources = format!("cpus:{};mem:{};disk:10000;ports:[{}-{}]", spec.cpus, spec.mem, ports.start(), ports.end());
     let attributes: Vec<String> = spec.attributes.iter().map(|(name, value)| format!("{name}:{value}")).collect();
     let mut command = Command::new(rig("node"));
     command

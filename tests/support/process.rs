@@ -213,43 +213,38 @@ impl Drop for Process {
     }
 }
 
-/// Ports are leased in blocks of this many, so that a lease of a range costs few locks.
-const BLOCK: u16 = 20;
+/// Ports are leased in blocks of this many. The first one is held by a listener, which says that the
+/// block is taken: the local cluster (`src/local/config.rs`) does it the same way.
+const BLOCK: u16 = 100;
 /// Above the ports that well-known services use, ...
 const PORT_MIN: u16 = 10_000;
 /// ... and below those that the kernel hands out to outgoing connections (from 32768 on): a server
 /// now and then finds one of these taken.
 const PORT_MAX: u16 = 32_700;
 
-/// Ports that nobody uses and no other test gets, until dropped: locks on files in the temporary
-/// folder hold them, and end with this process.
+/// Ports that nobody uses and no other test gets, until dropped, or until this process ends.
 pub struct Ports {
     first: u16,
     count: u16,
     taken: AtomicU16,
-    _locks: Vec<File>,
+    _claim: TcpListener,
 }
 
 impl Ports {
-    /// `count` ports in a row.
+    /// `count` ports in a row, at most 99.
     pub fn lease(count: u16) -> Ports {
-        let folder = std::env::temp_dir().join("redisctl-test-ports");
-        fs::create_dir_all(&folder).expect("a folder in the temporary folder");
-        let blocks = count.div_ceil(BLOCK).max(1);
-        let positions = (PORT_MAX - PORT_MIN) / BLOCK - blocks;
+        assert!(count < BLOCK, "at most {} ports at once", BLOCK - 1);
+        let blocks = (PORT_MAX - PORT_MIN) / BLOCK;
         // Tests that start at the same moment begin to look at different places.
-        let start = rand::random_range(0..positions);
-        for position in (start..positions).chain(0..start) {
-            let first = PORT_MIN + position * BLOCK;
-            let locks: Option<Vec<File>> =
-                (0..blocks).map(|block| lock(&folder.join((first + block * BLOCK).to_string()))).collect();
-            if let Some(locks) = locks
-                && (first..first + blocks * BLOCK).all(is_free)
-            {
-                return Ports { first, count, taken: AtomicU16::new(0), _locks: locks };
+        let start = rand::random_range(0..blocks);
+        for i in 0..blocks {
+            let block = PORT_MIN + (start + i) % blocks * BLOCK;
+            let Ok(claim) = TcpListener::bind(("0.0.0.0", block)) else { continue };
+            if (block + 1..block + BLOCK).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+                return Ports { first: block + 1, count, taken: AtomicU16::new(0), _claim: claim };
             }
         }
-        panic!("no {count} free ports in a row between {PORT_MIN} and {PORT_MAX}");
+        panic!("no {BLOCK} free ports in a row between {PORT_MIN} and {PORT_MAX}");
     }
 
     /// The next single port of the lease.
@@ -263,16 +258,6 @@ impl Ports {
     pub fn range(&self) -> RangeInclusive<u16> {
         self.first..=self.first + self.count - 1
     }
-}
-
-fn lock(path: &Path) -> Option<File> {
-    let file = File::options().create(true).write(true).truncate(false).open(path).ok()?;
-    file.try_lock().ok()?;
-    Some(file)
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 /// Runs a short command to its end, however the test ends; its standard output when it succeeds,
