@@ -15,13 +15,13 @@ use crate::board::Board;
 use crate::failover::redis::{Pace, Prober, Redis, Target};
 use crate::mesos::Session as Mesos;
 use crate::metrics::Metrics;
-use crate::model::{MesosEvent, Probe, Timestamp};
+use crate::model::{MesosCall, MesosEvent, Probe, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Observed, PlanSettings};
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
 use crate::reconcile::offers::{Asked, plan_session};
 use crate::reconcile::plan::plan_instance;
-use crate::reconcile::world::{Dirty, Event, Session, World};
+use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
 use crate::reconcile::{invariants, view};
 use crate::store::{FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
 
@@ -103,7 +103,8 @@ impl Controller {
     /// A controller that knows nothing yet but its framework id, if it has one.
     pub fn new(settings: Settings, parts: Parts, framework_id: Option<String>) -> Controller {
         let next_resync = Instant::now() + settings.resync_interval;
-        let world = World { framework_id: framework_id.clone(), ..World::default() };
+        let mut world = World::default();
+        world.framework_id.clone_from(&framework_id);
         Controller {
             settings,
             parts,
@@ -335,7 +336,9 @@ impl Controller {
             let broken = broken.join("; ");
             error!(instance = name, "the plan is refused: {broken}");
             self.parts.metrics.plan_refused();
-            plan.claims.iter().for_each(|claim| self.world.pool.release(claim));
+            for claim in &plan.claims {
+                self.world.pool.release(claim);
+            }
             plan = Plan { waiting: vec![format!("the plan was refused: {broken}")], status: plan.status, ..Plan::default() };
         }
         self.parts.board.set(view::instance_view(name, instance, &plan));
@@ -397,27 +400,29 @@ impl Controller {
         }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
         for call in plan.calls {
-            match &call {
-                crate::model::MesosCall::Decline { offer_ids, .. } => {
-                    let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
-                    self.parts.metrics.offers("declined", reason, offer_ids.len());
-                }
-                crate::model::MesosCall::Kill { task_id, .. } => {
-                    warn!(task_id, "killing a task that was superseded");
-                    let note = crate::reconcile::world::Note::Killed { task_id: task_id.clone() };
-                    self.world.apply(Event::Noted(note), now);
-                }
-                crate::model::MesosCall::Acknowledge { task_id, uuid, .. } => {
-                    let (task_id, uuid) = (task_id.clone(), uuid.clone());
-                    let note = crate::reconcile::world::Note::Acknowledged { task_id, uuid };
-                    self.world.apply(Event::Noted(note), now);
-                }
-                _ => {}
-            }
+            self.note_call(&call, now);
             if let Err(error) = self.parts.mesos.0.send(subscription, call) {
                 warn!("Mesos: {error}");
             }
         }
+    }
+
+    fn note_call(&mut self, call: &MesosCall, now: Timestamp) {
+        let note = match call {
+            MesosCall::Decline { offer_ids, .. } => {
+                let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
+                return self.parts.metrics.offers("declined", reason, offer_ids.len());
+            }
+            MesosCall::Kill { task_id, .. } => {
+                warn!(task_id, "killing a task that was superseded");
+                Note { task_id: task_id.clone(), done: Done::Killed }
+            }
+            MesosCall::Acknowledge { task_id, uuid, .. } => {
+                Note { task_id: task_id.clone(), done: Done::Acknowledged(uuid.clone()) }
+            }
+            _ => return,
+        };
+        self.world.apply(Event::Noted(note), now);
     }
 
     // -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::{Launch, MesosCall, NodeRecord};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
-use crate::reconcile::world::{Event, Instance, Note, merge_events};
+use crate::reconcile::world::{Done, Event, Instance, Note, merge_events};
 use crate::status::InstanceStatus;
 use crate::store::{self, Guard, LeaderToken, Leadership, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key};
 
@@ -162,14 +162,17 @@ impl Ports {
         }))
         .await;
         self.accept(&committed).await;
-        join_all(committed.into_iter().map(|(work, outcome)| async {
-            let outcome = match outcome {
-                Ok(()) => self.steps(&work.plan).await,
-                Err(failure) => Err(failure),
-            };
-            self.tell(Input::Done { name: work.name, outcome }).await;
-        }))
-        .await;
+        let finish = committed.into_iter().map(|(work, outcome)| {
+            let ports = &self;
+            async move {
+                let outcome = match outcome {
+                    Ok(()) => ports.steps(&work.plan).await,
+                    Err(failure) => Err(failure),
+                };
+                ports.tell(Input::Done { name: work.name, outcome }).await;
+            }
+        });
+        join_all(finish).await;
     }
 
     async fn tell(&self, input: Input) {
@@ -177,8 +180,8 @@ impl Ports {
         let _ = self.out.send(input).await;
     }
 
-    async fn note(&self, note: Note) {
-        self.tell(Input::Event(Event::Noted(note))).await;
+    async fn note(&self, task_id: String, done: Done) {
+        self.tell(Input::Event(Event::Noted(Note { task_id, done }))).await;
     }
 
     async fn commit(&self, work: &Work) -> Result<(), Failure> {
@@ -237,7 +240,7 @@ impl Ports {
             };
             for task_id in tasks {
                 self.metrics.action("launch", certain);
-                self.note(Note::Launched { task_id, certain }).await;
+                self.note(task_id, Done::Launched(certain)).await;
             }
         }
     }
@@ -266,28 +269,28 @@ impl Ports {
             Action::Kill { task_id } => {
                 let call = MesosCall::Kill { task_id: task_id.clone(), agent_id: None };
                 self.mesos.send(self.subscription, call).with_context(|| format!("kill task {task_id}"))?;
-                self.note(Note::Killed { task_id }).await;
+                self.note(task_id, Done::Killed).await;
             }
             Action::Follow { task_id, node, master } => {
                 let done = self.redis.follow(&node, &master).await;
-                self.note(Note::Pointed { task_id: task_id.clone() }).await;
+                self.note(task_id.clone(), Done::Pointed).await;
                 done.with_context(|| format!("make task {task_id} a replica of {master}"))?;
             }
             Action::Kick { task_id, node, master } => {
                 let done = self.redis.kick(&node, &master).await;
-                self.note(Note::Pointed { task_id: task_id.clone() }).await;
+                self.note(task_id.clone(), Done::Pointed).await;
                 if let Err(error) = done {
                     debug!("make task {task_id} try its master again: {error:#}"); // It tries by itself each second.
                 }
             }
             Action::Configure { task_id, node, settings } => {
                 self.redis.configure(&node, &settings).await.with_context(|| format!("configure task {task_id}"))?;
-                self.note(Note::Configured { task_id, settings }).await;
+                self.note(task_id, Done::Configured(settings)).await;
             }
             Action::Acknowledge { task_id, agent_id, uuid } => {
                 let call = MesosCall::Acknowledge { task_id: task_id.clone(), agent_id, uuid: uuid.clone() };
                 self.mesos.send(self.subscription, call).with_context(|| format!("acknowledge {task_id}"))?;
-                self.note(Note::Acknowledged { task_id, uuid }).await;
+                self.note(task_id, Done::Acknowledged(uuid)).await;
             }
         }
         Ok(())

@@ -475,6 +475,7 @@ fn place_nodes(d: &mut Draft, count: usize, pool: &mut Pool) {
             .map(|node| Occupied {
                 agent_id: &node.agent_id,
                 hostname: &node.hostname,
+                host: &node.address.host,
                 attributes: &node.attributes,
             })
             .collect();

@@ -47,19 +47,28 @@ pub enum Event {
     Noted(Note),
 }
 
-/// What was done to a task; keeps steps from being repeated while their effect is awaited.
+/// Something was done to a task: kept in mind, so that it is not repeated while its effect is awaited.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Note {
-    /// An ACCEPT with this task was sent; `certain`: the master has taken it.
-    Launched { task_id: String, certain: bool },
+pub struct Note {
+    /// The task.
+    pub task_id: String,
+    /// What was done.
+    pub done: Done,
+}
+
+/// What was done to a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Done {
+    /// An ACCEPT with it was handed to the session; false: it was not.
+    Launched(bool),
     /// A KILL was sent.
-    Killed { task_id: String },
+    Killed,
     /// The node was told to follow the master, or to try it again.
-    Pointed { task_id: String },
-    /// CONFIG SET was carried out.
-    Configured { task_id: String, settings: Vec<(String, String)> },
-    /// Updates were acknowledged.
-    Acknowledged { task_id: String, uuid: String },
+    Pointed,
+    /// These settings were made by CONFIG SET.
+    Configured(Vec<(String, String)>),
+    /// The update with this uuid was acknowledged.
+    Acknowledged(String),
 }
 
 /// Which instances must be looked at.
@@ -405,6 +414,7 @@ impl World {
             Some(node) if node.record.value.task_id == task_id => {
                 if node.record.revision <= record.revision {
                     node.record = record;
+                    node.configured.clear(); // One pass at a time: what was set before is recorded now.
                 }
             }
             _ => {
@@ -615,27 +625,23 @@ impl World {
     }
 
     fn noted(&mut self, note: Note, now: Timestamp) -> Dirty {
-        let (Note::Launched { task_id, .. }
-        | Note::Killed { task_id }
-        | Note::Pointed { task_id }
-        | Note::Configured { task_id, .. }
-        | Note::Acknowledged { task_id, .. }) = &note;
-        if let Some(stranger) = self.strangers.get_mut(task_id) {
-            match note {
-                Note::Killed { .. } => stranger.killed_at = Some(now),
-                Note::Acknowledged { .. } => stranger.acknowledged = true,
+        let Note { task_id, done } = note;
+        if let Some(stranger) = self.strangers.get_mut(&task_id) {
+            match done {
+                Done::Killed => stranger.killed_at = Some(now),
+                Done::Acknowledged(_) => stranger.acknowledged = true,
                 _ => {}
             }
             return Dirty::default();
         }
-        let Some((name, node)) = self.node_of(task_id) else { return Dirty::default() };
+        let Some((name, node)) = self.node_of(&task_id) else { return Dirty::default() };
         let dirty = Dirty::one(name);
-        match note {
-            Note::Launched { certain, .. } => node.heard = certain || node.update.is_some(),
-            Note::Killed { .. } => node.killed_at = Some(now),
-            Note::Pointed { .. } => node.pointed_at = Some(now),
-            Note::Configured { settings, .. } => node.configured.extend(settings),
-            Note::Acknowledged { uuid, .. } => node.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
+        match done {
+            Done::Launched(sent) => node.heard = sent || node.update.is_some(),
+            Done::Killed => node.killed_at = Some(now),
+            Done::Pointed => node.pointed_at = Some(now),
+            Done::Configured(settings) => node.configured.extend(settings),
+            Done::Acknowledged(uuid) => node.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
         }
         dirty
     }
