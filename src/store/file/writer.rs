@@ -69,17 +69,16 @@ fn write_group(db: &Database, group: &[Job]) -> Result<Outcome> {
         let mut meta = write.open_table(META)?;
         let mut revision = read_revision(&meta)?;
         for job in group {
-            results.push(match check(&keys, &job.txn.guards)? {
-                Some(refused) => Err(refused),
-                None => {
-                    let done = apply(&mut keys, job, revision + 1)?;
-                    if !done.is_empty() {
-                        revision += 1;
-                        changes.push(Changes { changes: done, revision });
-                    }
-                    Ok(revision)
-                }
-            });
+            if let Some(refused) = check(&keys, &job.txn.guards)? {
+                results.push(Err(refused));
+                continue;
+            }
+            let done = apply(&mut keys, job, revision + 1)?;
+            if !done.is_empty() {
+                revision += 1;
+                changes.push(Changes { changes: done, revision });
+            }
+            results.push(Ok(revision));
         }
         meta.insert(META_REVISION, u64::try_from(revision).context("the store's revision is negative")?)?;
     }
