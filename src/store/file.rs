@@ -170,7 +170,11 @@ impl FileStore {
 
 /// The database with its id and revision.
 fn open_database(path: &Path) -> anyhow::Result<(Database, u64, i64)> {
-    let db = lock_database(path)?;
+    let mut db = lock_database(path)?;
+    // Reads the whole file, which takes milliseconds: damage shows now, and not as a panic later.
+    if !db.check_integrity()? {
+        tracing::warn!("the store's file {} was damaged, and has been repaired", path.display());
+    }
     let (id, revision) = writer::prepare(&db, FORMAT, rand::random())?;
     Ok((db, id, revision))
 }

@@ -25,13 +25,13 @@ const MARGIN_PART: u32 = 6;
 /// Waits for the leader's key to be free, and takes it.
 pub(super) async fn campaign(store: &EtcdStore, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
     let value = serde_json::to_vec(candidate).context("write the candidate").map_err(Error::Unavailable)?;
-    // Renewals must not wait behind a long list.
-    let members = Arc::new(store.members.apart().await?);
     loop {
         wait_for_vacancy(store).await?;
+        // Renewals must not wait behind a long list.
+        let members = Arc::new(store.members.apart().await?);
         let key = store.keys.full(LEADER_KEY);
-        if let Some(seat) = Seat::take(Arc::clone(&members), key, &value, ttl).await? {
-            let (token, proved) = (seat.token.clone(), seat.proved_until);
+        if let Some(seat) = Seat::take(members, key, &value, ttl).await? {
+            let (token, proved) = (seat.token.clone(), seat.proved_until());
             return Ok(Leadership::start(token, Some(proved), |upkeep| seat.keep(upkeep)));
         }
     }
@@ -75,8 +75,8 @@ struct Seat {
     /// As etcd granted it: never less than was asked for.
     ttl: Duration,
     token: LeaderToken,
-    /// By our clock: before the lease can end in etcd.
-    proved_until: Instant,
+    /// When the last renewal that succeeded was sent.
+    renewed: Instant,
 }
 
 impl Seat {
@@ -100,17 +100,22 @@ impl Seat {
             _ => None,
         };
         if let Some(created) = created {
-            let (token, proved_until) = (LeaderToken { created }, proof(sent, ttl));
-            return Ok(Some(Seat { members, key, value: value.to_vec(), lease, ttl, token, proved_until }));
+            let token = LeaderToken { created };
+            return Ok(Some(Seat { members, key, value: value.to_vec(), lease, ttl, token, renewed: sent }));
         }
         // Another one was first, or we cannot know: without its lease the key is free again.
         revoke(&members, lease).await;
         answer.map(|_| None).map_err(|failure| failure.during("take the leader's key"))
     }
 
+    /// By our clock: before the lease can end in etcd.
+    fn proved_until(&self) -> Instant {
+        self.renewed + self.ttl - self.ttl / MARGIN_PART
+    }
+
     /// Renews the lease until told to stop or until leadership is lost; then gives it up.
     async fn keep(mut self, mut upkeep: Upkeep) {
-        let mut renew_at = Instant::now() + self.ttl / RENEWALS;
+        let mut renew_at = self.renewed + self.ttl / RENEWALS;
         loop {
             let renewal = async {
                 sleep_until(renew_at).await;
@@ -122,14 +127,14 @@ impl Seat {
                     tracing::info!("giving up leadership");
                     break;
                 }
-                () = sleep_until(self.proved_until) => {
+                () = sleep_until(self.proved_until()) => {
                     tracing::warn!("leadership could not be renewed in time: stepping down");
                     break;
                 }
                 (sent, renewed) = renewal => match renewed {
                     Ok(Renewal::Alive) => {
-                        self.proved_until = proof(sent, self.ttl);
-                        upkeep.proved_until.send_replace(Some(self.proved_until));
+                        self.renewed = sent;
+                        upkeep.proved_until.send_replace(Some(self.proved_until()));
                         renew_at = sent + self.ttl / RENEWALS;
                     }
                     Ok(Renewal::Lost) => {
@@ -183,11 +188,6 @@ impl Seat {
             None => Ok(Renewal::Lost),
         }
     }
-}
-
-/// Until when a lease whose renewal was sent at `sent` surely lives.
-fn proof(sent: Instant, ttl: Duration) -> Instant {
-    sent + ttl - ttl / MARGIN_PART
 }
 
 async fn commit(members: &Members, patience: Patience, txn: Txn) -> Result<etcd_client::TxnResponse, super::Failure> {

@@ -69,17 +69,16 @@ fn write_group(db: &Database, group: &[Job]) -> Result<Outcome> {
         let mut meta = write.open_table(META)?;
         let mut revision = read_revision(&meta)?;
         for job in group {
-            results.push(match check(&keys, &job.txn.guards)? {
-                Some(refused) => Err(refused),
-                None => {
-                    let done = apply(&mut keys, job, revision + 1)?;
-                    if !done.is_empty() {
-                        revision += 1;
-                        changes.push(Changes { changes: done, revision });
-                    }
-                    Ok(revision)
-                }
-            });
+            if let Some(refused) = check(&keys, &job.txn.guards)? {
+                results.push(Err(refused));
+                continue;
+            }
+            let done = apply(&mut keys, job, revision + 1)?;
+            if !done.is_empty() {
+                revision += 1;
+                changes.push(Changes { changes: done, revision });
+            }
+            results.push(Ok(revision));
         }
         meta.insert(META_REVISION, u64::try_from(revision).context("the store's revision is negative")?)?;
     }
@@ -170,4 +169,63 @@ pub(super) fn start(
         .name("store-writer".to_owned())
         .spawn(move || run(&db, jobs, &history))
         .context("start the store's writer")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    /// Counts the syncs to a disk that is not there.
+    #[derive(Debug, Default)]
+    struct Counting(InMemoryBackend, Arc<AtomicUsize>);
+
+    impl StorageBackend for Counting {
+        fn len(&self) -> Result<u64, std::io::Error> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> Result<(), std::io::Error> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+            self.0.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn commits_that_wait_together_are_synced_together() {
+        let syncs = Arc::new(AtomicUsize::new(0));
+        let backend = Counting(InMemoryBackend::new(), Arc::clone(&syncs));
+        let db = Database::builder().create_with_backend(backend).unwrap();
+        prepare(&db, 1, 7).unwrap();
+        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        let answers: Vec<_> = (0..1000)
+            .map(|n| {
+                let (reply, answer) = oneshot::channel();
+                let ops = vec![Op::Put { key: format!("k{n}"), value: vec![] }];
+                let job = Job { txn: Txn { guards: vec![], ops }, anew: false, reply };
+                assert!(sender.try_send(job).is_ok());
+                answer
+            })
+            .collect();
+        drop(sender);
+        let before = syncs.load(Ordering::Relaxed);
+        run(&db, jobs, &History::new(1));
+        let done = syncs.load(Ordering::Relaxed) - before;
+        assert!(done <= 1000 / GROUP_MAX * 4 + 4, "{done} syncs");
+        for (n, mut answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.try_recv().unwrap().unwrap(), i64::try_from(n).unwrap() + 2);
+        }
+    }
 }
