@@ -201,7 +201,7 @@ async fn reply(socket: &mut BufReader<TcpStream>, answer: Answer) -> Option<()> 
                 socket.write_all(&chunk).await.ok()?;
             }
             if stays {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             None
         }
