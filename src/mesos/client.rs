@@ -156,7 +156,7 @@ impl Http {
     ) -> Result<(String, Response), Failure> {
         let body = body.to_string().into_bytes();
         let mut candidates = VecDeque::from(candidates);
-        let mut failure = Failure { reason: String::new(), slow: false };
+        let (mut reasons, mut slow) = (Vec::new(), false);
         let mut redirects = 0;
         while let Some(master) = candidates.pop_front() {
             let reason = match timeout(wait, self.post(&master, path, body.clone(), None)).await {
@@ -172,12 +172,11 @@ impl Http {
                     Ok(target) => format!("it redirects to {target} after {redirects} other redirects"),
                     Err(error) => format!("{error:#}"),
                 },
-                Ok(Ok(response)) => self.refusal(response, &mut failure.slow).await,
+                Ok(Ok(response)) => self.refusal(response, &mut slow).await,
             };
-            let separator = if failure.reason.is_empty() { "" } else { "; " };
-            failure.reason += &format!("{separator}{master}: {reason}");
+            reasons.push(format!("{master}: {reason}"));
         }
-        Err(failure)
+        Err(Failure { reason: reasons.join("; "), slow })
     }
 
     /// What a reply says that is neither success nor redirect. Masters without a leader (503) and

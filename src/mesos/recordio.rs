@@ -1,4 +1,4 @@
-//! RecordIO, the framing of the master's event stream: `LENGTH LF BYTES`, again and again. Pure.
+//! The framing of the master's event stream (`RecordIO`): `LENGTH LF BYTES`, again and again. Pure.
 //!
 //! Records know nothing of HTTP chunks: a chunk may end inside a length or hold many records. After
 //! a length that makes no sense there is no way to find the next record, so every error is final.

@@ -80,11 +80,10 @@ impl Session {
         };
         let (calls, calls_task) = lane();
         let (acknowledgements, acknowledgements_task) = lane();
-        let pulse = Arc::new(Pulse::new());
         let weak_events = events.downgrade();
-        let mut subscriber = Subscriber::new(settings.clone(), calls_http.clone(), events, current, void_out)?;
-        subscriber.framework_id = framework_id;
-        subscriber.pulse = pulse.clone();
+        let subscriber =
+            Subscriber::new(settings.clone(), framework_id, calls_http.clone(), events, current, void_out)?;
+        let pulse = subscriber.pulse.clone();
         let tasks = [calls_task, acknowledgements_task, AbortOnDropHandle::new(tokio::spawn(subscriber.run()))];
         let inner = Inner { calls, acknowledgements, events: weak_events, current: current_out, pulse, tasks };
         Ok((Session { inner: Arc::new(inner) }, events_out))

@@ -34,10 +34,6 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new() -> Pulse {
-        Pulse { start: Instant::now(), last_ms: AtomicU64::new(0) }
-    }
-
     /// Time since the last beat.
     pub(super) fn age(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
@@ -55,7 +51,7 @@ pub(super) struct Subscriber {
     http: Http,
     /// The calls' client, whose credentials are kept as fresh.
     calls_http: Arc<Http>,
-    pub(super) framework_id: Option<String>,
+    framework_id: Option<String>,
     pub(super) pulse: Arc<Pulse>,
     events: mpsc::Sender<MesosEvent>,
     current: watch::Sender<Option<Arc<Subscription>>>,
@@ -91,6 +87,7 @@ fn retry_slowly(reason: impl Into<String>) -> End {
 impl Subscriber {
     pub(super) fn new(
         settings: Arc<Settings>,
+        framework_id: Option<String>,
         calls_http: Arc<Http>,
         events: mpsc::Sender<MesosEvent>,
         current: watch::Sender<Option<Arc<Subscription>>>,
@@ -100,8 +97,8 @@ impl Subscriber {
             http: Http::new(&settings)?,
             settings,
             calls_http,
-            framework_id: None,
-            pulse: Arc::new(Pulse::new()),
+            framework_id,
+            pulse: Arc::new(Pulse { start: Instant::now(), last_ms: AtomicU64::new(0) }),
             events,
             current,
             void,

@@ -378,10 +378,13 @@ impl Range {
     }
 }
 
+/// The largest amount that is believed, in thousandths: sums of many stay far from overflow.
+const MILLI_MAX: f64 = 1e15;
+
 /// Mesos' floating point amount in thousandths: it keeps three decimals. Rubbish is 0.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates; NaN is 0.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Clamped before; NaN is 0.
 fn milli(value: f64) -> u64 {
-    (value * 1000.0).round() as u64
+    (value * 1000.0).round().clamp(0.0, MILLI_MAX) as u64
 }
 
 fn timestamp(nanoseconds: i64) -> Timestamp {
@@ -504,7 +507,7 @@ mod tests {
     #[test]
     fn amounts_that_make_no_sense_are_nothing() {
         let amounts = [0.1, 0.0004, -1.0, f64::NAN, f64::INFINITY].map(milli);
-        assert_eq!(amounts, [100, 0, 0, 0, u64::MAX]);
+        assert_eq!(amounts, [100, 0, 0, 0, 1_000_000_000_000_000]);
     }
 
     #[test]
