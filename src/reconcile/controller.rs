@@ -441,7 +441,7 @@ impl Controller {
             let pace = if settled { Pace::Steady(self.settings.probe_interval) } else { Pace::Eager };
             if known.get(&record.task_id) != Some(&pace) {
                 let target = Target { task_id: record.task_id.clone(), address: record.address.clone(), pace };
-                self.parts.prober.0.set(target);
+                self.parts.prober.0.add(target);
             }
             wanted.insert(record.task_id.clone(), pace);
         }
