@@ -80,7 +80,7 @@ fn sources() -> Vec<Source> {
             let name = path.strip_prefix(root).expect("it is below the root").to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if name.ends_with(".rs") && !name.starts_with("tests/mesos-rig/") {
+            } else if path.extension().is_some_and(|e| e == "rs") && !name.starts_with("tests/mesos-rig/") {
                 sources.push(Source { text: fs::read_to_string(&path).expect("sources can be read"), path: name });
             }
         }

@@ -60,7 +60,7 @@ impl Operator {
     }
 
     /// Whether its process runs; one that ended by itself does not.
-    pub fn runs(&mut self) -> bool {
+    pub fn runs(&self) -> bool {
         self.process.runs()
     }
 
@@ -107,12 +107,17 @@ impl Operator {
 
     /// Waits until its API answers.
     pub async fn wait_until_it_answers(&self) {
-        wait_until("the operator's API answers", START_TIMEOUT, async || self.view().await).await;
+        wait_until("the operator's API answers", START_TIMEOUT, async || {
+            assert!(self.runs(), "the operator has ended by itself");
+            self.view().await
+        })
+        .await;
     }
 
     /// Waits until it leads, has read the store and is subscribed to Mesos.
     pub async fn wait_until_in_charge(&self, timeout: Duration) {
         wait_until("the operator is in charge", timeout, async || {
+            assert!(self.runs(), "the operator has ended by itself");
             let view = self.view().await?;
             anyhow::ensure!(view.leading && view.store_synced && view.mesos == "subscribed", "{view:?}");
             anyhow::Ok(())

@@ -175,8 +175,10 @@ impl Process {
     }
 
     /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
+    pub fn runs(&self) -> bool {
+        let stat = self.pid().map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default());
+        // After the name in parentheses comes the state; Z: it has ended, and nobody has asked how.
+        stat.and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with('Z'))).unwrap_or(false)
     }
 
     /// `kill -9`, and waits for its end. Not for its children.
