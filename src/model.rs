@@ -384,6 +384,14 @@ pub struct Answer {
     pub connected_replicas: u32,
 }
 
+impl Answer {
+    /// Whether the node has nothing that could be lost: no keys, and no write was ever replicated
+    /// to or from it. (Redis reports the offset of a replica that never had a link as 1.)
+    pub fn is_blank(&self) -> bool {
+        self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
+    }
+}
+
 /// Why a probe brought no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

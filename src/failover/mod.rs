@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::model::{NoAnswer, Role, TaskRecord, Timestamp};
+use crate::model::{Answer, NoAnswer, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
 pub mod redis;
@@ -74,6 +74,5 @@ pub fn judge(draft: &Draft) -> Master {
 /// and has never received anything. A node that does not answer yet proves nothing.
 pub fn proved_empty(draft: &Draft, ordinal: u32) -> bool {
     let dead = draft.nodes.get(&ordinal).is_none_or(|node| node.task.is_dead());
-    let empty = |a: &crate::model::Answer| a.keys == 0 && a.offset == 0 && !a.syncing && !a.loading;
-    dead || draft.answer(ordinal).is_some_and(empty)
+    dead || draft.answer(ordinal).is_some_and(Answer::is_blank)
 }

@@ -311,7 +311,7 @@ fn repair_roles(d: &mut Draft, master: &Master) {
         return;
     }
     let Some(at) = d.master().map(|node| (node.ordinal, node.address.clone())) else { return };
-    let master_has_data = d.answer(at.0).is_some_and(|answer| answer.keys > 0 || answer.offset > 0);
+    let master_has_data = d.answer(at.0).is_some_and(|answer| !answer.is_blank());
     let others: Vec<NodeRecord> = d.nodes.values().filter(|n| n.ordinal != at.0 && n.stop.is_none()).cloned().collect();
     for node in others {
         let Some(answer) = d.answer(node.ordinal) else { continue };
@@ -326,7 +326,7 @@ fn repair_roles(d: &mut Draft, master: &Master) {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
         } else if stray {
             d.step(Action::Follow { task_id, node: address, master }, format!("{} does not follow the recorded master", node.name()));
-        } else if !answer.link_up && !answer.syncing && answer.keys == 0 && answer.offset == 0 {
+        } else if !answer.link_up && answer.is_blank() {
             d.step(Action::Kick { task_id, node: address, master }, format!("{} booted before its master listened", node.name()));
         }
     }

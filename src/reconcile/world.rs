@@ -496,7 +496,9 @@ impl World {
         }
         if !gone {
             self.edit(name, |instance| {
-                if !events.is_empty() {
+                // The watch may have brought them already.
+                let seen = instance.events.as_ref().is_some_and(|known| known.revision >= revision);
+                if !events.is_empty() && !seen {
                     let kept = merge_events(instance.events.as_ref().map(|e| e.value.as_slice()), events);
                     keep_newer(&mut instance.events, std::sync::Arc::new(kept), revision);
                 }
