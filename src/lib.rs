@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod failover;
 pub mod model;
 pub mod placement;
 pub mod spec;

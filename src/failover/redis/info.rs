@@ -1,0 +1,163 @@
+//! Redis' INFO as an [`Answer`]. Pure.
+//!
+//! Works with the fields of Redis 6.0 to 7.4. Nothing in a reply can do more harm than to be no
+//! answer: unknown lines are skipped, numbers that are none count as 0.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Address, Answer, Role};
+
+/// The sections that are asked for; one INFO each, because one INFO of several sections came with
+/// Redis 7.0.
+pub(super) const SECTIONS: [&str; 4] = ["replication", "memory", "persistence", "keyspace"];
+
+/// A link that has been down for longer than this (in seconds, about 30 years) never was up: Redis
+/// 6.0 counts from the epoch then. Later ones say -1.
+const NEVER_S: i64 = 1_000_000_000;
+
+/// The fields of one or more sections.
+pub(super) struct Info<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Info<'a> {
+    /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
+    pub fn parse(text: &'a str) -> Self {
+        Info(text.lines().filter_map(|line| line.trim_end().split_once(':')).collect())
+    }
+
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).copied()
+    }
+
+    fn number<T: std::str::FromStr + Default>(&self, name: &str) -> T {
+        self.text(name).and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// What the probe wants to know. `None`: no Redis master or replica says this.
+    pub fn answer(&self) -> Option<Answer> {
+        let role = match self.text("role")? {
+            "master" => Role::Master,
+            "slave" => Role::Replica,
+            _ => return None,
+        };
+        let follows = match role {
+            Role::Master => None,
+            Role::Replica => Some(self.follows()?),
+        };
+        let (link_up, offset) = match role {
+            Role::Master => (true, "master_repl_offset"),
+            Role::Replica => (self.text("master_link_status")? == "up", "slave_repl_offset"),
+        };
+        Some(Answer {
+            role,
+            follows,
+            link_up,
+            syncing: role == Role::Replica && self.text("master_sync_in_progress") == Some("1"),
+            loading: self.text("loading") == Some("1"),
+            offset: self.number(offset),
+            replid: self.text("master_replid").unwrap_or_default().to_string(),
+            used_memory: self.number("used_memory"),
+            max_memory: self.number("maxmemory"),
+            keys: self.keys(),
+            connected_replicas: self.number("connected_slaves"),
+        })
+    }
+
+    /// A replica that never had a link to any master since it started.
+    pub fn never_synced(&self) -> bool {
+        let down_s: i64 = self.number("master_link_down_since_seconds");
+        self.text("master_link_status") == Some("down") && !(0..=NEVER_S).contains(&down_s)
+    }
+
+    fn follows(&self) -> Option<Address> {
+        Some(Address { host: self.text("master_host")?.to_string(), port: self.text("master_port")?.parse().ok()? })
+    }
+
+    /// `db0:keys=12,expires=0,avg_ttl=0`, summed over the databases.
+    fn keys(&self) -> u64 {
+        let databases = self.0.iter().filter(|(name, _)| {
+            name.strip_prefix("db").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        });
+        let keys = databases.filter_map(|(_, value)| value.strip_prefix("keys=")?.split(',').next()?.parse().ok());
+        keys.fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REPLICA: &str = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:31007\r\n\
+        master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:1\r\n\
+        slave_read_repl_offset:1\r\nslave_repl_offset:4711\r\nmaster_link_down_since_seconds:-1\r\n\
+        connected_slaves:0\r\nmaster_replid:870e49b4\r\nmaster_repl_offset:0\r\n# Memory\r\nused_memory:939152\r\n\
+        used_memory_human:917.14K\r\nmaxmemory:268435456\r\n# Persistence\r\nloading:1\r\nasync_loading:0\r\n\
+        # Keyspace\r\ndb0:keys=12,expires=0,avg_ttl=0\r\ndb11:keys=3,expires=1,avg_ttl=5\r\ndbx:keys=100\r\n";
+
+    #[test]
+    fn a_replica_is_read_in_full() {
+        let answer = Info::parse(REPLICA).answer().unwrap();
+        let expected = Answer {
+            role: Role::Replica,
+            follows: Some(Address { host: "10.0.0.7".into(), port: 31007 }),
+            link_up: false,
+            syncing: true,
+            loading: true,
+            offset: 4711,
+            replid: "870e49b4".into(),
+            used_memory: 939_152,
+            max_memory: 268_435_456,
+            keys: 15,
+            connected_replicas: 0,
+        };
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn a_master_follows_nobody_and_its_link_counts_as_up() {
+        let text = "role:master\nconnected_slaves:2\nmaster_replid:ab\nmaster_repl_offset:99\nslave_repl_offset:1\n";
+        let answer = Info::parse(text).answer().unwrap();
+        assert_eq!((answer.role, answer.follows, answer.link_up), (Role::Master, None, true));
+        assert_eq!((answer.offset, answer.connected_replicas), (99, 2));
+    }
+
+    #[test]
+    fn what_is_neither_master_nor_replica_is_no_answer() {
+        for text in ["", "HTTP/1.1 200 OK\r\nServer: x\r\n", "role:sentinel\n", "role:slave\n", "role:slave\nmaster_host:a\nmaster_port:99999\nmaster_link_status:up\n"] {
+            assert_eq!(Info::parse(text).answer(), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_was_up_once_is_not_one_that_never_was() {
+        let never = |status: &str, down: &str| {
+            Info::parse(&format!("master_link_status:{status}\nmaster_link_down_since_seconds:{down}\n")).never_synced()
+        };
+        assert!(never("down", "-1"));
+        assert!(never("down", "1795255511"), "Redis 6.0 counts from the epoch");
+        assert!(!never("down", "0"));
+        assert!(!never("down", "86400"));
+        assert!(!never("up", "-1"));
+        assert!(!Info::parse("master_link_status:down\n").never_synced(), "what is not said is not assumed");
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_never_panics(text in ".{0,200}") {
+            let _ = Info::parse(&text).answer();
+        }
+
+        #[test]
+        fn damaged_answers_never_panic(cuts in prop::collection::vec((0..REPLICA.len(), any::<char>()), 0..12)) {
+            let mut chars: Vec<char> = REPLICA.chars().collect();
+            for (at, c) in cuts {
+                chars[at] = c;
+            }
+            let text: String = chars.into_iter().collect();
+            if let Some(answer) = Info::parse(&text).answer() {
+                prop_assert_eq!(answer.follows.is_some(), answer.role == Role::Replica);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The port to Redis: probes, and the few commands that the operator gives. I/O.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use redis::{Cmd, Value};
+use rustix::process::{Resource, getrlimit};
+
+use crate::model::{Address, Answer, NoAnswer, Role};
+
+mod connection;
+mod info;
+mod prober;
+
+use connection::Connection;
+use info::{Info, SECTIONS};
+pub use prober::{Pace, Prober, Target};
+
+/// The most connections that are kept, whatever the limit of open files: it is above any number of
+/// nodes that we were asked for, and an idle connection costs about 1 kB here and 20 kB at the node.
+const KEPT_MAX: usize = 16_384;
+
+/// Asks and commands nodes, over connections that are kept between requests: one for each address,
+/// as far as the limit of open files allows. Cheap to clone; clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    timeout: Duration,
+    kept_max: usize,
+    kept: Arc<Mutex<HashMap<Address, Connection>>>,
+}
+
+impl Redis {
+    /// `timeout` is for a request as a whole, a new connection included.
+    pub fn new(timeout: Duration) -> Self {
+        // Half of the files are left to the store, Mesos and the API's clients.
+        let files = getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
+        Redis { timeout, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default() }
+    }
+
+    /// What the node says of itself.
+    pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
+        let replies = self.ask(addr, &info_commands()).await?;
+        Info::parse(&info_text(&replies)?).answer().ok_or(NoAnswer::Garbled)
+    }
+
+    /// Makes the node a replica of `master`; nothing changes when it is one already.
+    pub async fn follow(&self, node: &Address, master: &Address) -> Result<()> {
+        let replies = self.ask(node, &[replica_of(master)]).await;
+        let replies = replies.map_err(|why| anyhow::anyhow!("{why}"));
+        replies.and_then(|replies| accepted(&replies)).with_context(|| format!("make {node} follow {master}"))
+    }
+
+    /// Makes a new replica of `master` try again now: one that finds its master not listening yet
+    /// waits a second before its next try.
+    ///
+    /// Guarantees: refused (an error, and nothing is changed) unless the node is a replica of
+    /// `master` that has no keys, has its link down and never had one; it cannot be written to in
+    /// between.
+    ///
+    /// Caveats: a handshake that is under way starts anew, so do it once for a node, when its
+    /// master has begun to answer.
+    pub async fn kick(&self, node: &Address, master: &Address) -> Result<()> {
+        let kick = tokio::time::timeout(self.timeout, self.kick_now(node, master)).await;
+        kick.unwrap_or_else(|_| bail!("{}", NoAnswer::Timeout))
+            .with_context(|| format!("make {node} connect to {master} at once"))
+    }
+
+    /// On a connection of its own: what was found out and what is done are about one process.
+    async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
+        let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
+        let mut connection = Connection::dial(node).await.map_err(no_answer)?;
+        let replies = connection.ask(&info_commands()).await.map_err(no_answer)?;
+        let text = info_text(&replies).map_err(no_answer)?;
+        let info = Info::parse(&text);
+        let answer = info.answer().context("what replies is not Redis")?;
+        ensure!(answer.role == Role::Replica, "it is a master");
+        ensure!(answer.follows.as_ref() == Some(master), "it follows another master");
+        ensure!(answer.keys == 0, "it has {} keys", answer.keys);
+        ensure!(!answer.link_up && !answer.syncing, "its link is up or coming up");
+        ensure!(info.never_synced(), "it has been in sync before");
+        // REPLICAOF to the master that it has already would do nothing.
+        let commands = [redis::cmd("MULTI"), no_master(), replica_of(master), redis::cmd("EXEC")];
+        accepted(&connection.ask(&commands).await.map_err(no_answer)?)?;
+        self.keep(node, connection);
+        Ok(())
+    }
+
+    /// Changes settings (CONFIG SET), one after the other. An error names the first that Redis
+    /// refused; those before it are set.
+    pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
+        for (name, value) in settings {
+            let mut command = redis::cmd("CONFIG");
+            command.arg("SET").arg(name).arg(value);
+            let replies = self.ask(node, &[command]).await.map_err(|why| anyhow::anyhow!("{why}"));
+            replies
+                .and_then(|replies| accepted(&replies))
+                .with_context(|| format!("set {name} to {value:?} on {node}"))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the kept connection: the node is gone.
+    pub fn forget(&self, addr: &Address) {
+        self.connections().remove(addr);
+    }
+
+    /// A kept connection may have been closed since it was last used (by a node that died, was
+    /// restarted or ran out of clients). Only a new one tells which, within the same time limit.
+    async fn ask(&self, addr: &Address, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
+        let conversation = async {
+            let kept = self.connections().remove(addr);
+            if let Some(mut connection) = kept {
+                match connection.ask(commands).await {
+                    Err(NoAnswer::Reset) => {}
+                    replies => return replies.map(|replies| (replies, connection)),
+                }
+            }
+            let mut connection = Connection::dial(addr).await?;
+            Ok((connection.ask(commands).await?, connection))
+        };
+        let done = tokio::time::timeout(self.timeout, conversation).await;
+        let (replies, connection) = done.unwrap_or(Err(NoAnswer::Timeout))?;
+        self.keep(addr, connection);
+        Ok(replies)
+    }
+
+    fn keep(&self, addr: &Address, connection: Connection) {
+        let mut kept = self.connections();
+        if kept.len() < self.kept_max {
+            kept.insert(addr.clone(), connection);
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<Address, Connection>> {
+        self.kept.lock().expect("nobody panics with the lock held")
+    }
+}
+
+fn info_commands() -> [Cmd; SECTIONS.len()] {
+    SECTIONS.map(|section| {
+        let mut command = redis::cmd("INFO");
+        command.arg(section);
+        command
+    })
+}
+
+/// The text of all sections.
+fn info_text(replies: &[Value]) -> Result<String, NoAnswer> {
+    let mut text = String::new();
+    for reply in replies {
+        match reply {
+            Value::BulkString(bytes) => text.push_str(&String::from_utf8_lossy(bytes)),
+            Value::ServerError(_) => return Err(NoAnswer::Busy),
+            _ => return Err(NoAnswer::Garbled),
+        }
+    }
+    Ok(text)
+}
+
+fn replica_of(master: &Address) -> Cmd {
+    let mut command = redis::cmd("REPLICAOF");
+    command.arg(&master.host).arg(master.port);
+    command
+}
+
+fn no_master() -> Cmd {
+    let mut command = redis::cmd("REPLICAOF");
+    command.arg("NO").arg("ONE");
+    command
+}
+
+/// Fails with Redis' words at the first error, also at those inside EXEC's reply.
+fn accepted(replies: &[Value]) -> Result<()> {
+    for reply in replies {
+        match reply {
+            Value::ServerError(error) => bail!("Redis refuses: {} {}", error.code(), error.details().unwrap_or("")),
+            Value::Array(inner) => accepted(inner)?,
+            Value::Nil => bail!("Redis gave up the transaction"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
