@@ -154,7 +154,10 @@ async fn what_is_not_redis_is_told_apart() {
     let redis = Redis::new(TIMEOUT);
     assert_eq!(redis.probe(&replies(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, Err(NoAnswer::Garbled));
     assert_eq!(redis.probe(&replies(b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n").await).await, Err(NoAnswer::Garbled));
-    assert_eq!(redis.probe(&replies(b"$3\r\na:b\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n").await).await, Err(NoAnswer::Garbled));
+    assert_eq!(
+        redis.probe(&replies(b"$3\r\na:b\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n").await).await,
+        Err(NoAnswer::Garbled)
+    );
     assert_eq!(redis.probe(&replies(b"").await).await, Err(NoAnswer::Reset));
     assert_eq!(redis.probe(&replies(b"-ERR max number of clients reached\r\n").await).await, Err(NoAnswer::Busy));
 }
@@ -204,7 +207,7 @@ async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() 
     // Somebody writes all the time.
     let client = redis::Client::open(("127.0.0.1", replica.port())).unwrap();
     let mut writer = client.get_multiplexed_async_connection().await.unwrap();
-    let writes = tokio::spawn(async move {
+    let writing = tokio::spawn(async move {
         let mut answers = BTreeSet::new();
         loop {
             let answer: redis::RedisResult<()> = redis::cmd("SET").arg("a").arg("b").query_async(&mut writer).await;
@@ -231,7 +234,7 @@ async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() 
     println!("link up {:?} after the kick", kicked.elapsed());
     assert_eq!(redis.probe(&node).await.unwrap().keys, 0);
     drop(replica);
-    let answers = writes.await.unwrap();
+    let answers = writing.await.unwrap();
     assert!(answers.contains(&Err("READONLY".to_string())), "{answers:?}");
     assert!(!answers.contains(&Ok(())), "a write was accepted: {answers:?}");
 }
@@ -277,16 +280,16 @@ fn target(task_id: &str, address: Address, pace: Pace) -> Target {
 }
 
 const STEADY: Pace = Pace::Steady(Duration::from_millis(50));
-const SELDOM: Pace = Pace::Steady(Duration::from_secs(3600));
+const SELDOM: Pace = Pace::Steady(Duration::from_hours(1));
 
-async fn next(probes: &mut mpsc::Receiver<Probe>) -> Probe {
-    tokio::time::timeout(PATIENCE, probes.recv()).await.expect("a probe in time").expect("the prober lives")
+async fn next(seen: &mut mpsc::Receiver<Probe>) -> Probe {
+    tokio::time::timeout(PATIENCE, seen.recv()).await.expect("a probe in time").expect("the prober lives")
 }
 
 /// Reads probes until one is like that.
-async fn until(probes: &mut mpsc::Receiver<Probe>, like: impl Fn(&Probe) -> bool) -> Probe {
+async fn until(seen: &mut mpsc::Receiver<Probe>, like: impl Fn(&Probe) -> bool) -> Probe {
     loop {
-        let probe = next(probes).await;
+        let probe = next(seen).await;
         if like(&probe) {
             return probe;
         }
@@ -295,67 +298,65 @@ async fn until(probes: &mut mpsc::Receiver<Probe>, like: impl Fn(&Probe) -> bool
 
 #[tokio::test]
 async fn an_eager_node_is_seen_soon_after_it_listens() {
-    let (out, mut probes) = mpsc::channel(64);
+    let (out, mut seen) = mpsc::channel(64);
     let prober = Prober::start(Redis::new(TIMEOUT), out);
     let mut server = Server::start(&[]).await;
     server.kill();
     prober.add(target("orders-0.1", address(&server), Pace::Eager));
-    let first = next(&mut probes).await;
+    let first = next(&mut seen).await;
     assert_eq!((first.task_id.as_str(), first.result), ("orders-0.1", Err(NoAnswer::Refused)));
     server.start_again().await;
-    let seen = until(&mut probes, |p| p.result.is_ok()).await;
-    assert!(seen.at >= first.at);
+    let answer = until(&mut seen, |p| p.result.is_ok()).await;
+    assert!(answer.at >= first.at);
 }
 
 #[tokio::test]
 async fn a_steady_node_that_stops_answering_is_looked_at_closely() {
-    let (out, mut probes) = mpsc::channel(64);
+    let (out, mut seen) = mpsc::channel(64);
     let prober = Prober::start(Redis::new(TIMEOUT), out);
     let mut server = Server::start(&[]).await;
     prober.add(target("t", address(&server), SELDOM));
-    assert!(next(&mut probes).await.result.is_ok());
+    assert!(next(&mut seen).await.result.is_ok());
     server.kill();
     prober.probe_now("t");
     // At its own pace, the second of these would take an hour.
     for _ in 0..3 {
-        assert_eq!(next(&mut probes).await.result, Err(NoAnswer::Refused));
+        assert_eq!(next(&mut seen).await.result, Err(NoAnswer::Refused));
     }
     server.start_again().await;
-    until(&mut probes, |p| p.result.is_ok()).await;
-    holds_for("it is probed at its own pace again", Duration::from_millis(600), async || {
-        probes.try_recv().is_err()
-    })
-    .await;
+    until(&mut seen, |p| p.result.is_ok()).await;
+    holds_for("it is probed at its own pace again", Duration::from_millis(600), async || seen.try_recv().is_err())
+        .await;
 }
 
 #[tokio::test]
 async fn a_changed_pace_counts_at_once_and_a_removed_node_is_left_alone() {
-    let (out, mut probes) = mpsc::channel(64);
+    let (out, mut seen) = mpsc::channel(64);
     let prober = Prober::start(Redis::new(TIMEOUT), out);
     let server = Server::start(&[]).await;
     prober.add(target("t", address(&server), SELDOM));
-    next(&mut probes).await;
+    next(&mut seen).await;
     prober.add(target("t", address(&server), STEADY));
     for _ in 0..3 {
-        next(&mut probes).await;
+        next(&mut seen).await;
     }
     prober.remove("t");
     wait_until("the connection is closed", PATIENCE, async || {
         server.cli(&["CLIENT", "LIST"]).await.unwrap().lines().count() == 1
     })
     .await;
-    while probes.try_recv().is_ok() {}
-    holds_for("no probe comes", Duration::from_millis(300), async || probes.try_recv().is_err()).await;
+    while seen.try_recv().is_ok() {}
+    holds_for("no probe comes", Duration::from_millis(300), async || seen.try_recv().is_err()).await;
 }
 
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_probe_of_each_node() {
-    let (out, mut probes) = mpsc::channel(1);
+    let (out, mut seen) = mpsc::channel(1);
     let prober = Prober::start(Redis::new(TIMEOUT), out);
     let (a, b) = (Server::start(&[]).await, Server::start(&[]).await);
     prober.add(target("a", address(&a), STEADY));
     prober.add(target("b", address(&b), STEADY));
-    wait_until("the channel is full", PATIENCE, async || probes.len() == 1).await;
+    wait_until("the channel is full", PATIENCE, async || seen.len() == 1).await;
     a.cli(&["SET", "x", "1"]).await.unwrap();
     b.cli(&["SET", "x", "1"]).await.unwrap();
     // Some rounds of probes pass while nobody reads.
@@ -369,10 +370,10 @@ async fn a_slow_reader_gets_the_newest_probe_of_each_node() {
         rounds(&a).await > before_a + 12 && rounds(&b).await > before_b + 12
     })
     .await;
-    let stale = next(&mut probes).await;
+    let stale = next(&mut seen).await;
     assert_eq!(stale.result.unwrap().keys, 0, "what was in the channel already");
     for _ in 0..2 {
-        let probe = next(&mut probes).await;
+        let probe = next(&mut seen).await;
         assert_eq!(probe.result.unwrap().keys, 1, "{} is the newest", probe.task_id);
     }
 }
@@ -381,7 +382,7 @@ async fn a_slow_reader_gets_the_newest_probe_of_each_node() {
 async fn silent_nodes_do_not_delay_the_others() {
     /// More than are probed at a time.
     const SILENT: usize = 600;
-    let (out, mut probes) = mpsc::channel(64);
+    let (out, mut seen) = mpsc::channel(64);
     let redis = Redis::new(Duration::from_millis(500));
     let prober = Prober::start(redis, out);
     // One listener that accepts nothing: the kernel takes the connections, nobody replies.
@@ -392,13 +393,13 @@ async fn silent_nodes_do_not_delay_the_others() {
     }
     let mut timeouts = 0;
     while timeouts < SILENT {
-        timeouts += usize::from(next(&mut probes).await.result == Err(NoAnswer::Timeout));
+        timeouts += usize::from(next(&mut seen).await.result == Err(NoAnswer::Timeout));
     }
     let server = Server::start(&[]).await;
     prober.add(target("t", address(&server), STEADY));
     let start = Instant::now();
     for _ in 0..10 {
-        until(&mut probes, |p| p.task_id == "t" && p.result.is_ok()).await;
+        until(&mut seen, |p| p.task_id == "t" && p.result.is_ok()).await;
     }
     let took = start.elapsed();
     assert!(took < Duration::from_secs(3), "10 probes at 50 ms took {took:?}");
@@ -406,11 +407,11 @@ async fn silent_nodes_do_not_delay_the_others() {
 
 #[tokio::test]
 async fn the_prober_ends_when_nobody_reads() {
-    let (out, probes) = mpsc::channel(1);
+    let (out, seen) = mpsc::channel(1);
     let prober = Prober::start(Redis::new(TIMEOUT), out.clone());
     let server = Server::start(&[]).await;
     prober.add(target("t", address(&server), STEADY));
-    drop(probes);
+    drop(seen);
     wait_until("its connection is closed", PATIENCE, async || {
         server.cli(&["CLIENT", "LIST"]).await.unwrap().lines().count() == 1
     })
