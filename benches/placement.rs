@@ -46,6 +46,14 @@ fn offers() -> Vec<Offer> {
     (0..AGENTS).map(agent).collect()
 }
 
+fn pool() -> Pool {
+    let mut pool = Pool::default();
+    for offer in offers() {
+        pool.add(offer);
+    }
+    pool
+}
+
 /// Places instances until one is refused, or `limit` is reached; the number of decisions.
 fn fill(limit: usize, mut decide: impl FnMut(&str, &[Place]) -> Option<Place>) -> usize {
     let mut decisions = 0;
@@ -114,8 +122,7 @@ fn rate(count: usize, since: Instant) -> f64 {
 }
 
 fn measure(name: &str, placement: &Placement) {
-    let mut pool = Pool::default();
-    offers().into_iter().for_each(|offer| pool.add(offer));
+    let mut pool = pool();
     let mut seed = 0;
     let start = Instant::now();
     let decisions = fill(usize::MAX, |instance, nodes| {
@@ -145,8 +152,7 @@ fn measure(name: &str, placement: &Placement) {
 
 /// A full cluster with many instances waiting: how fast they are all told why.
 fn refusals(same_pool: bool) {
-    let mut pool = Pool::default();
-    offers().into_iter().for_each(|offer| pool.add(offer));
+    let mut pool = pool();
     pool.take_unclaimed();
     let placement = Placement { spread_by: Some("rack".into()), ..Placement::default() };
     let rounds = if same_pool { 20_000 } else { 500 };

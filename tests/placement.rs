@@ -84,11 +84,8 @@ fn three_nodes_land_on_three_racks() {
 
 #[test]
 fn spreading_is_soft_and_a_fourth_node_shares_a_rack() {
-    let mut pool = pool([
-        offer("a1", 4000, &[("rack", "r1")]),
-        offer("a2", 4000, &[("rack", "r1")]),
-        offer("a3", 1000, &[]),
-    ]);
+    let mut pool =
+        pool([offer("a1", 4000, &[("rack", "r1")]), offer("a2", 4000, &[("rack", "r1")]), offer("a3", 1000, &[])]);
     let placement = spread_by("rack");
     let placed = place_all(&needs(&placement, 288, 1), 3, &mut pool).unwrap();
     assert_eq!(agents(&placed), ["a1", "a3", "a2"], "the agent without a rack counts as one more rack");
@@ -235,9 +232,9 @@ fn agents_whose_offers_are_gone_are_remembered_for_the_reason() {
     let placement = Placement::default();
     let refusal = place(&needs(&placement, 288, 1), &[], &mut pool, 1).unwrap_err();
     assert!(
-        refusal.to_string().ends_with(
-            ": 2 agents have offered, 1 has 120 MiB left, 1 has room, but its offer has not come back yet"
-        ),
+        refusal
+            .to_string()
+            .ends_with(": 2 agents have offered, 1 has 120 MiB left, 1 has room, but its offer has not come back yet"),
         "{refusal}"
     );
     pool.forget_agent("a1");
@@ -531,6 +528,12 @@ impl Both {
         self.oracle.offers.remove(agent).into_iter().flatten().map(|o| o.id).collect()
     }
 
+    fn run(&mut self, history: &[Step]) {
+        for step in history {
+            self.step(step);
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         match step {
             Step::Offer { .. } => self.offer(step),
@@ -577,7 +580,7 @@ proptest! {
     #[test]
     fn every_decision_is_the_one_of_a_full_scan(history in prop::collection::vec(steps(6), 1..60)) {
         let mut both = Both::default();
-        history.iter().for_each(|step| both.step(step));
+        both.run(&history);
     }
 
     #[test]
@@ -588,7 +591,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let mut both = Both::default();
-        offers.iter().for_each(|step| both.offer(step));
+        both.run(&offers.into_iter().filter(|step| matches!(step, Step::Offer { .. })).collect::<Vec<_>>());
         let needs = needs(&placement, mem_mib, 2);
         let mut plan = || {
             let mut placed: Vec<Place> = Vec::new();
@@ -597,7 +600,7 @@ proptest! {
                 match place(&needs, &occupied, &mut both.pool, seed) {
                     Ok(next) => placed.push(next),
                     Err(refusal) => {
-                        placed.iter().for_each(|p| assert!(both.pool.release(p)));
+                        assert!(placed.iter().all(|p| both.pool.release(p)));
                         return (placed, refusal);
                     }
                 }
@@ -621,6 +624,6 @@ proptest! {
                 agent, mem_mib: 300, cpus_milli: 100, ports: 3, reserved: false, window: false, disk: ssd,
             });
         }
-        history.iter().for_each(|step| both.step(step));
+        both.run(&history);
     }
 }

@@ -98,9 +98,8 @@ impl Index {
             let unused = self.domains.iter().filter(|(domain, _)| usage.in_domain(domain) == 0);
             unused.filter_map(|(_, order)| self.best(order, |_| true, needs, usage)).min()
         } else {
-            let in_unused = |agent: &Arc<str>| {
-                self.members.get(agent).is_some_and(|(_, domain)| usage.in_domain(domain) == 0)
-            };
+            let in_unused =
+                |agent: &Arc<str>| self.members.get(agent).is_some_and(|(_, domain)| usage.in_domain(domain) == 0);
             self.best(&self.all, in_unused, needs, usage)
         };
         if let Some((_, rank)) = unused {

@@ -78,12 +78,7 @@ pub struct Placement {
 impl Placement {
     /// The node that will be there, for the plan's next decision.
     pub fn occupied(&self) -> Occupied<'_> {
-        Occupied {
-            agent_id: &self.agent_id,
-            hostname: &self.hostname,
-            host: &self.host,
-            attributes: &self.attributes,
-        }
+        Occupied { agent_id: &self.agent_id, hostname: &self.hostname, host: &self.host, attributes: &self.attributes }
     }
 }
 
@@ -108,9 +103,9 @@ pub fn place(needs: &Needs, occupied: &[Occupied], pool: &mut Pool, seed: u64) -
 /// Mixes the agent into the seed (FNV-1a, then the finisher of `SplitMix64`), so that one seed
 /// gives unlike ports on agents with equal ranges: several agents of a test rig share one machine.
 fn port_pick(seed: u64, agent_id: &str) -> u64 {
-    let mut x = agent_id.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut x = agent_id
+        .bytes()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

@@ -147,8 +147,7 @@ impl Ports {
 /// The share with these reservations; a new one is put behind the others of its kind.
 fn share<'a, T: Default>(shares: &'a mut Vec<(Value, T)>, reservations: &Value) -> &'a mut T {
     let at = shares.iter().position(|(r, _)| r == reservations).unwrap_or_else(|| {
-        let at =
-            if is_reserved(reservations) { shares.partition_point(|(r, _)| is_reserved(r)) } else { shares.len() };
+        let at = if is_reserved(reservations) { shares.partition_point(|(r, _)| is_reserved(r)) } else { shares.len() };
         shares.insert(at, (reservations.clone(), T::default()));
         at
     });
@@ -310,7 +309,7 @@ mod tests {
                 prop_assert_eq!(members(&set), model.clone());
                 prop_assert_eq!(set.count(), model.len() as u64);
                 prop_assert!(set.0.windows(2).all(|w| u32::from(w[0].1) + 1 < u32::from(w[1].0)));
-                let counted: Vec<u16> = (0..set.count() + 1).filter_map(|n| set.nth(n)).collect();
+                let counted: Vec<u16> = (0..=set.count()).filter_map(|n| set.nth(n)).collect();
                 prop_assert_eq!(counted, model.iter().copied().collect::<Vec<_>>());
             }
         }

@@ -32,7 +32,9 @@ impl Connection {
     /// no more use: replies may still be on their way.
     pub async fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
         let mut request = Vec::new();
-        commands.iter().for_each(|command| command.write_packed_command(&mut request));
+        for command in commands {
+            command.write_packed_command(&mut request);
+        }
         self.0.write_all(&request).await.map_err(|e| why(&e))?;
         replies(&mut self.0, commands.len()).await
     }
@@ -42,13 +44,16 @@ impl Connection {
 /// node closes the connection after one ("max number of clients reached").
 async fn replies(stream: impl AsyncRead + Unpin, count: usize) -> Result<Vec<Value>, NoAnswer> {
     let mut stream = stream.take(REPLIES_BYTES_MAX);
+    #[allow(clippy::default_trait_access)] // Its type is of a crate of redis', not of ours.
     let mut decoder = Default::default();
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
         match redis::parse_redis_value_async(&mut decoder, &mut stream).await {
             Ok(value) => values.push(value),
             Err(_) if stream.limit() == 0 => return Err(NoAnswer::Garbled),
-            Err(error) if error.is_connection_dropped() && matches!(values.last(), Some(Value::ServerError(_))) => break,
+            Err(error) if error.is_connection_dropped() && matches!(values.last(), Some(Value::ServerError(_))) => {
+                break;
+            }
             Err(error) if error.is_connection_dropped() => return Err(NoAnswer::Reset),
             Err(error) if error.is_io_error() => return Err(NoAnswer::Timeout),
             Err(_) => return Err(NoAnswer::Garbled),

@@ -124,7 +124,13 @@ mod tests {
 
     #[test]
     fn what_is_neither_master_nor_replica_is_no_answer() {
-        for text in ["", "HTTP/1.1 200 OK\r\nServer: x\r\n", "role:sentinel\n", "role:slave\n", "role:slave\nmaster_host:a\nmaster_port:99999\nmaster_link_status:up\n"] {
+        for text in [
+            "",
+            "HTTP/1.1 200 OK\r\nServer: x\r\n",
+            "role:sentinel\n",
+            "role:slave\n",
+            "role:slave\nmaster_host:a\nmaster_port:99999\nmaster_link_status:up\n",
+        ] {
             assert_eq!(Info::parse(text).answer(), None, "{text:?}");
         }
     }

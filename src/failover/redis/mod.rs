@@ -35,7 +35,8 @@ impl Redis {
     /// `timeout` is for a request as a whole, a new connection included.
     pub fn new(timeout: Duration) -> Self {
         // Half of the files are left to the store, Mesos and the API's clients.
-        let files = getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
+        let files =
+            getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
         Redis { timeout, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default() }
     }
 
