@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod local;
 pub mod model;
 pub mod spec;
 pub mod status;
