@@ -1,0 +1,59 @@
+//! The scenarios: written once, run on the local cluster and on the real Mesos. I/O.
+//!
+//! Each is a story with real processes: etcd, the operator's binary, redis-servers. At its end every
+//! node's own words must agree with the status, no task may run that is not recorded, planning again
+//! must give nothing, and once the instances are deleted nothing may be left ([`world::World::finish`]).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod control;
+mod document;
+mod lifecycle;
+mod nodes;
+mod operator;
+mod world;
+
+/// Makes a test of each scenario for each kind of cluster.
+macro_rules! scenarios {
+    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+        mod mesos {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$module::$name(crate::cluster::Kind::Mesos).await;
+                }
+            )+)+
+        }
+    };
+}
+
+scenarios! {
+    lifecycle:
+        a_document_put_into_etcd_becomes_a_replicated_redis_on_three_racks,
+        replicas_are_added_and_removed_but_never_the_master,
+        configuration_changes_live_or_is_marked_for_a_rolling_restart,
+        a_deleted_name_can_be_used_again_at_once,
+        a_wrong_document_leaves_the_last_good_one_in_force,
+        what_does_not_fit_waits_with_a_reason_and_goes_on_with_a_further_agent,
+        twenty_instances_at_once_all_become_ready;
+    nodes:
+        a_replica_that_dies_is_replaced,
+        nodes_of_a_dead_machine_are_replaced_after_the_time_that_the_spec_says,
+        a_node_on_a_lost_agent_that_returns_in_time_is_taken_back,
+        a_node_on_a_lost_agent_that_returns_too_late_is_removed,
+        a_machine_that_hangs_and_wakes_leaves_no_surplus_node,
+        a_master_that_dies_while_a_replica_lives_is_left_alone_and_said,
+        an_instance_that_lost_every_node_starts_again_empty_and_says_so,
+        an_instance_that_is_held_after_data_loss_waits_for_recreate;
+    control:
+        the_mesos_master_dies_and_returns,
+        an_operator_killed_at_random_moments_goes_on_where_it_was,
+        an_operator_restarted_with_healthy_instances_writes_and_launches_nothing,
+        a_standby_takes_over_from_a_killed_leader_within_five_seconds,
+        a_leader_that_hangs_and_wakes_never_acts_beside_its_successor,
+        etcd_stops_and_comes_back,
+        etcd_hangs_and_wakes,
+        an_emptied_store_freezes_the_operator;
+}

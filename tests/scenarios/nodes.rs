@@ -1,0 +1,256 @@
+//! Scenarios of nodes and machines that die, hang and come back. I/O.
+
+use redisctl::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
+
+use crate::cluster::Kind;
+use crate::document::Document;
+use crate::support::{AgentSpec, holds_for, redis, wait_until};
+use crate::world::{QUIET, TIMEOUT, World, all_have, brief, is_ready, kill_node, master, replicas, task_ids, write};
+
+/// Longer than any scenario takes: a node that is unreachable is waited for.
+const LONG: &str = "10m";
+
+pub async fn a_replica_that_dies_is_replaced(kind: Kind) {
+    let world = World::start(kind, &AgentSpec::racks(3)).await;
+    world.put("orders", &Document::new("orders", 2).yaml()).await;
+    let before = world.ready("orders", 3).await;
+    write(&before, "a", "1").await;
+
+    let victim = replicas(&before)[0].clone();
+    kill_node(&victim).await;
+    let after = ready_without(&world, &before, &victim).await;
+    assert_eq!(after.epoch, before.epoch);
+    all_have(&after, "a", "1").await;
+    world.finish().await;
+}
+
+pub async fn nodes_of_a_dead_machine_are_replaced_after_the_time_that_the_spec_says(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
+    world.put("orders", &Document::new("orders", 2).with("replaceUnreachableAfter", LONG).yaml()).await;
+    let before = world.ready("orders", 3).await;
+    write(&before, "a", "1").await;
+
+    let victim = replicas(&before)[0].clone();
+    let machine = world.cluster.agent_of(&victim.hostname);
+    world.cluster.kill_machine(machine);
+    let status = unreachable(&world, &victim).await;
+    let reason = status.waiting.join("; ");
+    assert!(reason.contains(&victim.name) && reason.contains(LONG), "{reason:?}");
+    holds_for("nobody takes its place before its time", QUIET, async || {
+        anyhow::ensure!(world.cluster.running_tasks().await?.is_subset(&task_ids(&before)), "a new task");
+        Ok(())
+    })
+    .await;
+
+    world.put("orders", &Document::new("orders", 2).with("replaceUnreachableAfter", "2s").yaml()).await;
+    let after = living_without(&world, &before, &victim).await;
+    let hosts: Vec<&str> = alive(&after).into_iter().map(|node| node.hostname.as_str()).collect();
+    assert!(!hosts.contains(&victim.hostname.as_str()), "{hosts:?}");
+
+    // The machine comes back with nothing running: its node is now known to be dead.
+    world.cluster.restart_agent(machine);
+    let after = ready_without(&world, &before, &victim).await;
+    all_have(&after, "a", "1").await;
+    world.finish().await;
+}
+
+pub async fn a_node_on_a_lost_agent_that_returns_in_time_is_taken_back(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
+    world.put("orders", &Document::new("orders", 2).with("replaceUnreachableAfter", LONG).yaml()).await;
+    let before = world.ready("orders", 3).await;
+
+    let victim = replicas(&before)[0].clone();
+    let agent = world.cluster.agent_of(&victim.hostname);
+    world.cluster.kill_agent(agent);
+    // Mesos has lost sight of it; it still answers, and still replicates.
+    wait_until("Mesos has lost the task", TIMEOUT, async || {
+        anyhow::Ok(!world.cluster.running_tasks().await?.contains(&victim.task_id))
+    })
+    .await;
+    write(&before, "a", "1").await;
+    all_have(&before, "a", "1").await;
+
+    world.cluster.restart_agent(agent);
+    wait_until("Mesos has found the task", TIMEOUT, async || {
+        anyhow::Ok(world.cluster.running_tasks().await?.contains(&victim.task_id))
+    })
+    .await;
+    let after = world.ready("orders", 3).await;
+    assert_eq!(task_ids(&after), task_ids(&before));
+    world.finish().await;
+}
+
+pub async fn a_node_on_a_lost_agent_that_returns_too_late_is_removed(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
+    world.put("orders", &Document::new("orders", 2).yaml()).await;
+    let before = world.ready("orders", 3).await;
+
+    let victim = replicas(&before)[0].clone();
+    let machine = world.cluster.agent_of(&victim.hostname);
+    // The agent dies, and its node with it, but Mesos cannot know that of the node: silence.
+    world.cluster.freeze_machine(machine);
+    world.cluster.kill_agent(machine);
+    living_without(&world, &before, &victim).await;
+
+    world.cluster.thaw_machine(machine);
+    world.cluster.restart_agent(machine);
+    ready_without(&world, &before, &victim).await;
+    wait_until("the node that came back is gone", TIMEOUT, async || redis::info(&victim.address).await.is_err()).await;
+    world.finish().await;
+}
+
+pub async fn a_machine_that_hangs_and_wakes_leaves_no_surplus_node(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
+    world.put("orders", &Document::new("orders", 2).yaml()).await;
+    let before = world.ready("orders", 3).await;
+
+    let victim = replicas(&before)[0].clone();
+    let machine = world.cluster.agent_of(&victim.hostname);
+    world.cluster.freeze_machine(machine);
+    living_without(&world, &before, &victim).await;
+    world.cluster.thaw_machine(machine);
+    let after =
+        world.until("orders", "is ready with three nodes", |status| is_ready(status) && status.nodes.len() == 3).await;
+    assert_eq!(master(&after).task_id, master(&before).task_id);
+    world.finish().await;
+}
+
+pub async fn a_master_that_dies_while_a_replica_lives_is_left_alone_and_said(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
+    world.put("orders", &Document::new("orders", 2).yaml()).await;
+    let before = world.ready("orders", 3).await;
+    write(&before, "a", "1").await;
+    all_have(&before, "a", "1").await;
+
+    let dead = master(&before).clone();
+    kill_node(&dead).await;
+    let status = world
+        .until("orders", "says that its master is dead", |status| {
+            status.phase == Phase::Unavailable
+                && status.nodes.iter().any(|node| node.name == dead.name && node.state == NodeState::Dead)
+        })
+        .await;
+    let condition = status.condition(ConditionType::MasterAvailable).expect("all are reported");
+    assert_eq!(condition.status, ConditionStatus::False);
+    assert!(condition.message.contains(&dead.name), "{condition:?}");
+
+    let survivors: Vec<NodeStatus> = replicas(&before).into_iter().cloned().collect();
+    let expected = survivors.iter().map(|node| node.task_id.clone()).collect();
+    let untouched = async || {
+        let running = world.cluster.running_tasks().await?;
+        anyhow::ensure!(running == expected, "running: {running:?}");
+        for node in &survivors {
+            let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
+            let master = format!("{}:{}", info["master_host"], info["master_port"]);
+            anyhow::ensure!(info["role"] == "slave" && master == dead.address, "{} follows {master}", node.name);
+            let value = redis::cli(&node.address, &["GET", "a"]).await.map_err(anyhow::Error::msg)?;
+            anyhow::ensure!(value == "1", "{} has {value:?}", node.name);
+        }
+        Ok(())
+    };
+    holds_for("nothing is launched, killed or pointed elsewhere", QUIET, untouched).await;
+    // Neither does an operator that knows it from the store only, nor a change of the spec.
+    world.restart_operator();
+    world.operators[0].wait_until_in_charge(TIMEOUT).await;
+    world.put("orders", &Document::new("orders", 1).yaml()).await;
+    holds_for("nothing is launched, killed or pointed elsewhere", QUIET, async || {
+        let running = world.cluster.running_tasks().await?;
+        anyhow::ensure!(running == expected, "running: {running:?}");
+        Ok(())
+    })
+    .await;
+    let status = world.status("orders").await.expect("the operator answers");
+    assert_eq!(status.phase, Phase::Unavailable, "{}", brief(&status));
+
+    world.cli(&["delete", "orders"], "").await;
+    world.finish_deleted().await;
+}
+
+pub async fn an_instance_that_lost_every_node_starts_again_empty_and_says_so(kind: Kind) {
+    let world = World::start(kind, &AgentSpec::racks(3)).await;
+    world.put("orders", &Document::new("orders", 1).yaml()).await;
+    let before = world.ready("orders", 2).await;
+    write(&before, "a", "1").await;
+    all_have(&before, "a", "1").await;
+
+    kill_all(&before).await;
+    let after = world
+        .until("orders", "is ready with other nodes", |status| {
+            is_ready(status) && status.nodes.len() == 2 && task_ids(status).is_disjoint(&task_ids(&before))
+        })
+        .await;
+    assert!(after.epoch > before.epoch, "the epoch rises with every new master");
+    all_have(&after, "a", "").await;
+    let lost = world.event("orders", "DataLost").await;
+    assert!(lost.contains("lost"), "{lost:?}");
+    world.finish().await;
+}
+
+pub async fn an_instance_that_is_held_after_data_loss_waits_for_recreate(kind: Kind) {
+    let world = World::start(kind, &AgentSpec::racks(3)).await;
+    world.put("orders", &Document::new("orders", 1).with("onDataLoss", "hold").yaml()).await;
+    let before = world.ready("orders", 2).await;
+    write(&before, "a", "1").await;
+
+    kill_all(&before).await;
+    let held = world.until("orders", "is held", |status| status.phase == Phase::DataLost).await;
+    assert!(held.waiting.iter().any(|reason| reason.contains("recreate")), "{}", brief(&held));
+    holds_for("nothing is launched", QUIET, async || {
+        let running = world.cluster.running_tasks().await?;
+        anyhow::ensure!(running.is_empty(), "{running:?}");
+        Ok(())
+    })
+    .await;
+
+    world.cli(&["recreate", "orders"], "").await;
+    let after = world.ready("orders", 2).await;
+    assert!(task_ids(&after).is_disjoint(&task_ids(&before)));
+    all_have(&after, "a", "").await;
+    world.finish().await;
+}
+
+/// Kills every node, replicas first: no moment has a living replica and no master.
+async fn kill_all(status: &InstanceStatus) {
+    for node in replicas(status) {
+        kill_node(node).await;
+    }
+    kill_node(master(status)).await;
+}
+
+/// Waits until the status says that the node is out of Mesos' sight.
+async fn unreachable(world: &World, victim: &NodeStatus) -> InstanceStatus {
+    world
+        .until("orders", &format!("says that {} is unreachable", victim.name), |status| {
+            status.nodes.iter().any(|node| node.task_id == victim.task_id && node.state == NodeState::Unreachable)
+        })
+        .await
+}
+
+fn alive(status: &InstanceStatus) -> Vec<&NodeStatus> {
+    status.nodes.iter().filter(|node| node.state == NodeState::Ready).collect()
+}
+
+/// Waits until as many nodes as before are ready, the victim not among them, whatever its record
+/// says; the others were left alone.
+async fn living_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
+    let status = world
+        .until("orders", &format!("lives without {}", victim.name), |status| {
+            let alive = alive(status);
+            alive.len() == before.nodes.len() && alive.iter().all(|node| node.task_id != victim.task_id)
+        })
+        .await;
+    let mut kept = task_ids(before);
+    kept.remove(&victim.task_id);
+    assert!(task_ids(&status).is_superset(&kept), "a healthy node was replaced: {}", brief(&status));
+    status
+}
+
+/// The same, and no record of the victim is left.
+async fn ready_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
+    living_without(world, before, victim).await;
+    world
+        .until("orders", &format!("is ready without a trace of {}", victim.name), |status| {
+            is_ready(status) && status.nodes.len() == before.nodes.len() && !task_ids(status).contains(&victim.task_id)
+        })
+        .await
+}

@@ -1,0 +1,289 @@
+//! The world of a scenario: a cluster, etcd and operators, and what must hold in the end. I/O.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use redisctl::board::PlanView;
+use redisctl::model::{InstanceEvent, Role};
+use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Kind};
+use crate::operator::Operator;
+use crate::support::{AgentSpec, Etcd, holds_for, redis, wait_until};
+
+/// How long anything may take, on a loaded machine: far longer than it should, as what is tested is
+/// that it happens at all. Scenarios about speed say their own.
+pub const TIMEOUT: Duration = Duration::from_mins(1);
+/// How long is looked to see that nothing happens.
+pub const QUIET: Duration = Duration::from_secs(3);
+/// The operator's keys in etcd.
+pub const PREFIX: &str = "/redisctl";
+
+/// Everything that takes part.
+pub struct World {
+    /// Operators first: they are the first to end.
+    pub operators: Vec<Operator>,
+    pub cluster: Cluster,
+    pub etcd: Etcd,
+}
+
+impl World {
+    /// A cluster of these agents, an empty etcd and one operator that is in charge.
+    pub async fn start(kind: Kind, agents: &[AgentSpec]) -> World {
+        let (cluster, etcd) = tokio::join!(Cluster::start(kind, agents), Etcd::start());
+        let mut world = World { operators: Vec::new(), cluster, etcd };
+        world.spawn_operator();
+        world.operators[0].wait_until_in_charge(TIMEOUT).await;
+        world
+    }
+
+    /// Starts a further operator, and does not wait.
+    pub fn spawn_operator(&mut self) {
+        self.operators.push(Operator::spawn(&self.etcd.url(PREFIX), &self.cluster.url()));
+    }
+
+    /// Kills the first operator, and starts it again at once.
+    pub fn restart_operator(&mut self) {
+        self.operators[0].kill();
+        self.operators[0].spawn_again();
+    }
+
+    // --- what users do
+
+    /// `etcdctl put` of a document.
+    pub async fn put(&self, name: &str, document: &str) {
+        self.etcd.put(&instance_key(name), document).await;
+    }
+
+    /// `redisctl ARGS`, which must succeed, against the first operator.
+    pub async fn cli(&self, args: &[&str], input: &str) -> String {
+        self.operators[0].cli(args, input, TIMEOUT).await.expect("redisctl succeeds")
+    }
+
+    /// The same as soon as the first operator does it: one that has just started says no at first.
+    pub async fn cli_when_there(&self, args: &[&str]) -> String {
+        wait_until("redisctl succeeds", TIMEOUT, async || self.operators[0].cli(args, "", TIMEOUT).await).await
+    }
+
+    // --- what the operator says
+
+    /// GET from the operator that leads.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let mut last = anyhow::anyhow!("no operator was started");
+        for operator in &self.operators {
+            match operator.view().await {
+                Ok(view) if view.leading => return operator.get(path).await,
+                Ok(view) => last = anyhow::anyhow!("does not lead: {view:?}"),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    /// The status of an instance.
+    pub async fn status(&self, name: &str) -> anyhow::Result<InstanceStatus> {
+        let mut instance = self.get(&format!("/v1/instances/{name}")).await?;
+        Ok(serde_json::from_value(instance["status"].take())?)
+    }
+
+    /// What the operator would do now.
+    pub async fn plan(&self, name: &str) -> anyhow::Result<PlanView> {
+        Ok(serde_json::from_value(self.get(&format!("/v1/instances/{name}/plan")).await?)?)
+    }
+
+    /// The events of an instance, oldest first.
+    pub async fn events(&self, name: &str) -> anyhow::Result<Vec<InstanceEvent>> {
+        let events = self.get(&format!("/v1/instances/{name}/events")).await?;
+        let items = events.get("items").unwrap_or(&events).clone();
+        Ok(serde_json::from_value(items)?)
+    }
+
+    /// Waits until an event with that reason is there, and answers its message.
+    pub async fn event(&self, name: &str, reason: &str) -> String {
+        wait_until(&format!("{name} has an event {reason}"), TIMEOUT, async || {
+            let events = self.events(name).await?;
+            let found = events.iter().rev().find(|event| event.reason == reason);
+            found.map(|event| event.message.clone()).ok_or_else(|| anyhow::anyhow!("{events:?}"))
+        })
+        .await
+    }
+
+    /// Waits until the status is as `condition` says.
+    pub async fn until(&self, name: &str, what: &str, condition: impl Fn(&InstanceStatus) -> bool) -> InstanceStatus {
+        wait_until(&format!("{name} {what}"), TIMEOUT, async || {
+            let status = self.status(name).await?;
+            anyhow::ensure!(condition(&status), "{}", brief(&status));
+            Ok(status)
+        })
+        .await
+    }
+
+    /// Waits until the newest document of `name` is in force, with this many nodes, all ready.
+    pub async fn ready(&self, name: &str, nodes: usize) -> InstanceStatus {
+        let revision = self.etcd.revisions(&instance_key(name)).await[&instance_key(name)];
+        self.until(name, &format!("is ready with {nodes} nodes at revision {revision}"), |status| {
+            status.observed_revision == revision && is_ready(status) && status.nodes.len() == nodes
+        })
+        .await
+    }
+
+    /// Waits until nothing is left of an instance in the store.
+    pub async fn gone(&self, name: &str) {
+        wait_until(&format!("{name} is gone"), TIMEOUT, async || {
+            let keys = self.keys_of(name).await;
+            if keys.is_empty() { Ok(()) } else { Err(format!("{keys:?}")) }
+        })
+        .await;
+    }
+
+    /// The keys in the store that belong to an instance.
+    pub async fn keys_of(&self, name: &str) -> Vec<String> {
+        let keys = self.etcd.keys(PREFIX).await;
+        keys.into_iter().filter(|key| key.split('/').nth(3) == Some(name)).collect()
+    }
+
+    // --- what must hold
+
+    /// Waits until all is as it should be, and checks that it stays so: every node's own words agree
+    /// with the status, no task runs that is not recorded, and planning again gives nothing.
+    pub async fn settled(&self) {
+        wait_until("all has settled", TIMEOUT, async || self.check().await).await;
+        holds_for("nothing happens any more", Duration::from_secs(1), async || self.check().await).await;
+    }
+
+    async fn check(&self) -> anyhow::Result<()> {
+        let mut recorded = BTreeSet::new();
+        for name in self.names().await {
+            let status = self.status(&name).await?;
+            anyhow::ensure!(is_ready(&status), "{name}: {}", brief(&status));
+            let plan = self.plan(&name).await?;
+            anyhow::ensure!(plan == PlanView::default(), "{name}: {plan:?}");
+            for node in &status.nodes {
+                agrees(node, status.master.as_deref()).await?;
+                recorded.insert(node.task_id.clone());
+            }
+        }
+        let running = self.cluster.running_tasks().await?;
+        anyhow::ensure!(running == recorded, "running: {running:?}; in the status: {recorded:?}");
+        Ok(())
+    }
+
+    /// The end of every scenario: all is settled; then every instance is deleted, and nothing is left
+    /// of them: no key, no task, no process; the operators end when asked to, and none has panicked.
+    pub async fn finish(mut self) {
+        self.settled().await;
+        for name in self.names().await {
+            self.cli(&["delete", &name], "").await;
+        }
+        self.finish_deleted().await;
+    }
+
+    /// The rest of [`World::finish`], once every instance is deleted or about to be.
+    pub async fn finish_deleted(&mut self) {
+        wait_until("nothing is left of any instance", TIMEOUT, async || {
+            let keys = self.etcd.keys(PREFIX).await;
+            let left: Vec<&String> = keys.iter().filter(|key| key.split('/').nth(2) != Some("operator")).collect();
+            anyhow::ensure!(left.is_empty(), "keys {left:?}");
+            let running = self.cluster.running_tasks().await?;
+            anyhow::ensure!(running.is_empty(), "tasks {running:?}");
+            let servers = self.cluster.redis_servers();
+            anyhow::ensure!(servers.is_empty(), "redis-server processes {servers:?}");
+            Ok(())
+        })
+        .await;
+        for operator in &mut self.operators {
+            operator.end().await;
+            assert!(!operator.log().contains("panicked at"), "an operator panicked");
+        }
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let keys = self.etcd.keys(&instance_key("")).await;
+        keys.iter().map(|key| key[instance_key("").len()..].to_string()).collect()
+    }
+}
+
+/// The key of a user's document, with the prefix.
+pub fn instance_key(name: &str) -> String {
+    format!("{PREFIX}/instances/{name}")
+}
+
+/// All as declared, and nothing to wait for.
+pub fn is_ready(status: &InstanceStatus) -> bool {
+    status.phase == Phase::Ready
+        && status.waiting.is_empty()
+        && status.nodes.iter().all(|node| node.state == NodeState::Ready)
+}
+
+/// A status in one line, for messages.
+pub fn brief(status: &InstanceStatus) -> String {
+    let node = |n: &NodeStatus| format!("{} {} {} on {} {:?}", n.name, n.role, n.state, n.hostname, n.message);
+    let nodes: Vec<String> = status.nodes.iter().map(node).collect();
+    let not_true = status.conditions.iter().filter(|c| c.status != redisctl::status::ConditionStatus::True);
+    let conditions: Vec<String> = not_true.map(|c| format!("{}: {} {}", c.kind, c.reason, c.message)).collect();
+    format!(
+        "phase {}, observed {}, nodes {nodes:?}, not true {conditions:?}, waiting {:?}",
+        status.phase, status.observed_revision, status.waiting
+    )
+}
+
+/// The master of a status.
+pub fn master(status: &InstanceStatus) -> &NodeStatus {
+    let mut masters = status.nodes.iter().filter(|node| node.role == Role::Master);
+    let master = masters.next().expect("a status with a master");
+    assert!(masters.next().is_none(), "two masters: {}", brief(status));
+    master
+}
+
+/// The replicas of a status.
+pub fn replicas(status: &InstanceStatus) -> Vec<&NodeStatus> {
+    status.nodes.iter().filter(|node| node.role == Role::Replica).collect()
+}
+
+/// The task ids of a status.
+pub fn task_ids(status: &InstanceStatus) -> BTreeSet<String> {
+    status.nodes.iter().map(|node| node.task_id.clone()).collect()
+}
+
+/// Checks that what a node says of itself is what the status says of it.
+async fn agrees(node: &NodeStatus, master: Option<&str>) -> anyhow::Result<()> {
+    let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
+    let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+    match node.role {
+        Role::Master => {
+            anyhow::ensure!(field("role") == "master", "{}: {:?}", node.name, field("role"));
+            anyhow::ensure!(master == Some(&node.address), "{}: the status' master is {master:?}", node.name);
+        }
+        Role::Replica => {
+            let follows = format!("{}:{}", field("master_host"), field("master_port"));
+            anyhow::ensure!(master == Some(&follows), "{} follows {follows}, not {master:?}", node.name);
+            anyhow::ensure!(field("master_link_status") == "up", "{}: link {}", node.name, field("master_link_status"));
+        }
+    }
+    Ok(())
+}
+
+/// `kill -9` of a node's redis-server.
+pub async fn kill_node(node: &NodeStatus) {
+    let info = redis::info(&node.address).await.expect("the node answers");
+    let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).expect("INFO tells the process id");
+    kill_process(pid, Signal::KILL).expect("the process runs");
+}
+
+/// Writes a key to the master.
+pub async fn write(status: &InstanceStatus, key: &str, value: &str) {
+    redis::cli(&master(status).address, &["SET", key, value]).await.expect("the master takes writes");
+}
+
+/// Waits until every node has the value (empty: has none).
+pub async fn all_have(status: &InstanceStatus, key: &str, value: &str) {
+    for node in &status.nodes {
+        wait_until(&format!("{} has {key} {value:?}", node.name), TIMEOUT, async || {
+            let found = redis::cli(&node.address, &["GET", key]).await?;
+            if found == value { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+}
