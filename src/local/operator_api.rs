@@ -1,0 +1,149 @@
+//! The read side of the master's operator API. Pure.
+
+use serde_json::{Value, json};
+
+use super::bag::Bag;
+use super::config::AgentSpec;
+use super::framework::Framework;
+use super::json::{id, time_info};
+use super::registration::{Registration, Standing};
+use super::state::State;
+
+/// The port that agents say they have; nobody listens there.
+pub(super) const AGENT_PORT: u16 = 5051;
+/// The version that this master and its agents say they are.
+const VERSION: &str = "1.11.0";
+/// What the agents say they can do.
+const AGENT_CAPABILITIES: [&str; 4] =
+    ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "TASK_RESOURCE_LIMITS"];
+
+/// Answers a call; an error is the text of a 400.
+pub(super) fn answer(state: &State, body: &[u8]) -> Result<Value, String> {
+    let call: Value = serde_json::from_slice(body).map_err(|e| format!("Failed to parse body into JSON: {e}"))?;
+    let name = call["type"].as_str().unwrap_or_default();
+    let (field, content) = match name {
+        "GET_HEALTH" => ("get_health", json!({"healthy": true})),
+        "GET_VERSION" => ("get_version", json!({"version_info": {"version": VERSION}})),
+        "GET_MASTER" => ("get_master", state.get_master()),
+        "GET_AGENTS" => ("get_agents", state.get_agents()),
+        "GET_FRAMEWORKS" => ("get_frameworks", state.get_frameworks()),
+        "GET_TASKS" => ("get_tasks", state.get_tasks()),
+        _ => return Err("Failed to validate master::Call: Expecting 'type' to be present".to_string()),
+    };
+    Ok(json!({"type": name, (field): content}))
+}
+
+/// An agent's attributes as Mesos lists them.
+pub(super) fn attributes(spec: &AgentSpec) -> Option<Value> {
+    let list = spec.attributes.iter();
+    let list: Vec<Value> =
+        list.map(|(name, text)| json!({"name": name, "type": "TEXT", "text": {"value": text}})).collect();
+    (!list.is_empty()).then_some(Value::Array(list))
+}
+
+impl State {
+    /// As in SUBSCRIBED and GET_MASTER.
+    pub fn master_info(&self) -> Value {
+        let port: u16 = self.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default();
+        json!({
+            "id": self.master.id,
+            "ip": u32::from_ne_bytes([127, 0, 0, 1]),
+            "port": port,
+            "pid": format!("master@{}", self.address),
+            "hostname": "localhost",
+            "version": VERSION,
+            "address": {"hostname": "localhost", "ip": "127.0.0.1", "port": port},
+            "capabilities": [{"type": "AGENT_UPDATE"}, {"type": "AGENT_DRAINING"}, {"type": "QUOTA_V2"}],
+        })
+    }
+
+    fn get_master(&self) -> Value {
+        let started = self.master.started_s;
+        json!({"master_info": self.master_info(), "start_time": started, "elected_time": started})
+    }
+
+    fn get_agents(&self) -> Value {
+        let mut agents = Vec::new();
+        let mut recovered = Vec::new();
+        for (agent_id, registration) in &self.master.agents {
+            match registration.standing {
+                Standing::Registered { .. } => agents.push(self.agent_json(agent_id, registration)),
+                Standing::Recovered => recovered.push(self.agent_info(agent_id, registration)),
+                Standing::Unreachable { .. } => {}
+            }
+        }
+        json!({"agents": agents, "recovered_agents": recovered})
+    }
+
+    fn agent_info(&self, agent_id: &str, registration: &Registration) -> Value {
+        let agent = &self.agents[registration.agent];
+        let mut info = json!({
+            "hostname": agent.spec.hostname,
+            "port": AGENT_PORT,
+            "resources": agent.total().to_json(&Value::Null),
+            "id": id(agent_id),
+            "checkpoint": true,
+        });
+        if let Some(attributes) = attributes(&agent.spec) {
+            info["attributes"] = attributes;
+        }
+        info
+    }
+
+    fn agent_json(&self, agent_id: &str, registration: &Registration) -> Value {
+        let agent = &self.agents[registration.agent];
+        let star = json!({"role": "*"});
+        let mut offered = Bag::default();
+        for offer in self.master.offers.values().filter(|offer| offer.agent_id == agent_id) {
+            offered.add(&offer.resources);
+        }
+        let mut allocated = agent.total();
+        allocated.subtract(&registration.free);
+        allocated.subtract(&offered);
+        let capabilities = AGENT_CAPABILITIES.map(|name| json!({"type": name}));
+        let mut json = json!({
+            "agent_info": self.agent_info(agent_id, registration),
+            "active": registration.is_connected(),
+            "deactivated": false,
+            "version": VERSION,
+            "pid": format!("slave(1)@{}:{AGENT_PORT}", agent.spec.ip),
+            "registered_time": time_info(registration.registered_s),
+            "total_resources": agent.total().to_json(&star),
+            "capabilities": capabilities,
+        });
+        for (field, bag) in [("allocated_resources", allocated), ("offered_resources", offered)] {
+            if !bag.is_empty() {
+                json[field] = bag.to_json(&star);
+            }
+        }
+        json
+    }
+
+    fn get_frameworks(&self) -> Value {
+        let frameworks = self.master.frameworks.values().map(|framework| {
+            let mut json = framework.to_json();
+            let offers = self.master.offers.values().filter(|offer| offer.framework == framework.id);
+            let offers: Vec<Value> = offers.map(|offer| self.offer_json(offer)).collect();
+            if !offers.is_empty() {
+                json["offers"] = Value::Array(offers);
+            }
+            json
+        });
+        json!({
+            "frameworks": frameworks.collect::<Vec<_>>(),
+            "completed_frameworks": self.master.completed.iter().map(Framework::to_json).collect::<Vec<_>>(),
+        })
+    }
+
+    fn get_tasks(&self) -> Value {
+        let mut tasks = Vec::new();
+        let mut unreachable = Vec::new();
+        let mut completed = Vec::new();
+        for framework in self.master.frameworks.values().chain(&self.master.completed) {
+            tasks.extend(framework.tasks.values().map(|task| task.to_json(&framework.id)));
+            unreachable.extend(framework.unreachable.values().map(|task| task.to_json(&framework.id)));
+            completed.extend(framework.completed.iter().map(|task| task.to_json(&framework.id)));
+        }
+        json!({"tasks": tasks, "unreachable_tasks": unreachable, "completed_tasks": completed})
+    }
+}
