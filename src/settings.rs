@@ -141,7 +141,7 @@ pub struct LogSettings {
 pub struct OperatorSettings {
     /// `etcd://...` or `file:...`, for [`crate::store::Store::open`].
     pub store: String,
-    /// `http://HOST:PORT` of each master.
+    /// `HOST:PORT` of each master.
     #[serde(serialize_with = "join_masters")]
     pub mesos: Vec<String>,
     /// Where the API listens.
@@ -183,8 +183,7 @@ pub struct OperatorSettings {
 
 #[allow(clippy::ptr_arg)] // The signature is serde's.
 fn join_masters<S: serde::Serializer>(masters: &Vec<String>, s: S) -> Result<S::Ok, S::Error> {
-    let hosts: Vec<&str> = masters.iter().map(|m| m.trim_start_matches("http://")).collect();
-    s.collect_str(&format_args!("http://{}", hosts.join(",")))
+    s.collect_str(&format_args!("http://{}", masters.join(",")))
 }
 
 /// The settings of `redisctl local`.
@@ -210,7 +209,18 @@ pub fn read_file(path: &Path) -> Result<Flags> {
 
 /// The settings that a file says. An empty file says nothing.
 fn parse_file(text: &str) -> Result<Flags> {
-    Ok(serde_yaml::from_str::<Option<Flags>>(text)?.unwrap_or_default())
+    let result: Result<Option<Flags>, _> = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text));
+    result.map(Option::unwrap_or_default).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.into_inner().to_string();
+        if message.contains(" at line ") {
+            return anyhow::Error::msg(message);
+        }
+        // Types of ours do not know where they are read, and at the file's start no line is told.
+        let line = text.lines().position(|line| line.starts_with(&format!("{key}:"))).map_or(1, |i| i + 1);
+        let key = if message.contains(&key) { String::new() } else { format!("{key}: ") };
+        anyhow::anyhow!("{key}{message} at line {line}")
+    })
 }
 
 /// The settings in force: what is given, defaults for the rest. Everything is checked; an error
@@ -286,7 +296,7 @@ fn masters(given: Option<String>) -> Result<Vec<String>> {
     if let Some(wrong) = hosts.iter().find(|host| !is_host_port(host)) {
         bail!("--mesos {text:?}: {wrong:?} is not HOST:PORT; {FORM}");
     }
-    Ok(hosts.iter().map(|host| format!("http://{host}")).collect())
+    Ok(hosts)
 }
 
 fn advertise(given: Option<String>, listen: SocketAddr) -> Result<String> {

@@ -68,9 +68,6 @@ pub enum Command {
     Version,
     /// Print a completion script for a shell
     Completion(CompletionArgs),
-    /// The shepherd of one redis-server of the local cluster.
-    #[command(name = "__task", hide = true)]
-    Task(TaskArgs),
 }
 
 /// Arguments of `operator`.
@@ -248,12 +245,4 @@ pub struct DeleteArgs {
 pub struct CompletionArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `__task`: the local cluster's own affair.
-#[derive(Args, Debug)]
-pub struct TaskArgs {
-    /// Passed on.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
 }

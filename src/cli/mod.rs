@@ -29,8 +29,16 @@ use client::{Client, VERSION};
 use outcome::{Exit, exit_of, is_broken_pipe};
 use text::print;
 
+/// The hidden command by which the local cluster's agents start a task. Its arguments are the task's
+/// own: clap must not look at them.
+const TASK: &str = "__task";
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|command| command == TASK) {
+        return crate::local::task_main(args);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -65,7 +73,6 @@ fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Operator(args) => serve::operator(*args),
         Command::Local(args) => serve::local(args),
-        Command::Task(args) => crate::local::task_main(&args.args).map(|()| Exit::Ok),
         Command::Schema => schema(),
         Command::Completion(args) => completion(args.shell),
         command => {
@@ -90,7 +97,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,
-        Command::Operator(_) | Command::Local(_) | Command::Task(_) | Command::Schema | Command::Completion(_) => {
+        Command::Operator(_) | Command::Local(_) | Command::Schema | Command::Completion(_) => {
             unreachable!("run() does these itself")
         }
     }

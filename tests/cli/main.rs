@@ -1,0 +1,8 @@
+//! The command line, run as users run it, against a toy of the operator's API. I/O.
+
+mod changing;
+mod fake;
+mod run;
+mod sample;
+mod settings;
+mod showing;
