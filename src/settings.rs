@@ -19,7 +19,7 @@ pub const LISTEN: &str = "127.0.0.1:5656";
 
 /// What may be set of the operator; absent: not said here.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "settings such as probe-interval: 5s")]
 pub struct Flags {
     /// Where instances are declared and recorded: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or
     /// `file:PATH` [required]
@@ -218,7 +218,7 @@ fn parse_file(text: &str) -> Result<Flags> {
         }
         // Types of ours do not know where they are read, and at the file's start no line is told.
         let line = text.lines().position(|line| line.starts_with(&format!("{key}:"))).map_or(1, |i| i + 1);
-        let key = if message.contains(&key) { String::new() } else { format!("{key}: ") };
+        let key = if key == "." || message.contains(&key) { String::new() } else { format!("{key}: ") };
         anyhow::anyhow!("{key}{message} at line {line}")
     })
 }
