@@ -62,9 +62,9 @@ impl Serialize for Path {
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SpecError {
-    /// Which of the documents, counted from 1.
+    /// Which of the documents of the text that have content, counted from 0.
     pub document: usize,
-    /// The line in the whole text, counted from 1; 0: not known.
+    /// The line in that document, counted from 1; 0: not known.
     pub line: usize,
     /// The column, counted from 1; 0: not known.
     pub column: usize,
@@ -74,6 +74,9 @@ pub struct SpecError {
     pub value: String,
     /// What is wrong, and what is allowed.
     pub message: String,
+    /// The line in the whole text, counted from 1; 0: not known. This is the one that people are told.
+    #[serde(skip)]
+    pub text_line: usize,
 }
 
 impl SpecError {
@@ -85,8 +88,8 @@ impl SpecError {
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line > 0 {
-            write!(f, "line {}: ", self.line)?;
+        if self.text_line > 0 {
+            write!(f, "line {}: ", self.text_line)?;
         }
         if !self.path.0.is_empty() {
             write!(f, "{}: ", self.path)?;

@@ -11,6 +11,7 @@ mod error;
 mod parse;
 mod schema;
 mod size;
+mod structure;
 mod tree;
 mod validate;
 

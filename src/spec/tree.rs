@@ -17,7 +17,7 @@ use super::error::{Path, SpecError, Step};
 /// The most values of one document, anchors expanded. A spec with 100 lines of redis.conf has 250.
 const VALUES_MAX: usize = 10_000;
 
-/// Reads one document. `Ok(None)`: there is nothing in it.
+/// Reads one document. `Ok(None)`: there is nothing in it. The line of an error is that of `text`.
 pub(super) fn read(text: &str) -> Result<Option<Value>, SpecError> {
     let state = State { left: Cell::new(VALUES_MAX), refused: RefCell::default() };
     let seed = Branch { state: &state, path: Path::default() };

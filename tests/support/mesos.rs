@@ -304,10 +304,8 @@ impl Mesos {
     }
 
     async fn wait_for_master(&self) {
-        wait_until("the Mesos master answers", START_TIMEOUT, async || {
-            self.ask(&json!({"type": "GET_AGENTS"})).await
-        })
-        .await;
+        wait_until("the Mesos master answers", START_TIMEOUT, async || self.ask(&json!({"type": "GET_AGENTS"})).await)
+            .await;
     }
 
     fn spawn_agent(&mut self, spec: AgentSpec) {
@@ -361,8 +359,7 @@ fn spawn_master(home: &Home, port: u16, options: &MesosOptions) -> Process {
 
 fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, agent: &Agent) -> Process {
     let (spec, ports) = (&agent.spec, agent.task_ports.range());
-    let resources =
-        format!("cpus:{};mem:{};disk:10000;ports:[{}-{}]", spec.cpus, spec.mem, ports.start(), ports.end());
+    let resources = format!("cpus:{};mem:{};disk:10000;ports:[{}-{}]", spec.cpus, spec.mem, ports.start(), ports.end());
     let attributes: Vec<String> = spec.attributes.iter().map(|(name, value)| format!("{name}:{value}")).collect();
     let mut command = Command::new(rig("node"));
     command
