@@ -1,8 +1,11 @@
 //! `redisctl`: a reconciling operator for Redis on Apache Mesos.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod board;
+pub mod metrics;
 pub mod model;
 pub mod spec;
 pub mod status;
 pub mod store;
+pub mod telemetry;

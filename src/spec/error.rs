@@ -60,7 +60,7 @@ impl Serialize for Path {
 }
 
 /// One thing that is wrong with a document.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct SpecError {
     /// Which of the documents of the text that have content, counted from 0.
     pub document: usize,
@@ -68,7 +68,8 @@ pub struct SpecError {
     pub line: usize,
     /// The column, counted from 1; 0: not known.
     pub column: usize,
-    /// The field; empty for the document itself.
+    /// The field, as `spec.redis.config.port`; empty for the document itself.
+    #[schema(value_type = String)]
     pub path: Path,
     /// The value as it stands there; empty where there is none.
     pub value: String,

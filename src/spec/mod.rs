@@ -18,7 +18,7 @@ mod validate;
 pub use directives::live_config;
 pub use error::{Path, SpecError, Step, join_errors};
 pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
-pub use schema::schema;
+pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
 pub use validate::check_change;
 

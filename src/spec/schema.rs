@@ -2,43 +2,44 @@
 
 use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator, json_schema};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{RedisInstance, directives};
+use crate::status::InstanceStatus;
 
 /// The JSON Schema (draft 2020-12) of a RedisInstance.
 pub fn schema() -> Value {
-    schema_with(SchemaSettings::draft2020_12())
-}
-
-/// The schema with other settings: where its definitions go, for a part of a larger document.
-pub fn schema_with(settings: SchemaSettings) -> Value {
-    let mut schema = Value::from(settings.into_generator().into_root_schema_for::<RedisInstance>());
-    accept_slaves(&mut schema);
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = Value::from(generator.into_root_schema_for::<RedisInstance>());
+    if let Some(definitions) = schema["$defs"].as_object_mut() {
+        accept_slaves(definitions);
+    }
     schema
 }
 
-/// schemars does not see serde's alias: `slaves` is accepted in the place of `replicas`.
-fn accept_slaves(schema: &mut Value) {
-    let Some(spec) = find_mut(schema, "InstanceSpec") else { return };
-    let Some(fields) = spec["properties"].as_object_mut() else { return };
-    let mut slaves = fields["replicas"].clone();
-    slaves["description"] = "The same as replicas: give one of them.".into();
-    if let Some(slaves) = slaves.as_object_mut() {
-        slaves.remove("default");
-    }
-    fields.insert("slaves".to_string(), slaves);
-    spec["not"] = json!({"required": ["replicas", "slaves"]});
+/// The same and that of the status, as the components of an OpenAPI document.
+pub fn components() -> Map<String, Value> {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = settings.into_generator();
+    generator.subschema_for::<RedisInstance>();
+    generator.subschema_for::<InstanceStatus>();
+    let mut definitions = generator.take_definitions(true);
+    accept_slaves(&mut definitions);
+    definitions
 }
 
-/// The definition with that name, wherever the definitions are.
-fn find_mut<'a>(schema: &'a mut Value, name: &str) -> Option<&'a mut Value> {
-    schema.as_object_mut()?.values_mut().find_map(|value| {
-        if value.get(name).is_some_and(|definition| definition.get("properties").is_some()) {
-            return value.get_mut(name);
-        }
-        None
-    })
+/// schemars does not see serde's alias: `slaves` is accepted in the place of `replicas`.
+fn accept_slaves(definitions: &mut Map<String, Value>) {
+    let Some(spec) = definitions.get_mut("InstanceSpec") else { return };
+    let mut slaves = spec["properties"]["replicas"].clone();
+    if let Some(slaves) = slaves.as_object_mut() {
+        slaves.remove("default");
+        slaves.insert("description".to_string(), "The same as replicas: give one of them.".into());
+    }
+    spec["properties"]["slaves"] = slaves;
+    spec["not"] = json!({"required": ["replicas", "slaves"]});
 }
 
 /// `redis.config`: the directives that a spec may set, so that an editor can offer them.
