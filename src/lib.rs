@@ -1,12 +1,15 @@
 //! `redisctl`: a reconciling operator for Redis on Apache Mesos.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod board;
 pub mod cli;
 pub mod local;
+pub mod metrics;
 pub mod model;
 pub mod operator;
 pub mod settings;
 pub mod spec;
 pub mod status;
 pub mod store;
+pub mod telemetry;

@@ -16,10 +16,14 @@
 //! | `operator/framework` | the leader | the framework id |
 //! | `operator/leader` | candidates | who leads, and where its API is |
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use futures::stream::BoxStream;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 mod etcd;
 mod file;
@@ -97,9 +101,9 @@ pub enum Change {
 /// The changes of one transaction or more, in the order of their revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// Never empty, except as a sign of life.
+    /// Never empty. All changes of one transaction come together.
     pub changes: Vec<Change>,
-    /// The revision up to which everything has been seen.
+    /// The revision up to which everything has been seen: watch on from here.
     pub revision: i64,
 }
 
@@ -137,14 +141,45 @@ pub enum Op {
 /// All or nothing: when every guard holds, every op is done, at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All must hold.
+    /// All must hold. At most [`TXN_OPS_MAX`].
     pub guards: Vec<Guard>,
     /// In order; no key twice. At most [`TXN_OPS_MAX`].
     pub ops: Vec<Op>,
 }
 
-/// The most ops of a transaction: etcd's `--max-txn-ops` is 128 by default, guards not counted.
+/// The most ops of a transaction, and the most guards, each counted for itself: etcd's
+/// `--max-txn-ops` is 128 by default.
 pub const TXN_OPS_MAX: usize = 128;
+
+impl Op {
+    /// The key that is written or deleted.
+    pub fn key(&self) -> &str {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key } => key,
+        }
+    }
+}
+
+impl Txn {
+    /// Both stores refuse the same transactions, with the same words.
+    fn check(&self) -> Result<(), Error> {
+        for (what, count) in [("guards", self.guards.len()), ("writes", self.ops.len())] {
+            if count > TXN_OPS_MAX {
+                return Err(Error::Unavailable(anyhow!(
+                    "a transaction of {count} {what} was refused: at most {TXN_OPS_MAX} are allowed"
+                )));
+            }
+        }
+        let mut keys = BTreeSet::new();
+        match self.ops.iter().find(|op| !keys.insert(op.key())) {
+            Some(op) => Err(Error::Unavailable(anyhow!(
+                "a transaction was refused: it writes {} twice, and once is allowed",
+                op.key()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Proof of leadership: the key was created at this revision by us. It differs at every election.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +203,27 @@ pub enum Error {
     /// The store did not answer in time, or refused; whether a write was done is not known.
     #[error("the store is not available: {0:#}")]
     Unavailable(anyhow::Error),
+}
+
+/// Why a transaction is refused, given the `(created, revision)` of each guard's key, `(0, 0)` for a
+/// key that does not exist. None when all guards hold. Lost leadership goes before a conflict.
+fn refusal<'a>(found: impl Iterator<Item = (&'a Guard, (i64, i64))>) -> Option<Error> {
+    let mut conflict = None;
+    for (guard, (created, revision)) in found {
+        match guard {
+            Guard::Leader(token) if token.created != created => return Some(Error::NotLeader),
+            Guard::Revision { key, revision: expected } if *expected != revision => {
+                let told = match (expected, revision) {
+                    (0, _) => format!("{key} exists, since revision {created}"),
+                    (_, 0) => format!("{key} was deleted, and had revision {expected}"),
+                    _ => format!("{key} has revision {revision}, and had {expected}"),
+                };
+                conflict.get_or_insert(told);
+            }
+            Guard::Leader(_) | Guard::Revision { .. } => {}
+        }
+    }
+    conflict.map(Error::Conflict)
 }
 
 /// A watch: ends after its first error.
@@ -202,12 +258,17 @@ macro_rules! both {
 
 impl Store {
     /// Opens `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or `file:PATH`.
+    ///
+    /// etcd is not asked for anything yet: that it is down shows at the first call, and a handle
+    /// works again as soon as etcd does. A file is created when it does not exist.
     pub async fn open(url: &str) -> Result<Store> {
         if let Some(path) = url.strip_prefix("file:") {
-            return Ok(Store::File(FileStore::open(path.trim_start_matches("//").as_ref())?));
+            let path = std::path::PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+            let opened = tokio::task::spawn_blocking(move || FileStore::open(&path)).await;
+            return Ok(Store::File(opened.context("open the store's file")??));
         }
         if let Some(rest) = url.strip_prefix("etcd://") {
-            return Ok(Store::Etcd(EtcdStore::open(rest).await?));
+            return Ok(Store::Etcd(EtcdStore::open(rest).await.with_context(|| format!("--store {url:?}"))?));
         }
         anyhow::bail!("--store {url:?}: allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH")
     }
@@ -222,18 +283,24 @@ impl Store {
         both!(self, s => s.get(key).await)
     }
 
-    /// Carries out a transaction; answers its revision.
+    /// Carries out a transaction; answers its revision. A transaction that changes nothing (it only
+    /// deletes keys that do not exist, or has no ops) answers the store's revision.
+    ///
+    /// After [`Error::Unavailable`] the transaction may or may not have been carried out.
     pub async fn commit(&self, txn: Txn) -> Result<i64, Error> {
+        txn.check()?;
         both!(self, s => s.commit(txn).await)
     }
 
     /// Changes of keys that start with `prefix`, from the one after `revision` on. Silence of the
-    /// store longer than a few seconds is an error (etcd is asked for signs of life).
+    /// store longer than a few seconds is an error (etcd is asked for signs of life). A revision
+    /// that the store has not reached (it was rolled back) is [`Error::Compacted`] too: list again.
     pub async fn watch(&self, prefix: &str, revision: i64) -> Result<Watch, Error> {
         both!(self, s => s.watch(prefix, revision).await)
     }
 
-    /// Waits until leadership is won, and holds it: see [`Leadership`].
+    /// Waits until leadership is won, and holds it: see [`Leadership`]. After an error: campaign
+    /// again. Dropping the call ends the campaign.
     pub async fn campaign(&self, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
         both!(self, s => s.campaign(candidate, ttl).await)
     }
@@ -246,8 +313,48 @@ pub struct Leadership {
     pub token: LeaderToken,
     /// Becomes false when leadership is lost or can no longer be proved: by our own clock before
     /// the store lets another one win.
-    pub held: tokio::sync::watch::Receiver<bool>,
-    /// Ends the upkeep when dropped.
-    #[allow(dead_code)] // Held for its drop.
-    keeper: tokio_util::task::AbortOnDropHandle<()>,
+    pub held: watch::Receiver<bool>,
+    /// Until when it is proved, by our own clock; `None`: for as long as the process lives.
+    proved_until: watch::Receiver<Option<Instant>>,
+    /// Dropped, it tells the upkeep to give up the leadership.
+    stop: oneshot::Sender<()>,
+    upkeep: JoinHandle<()>,
+}
+
+/// What the upkeep of a [`Leadership`] works with.
+struct Upkeep {
+    held: watch::Sender<bool>,
+    proved_until: watch::Sender<Option<Instant>>,
+    /// Resolves when the leadership is to be given up.
+    stop: oneshot::Receiver<()>,
+}
+
+impl Leadership {
+    /// `upkeep` keeps it alive, and when it ends (of itself or because of `stop`) it has said so
+    /// through `held` and given the leadership up.
+    fn start<F>(token: LeaderToken, proved_until: Option<Instant>, upkeep: impl FnOnce(Upkeep) -> F) -> Leadership
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (held_sender, held) = watch::channel(true);
+        let (proved_sender, proved_until) = watch::channel(proved_until);
+        let (stop, stopped) = oneshot::channel();
+        let upkeep = tokio::spawn(upkeep(Upkeep { held: held_sender, proved_until: proved_sender, stop: stopped }));
+        Leadership { token, held, proved_until, stop, upkeep }
+    }
+
+    /// Whether leadership is proved at this very moment. Sharper than `held` after this process was
+    /// stopped for a while: `held` turns false only when its task runs again. Ask it before an act
+    /// that the store does not guard.
+    pub fn is_held(&self) -> bool {
+        *self.held.borrow() && self.proved_until.borrow().is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Gives the leadership up and waits until the store knows, so that a standby takes over at
+    /// once. `held` turns false first. Bounded to a few seconds when the store does not answer.
+    pub async fn resign(self) {
+        drop(self.stop);
+        // The upkeep cannot fail in a way that we could mend: at worst the lease lapses.
+        let _ = self.upkeep.await;
+    }
 }

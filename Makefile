@@ -1,0 +1,47 @@
+# One door for people and machines: `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench schema rig clean packages
+
+# What building and testing needs of Debian 12, beside Rust and a C compiler.
+BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
+TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux findutils
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## From nothing to a replicated Redis on a local cluster, and back to nothing
+	@scripts/need $(BUILD_PACKAGES) redis-server
+	@scripts/demo
+
+test: packages rig ## All tests, on real etcd, Redis and Mesos (installs what they need)
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; \
+	else cargo test --quiet -- --test-threads=4; fi
+
+check: ## Does it compile? All targets
+	@scripts/need $(BUILD_PACKAGES)
+	@cargo check --all-targets
+
+lint: packages ## Format, clippy, licences and sources of dependencies, the source's own rules
+	@cargo fmt --check
+	@cargo clippy --quiet --all-targets -- -D warnings
+	@scripts/cargo-deny --log-level error check bans licenses sources
+	@cargo test --quiet --test tidy
+
+bench: packages rig ## Times on the real Mesos, as ratios to bare scripts
+	@cargo bench
+
+schema: ## Writes manifests/ again from the types
+	@scripts/need $(BUILD_PACKAGES)
+	@cargo run --quiet -- schema >manifests/redisinstance.schema.json
+
+rig: ## Builds the real Mesos for tests below target/ (once, about 15 s)
+	@tests/mesos-rig/setup
+
+clean: ## Removes everything that was built
+	@cargo clean
+
+packages:
+	@scripts/need $(BUILD_PACKAGES) $(TEST_PACKAGES)

@@ -1,0 +1,140 @@
+//! A real etcd server for a test. I/O.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::process::{self, Home, Ports, Process};
+use super::wait_until;
+
+/// How long etcd may take to answer after its start, on a loaded machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one etcdctl command may take, on a loaded machine.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One etcd server, its data kept over [`Etcd::stop`] and [`Etcd::start_again`].
+pub struct Etcd {
+    process: Process,
+    home: Home,
+    client_port: u16,
+    peer_port: u16,
+    _ports: Ports,
+}
+
+impl Etcd {
+    /// Starts an empty server on free ports, and waits until it answers.
+    pub async fn start() -> Etcd {
+        let (ports, home) = (Ports::lease(2), Home::new("etcd"));
+        let (client_port, peer_port) = (ports.next(), ports.next());
+        let process = spawn(&home, client_port, peer_port);
+        let etcd = Etcd { process, home, client_port, peer_port, _ports: ports };
+        etcd.wait_until_healthy().await;
+        etcd
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// `etcd://127.0.0.1:PORT/PREFIX`.
+    pub fn url(&self, prefix: &str) -> String {
+        format!("etcd://{}/{}", self.endpoint(), prefix.trim_matches('/'))
+    }
+
+    /// `kill -9`; its data stays.
+    pub fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after [`Etcd::stop`], on the same port with the same data.
+    pub async fn start_again(&mut self) {
+        self.process = spawn(&self.home, self.client_port, self.peer_port);
+        self.wait_until_healthy().await;
+    }
+
+    /// SIGSTOP: connections stay open, nobody answers.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// Runs `etcdctl ARGS`; panics when it fails.
+    pub async fn ctl(&self, args: &[&str]) -> String {
+        self.ctl_with_input(args, b"").await
+    }
+
+    /// `etcdctl put KEY`, the value as it is.
+    pub async fn put(&self, key: &str, value: &str) {
+        self.ctl_with_input(&["put", "--", key], value.as_bytes()).await;
+    }
+
+    /// The value of a key.
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let found = self.ctl(&["get", "--write-out=simple", "--", key]).await;
+        let (_, value) = found.split_once('\n')?;
+        Some(value.strip_suffix('\n').unwrap_or(value).to_string())
+    }
+
+    /// The keys that start with `prefix`.
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
+        let found = self.ctl(&["get", "--prefix", "--keys-only", "--", prefix]).await;
+        found.lines().filter(|line| !line.is_empty()).map(ToString::to_string).collect()
+    }
+
+    /// Deletes a key.
+    pub async fn del(&self, key: &str) {
+        self.ctl(&["del", "--", key]).await;
+    }
+
+    /// Deletes all keys that start with `prefix`.
+    pub async fn del_prefix(&self, prefix: &str) {
+        self.ctl(&["del", "--prefix", "--", prefix]).await;
+    }
+
+    /// The revision of the newest write.
+    pub async fn revision(&self) -> i64 {
+        let found = self.ctl(&["get", "--write-out=json", "--", "no-such-key"]).await;
+        let found: serde_json::Value = serde_json::from_str(&found).expect("etcdctl prints JSON");
+        found["header"]["revision"].as_i64().expect("each answer has a revision")
+    }
+
+    /// Forgets the history before the newest revision.
+    pub async fn compact(&self) {
+        let revision = self.revision().await;
+        self.ctl(&["compact", &revision.to_string()]).await;
+    }
+
+    async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> String {
+        let endpoints = format!("--endpoints={}", self.endpoint());
+        let args: Vec<&str> = [endpoints.as_str()].into_iter().chain(args.iter().copied()).collect();
+        process::run("etcdctl", &args, input, COMMAND_TIMEOUT).await.expect("etcdctl succeeds")
+    }
+
+    async fn wait_until_healthy(&self) {
+        let url = format!("http://{}/health", self.endpoint());
+        let client = reqwest::Client::new();
+        wait_until("etcd is healthy", START_TIMEOUT, async || {
+            let answer = client.get(&url).send().await?.text().await?;
+            anyhow::ensure!(answer.contains("true"), "{answer}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+}
+
+fn spawn(home: &Home, client_port: u16, peer_port: u16) -> Process {
+    let client = format!("http://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let mut command = Command::new("etcd");
+    command
+        .args(["--name", "test", "--data-dir", "data"])
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("test={peer}")])
+        .env("ETCDCTL_API", "3");
+    home.spawn("etcd", &mut command)
+}
