@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Period;
+use crate::telemetry;
 
 /// Where the operator, and its API, listens by default.
 pub const LISTEN: &str = "127.0.0.1:5656";
@@ -81,7 +82,7 @@ pub struct Flags {
     pub log_level: Option<String>,
     /// How it is logged [default: text]
     #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<telemetry::Format>,
 }
 
 /// Fills each field from the first that has it. A field that is left out does not compile.
@@ -112,27 +113,6 @@ pub enum Containerizer {
     Mesos,
     /// The agent's Docker daemon.
     Docker,
-}
-
-/// How lines are logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct LogSettings {
-    /// A filter of tracing-subscriber's `EnvFilter`.
-    pub log_level: String,
-    /// Text or JSON.
-    pub log_format: LogFormat,
 }
 
 /// The settings in force. Printed by `operator --print-config` in the form that `--config` reads.
@@ -178,7 +158,7 @@ pub struct OperatorSettings {
     pub leader_ttl: Period,
     /// What is logged, and how.
     #[serde(flatten)]
-    pub log: LogSettings,
+    pub log: telemetry::Settings,
 }
 
 #[allow(clippy::ptr_arg)] // The signature is serde's.
@@ -198,7 +178,7 @@ pub struct LocalSettings {
     /// The redis-server that nodes run.
     pub redis_server: String,
     /// What is logged, and how.
-    pub log: LogSettings,
+    pub log: telemetry::Settings,
 }
 
 /// Reads the file of `--config`. An error names the file, the key and the line.
@@ -259,15 +239,10 @@ pub fn default_listen() -> SocketAddr {
 }
 
 /// The log settings in force.
-pub fn log_settings(level: Option<String>, format: Option<LogFormat>) -> Result<LogSettings> {
-    let log_level = level.unwrap_or_else(|| "info".to_string());
-    if tracing_subscriber::EnvFilter::try_new(&log_level).is_err() || log_level.trim().is_empty() {
-        bail!(
-            "--log-level {log_level:?}: allowed are error, warn, info, debug, trace, and these by module: \
-             info,redisctl::mesos=debug"
-        );
-    }
-    Ok(LogSettings { log_level, log_format: format.unwrap_or_default() })
+pub fn log_settings(level: Option<String>, format: Option<telemetry::Format>) -> Result<telemetry::Settings> {
+    let level = level.unwrap_or_else(|| "info".to_string());
+    telemetry::filter(&level).context("--log-level")?;
+    Ok(telemetry::Settings { level, format: format.unwrap_or_default() })
 }
 
 const STORE_FORMS: &str = "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH";

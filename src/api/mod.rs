@@ -170,7 +170,9 @@ fn as_problem(response: Response) -> Response {
 fn refusal(status: StatusCode, headers: &HeaderMap) -> String {
     let allow = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok());
     match (status, allow) {
-        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => format!("the method is not possible here: allowed are {allow}"),
+        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => {
+            format!("the method is not possible here: allowed are {allow}")
+        }
         (StatusCode::METHOD_NOT_ALLOWED, None) => "the method is not possible here".to_string(),
         (StatusCode::BAD_REQUEST, _) => "the request cannot be read".to_string(),
         _ => "the request was not done".to_string(),

@@ -8,8 +8,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
 use super::ApiState;
+use super::problem::Problem;
 use crate::model::{InstanceRecord, Request, RequestKind, Timestamp};
 use crate::spec::{Parsed, SpecError, check_change, parse_document};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
@@ -185,11 +185,7 @@ struct Decision {
     text: String,
 }
 
-fn decide(
-    documents: &[Parsed],
-    stored: &BTreeMap<String, Stored>,
-    options: Options,
-) -> Result<Vec<Decision>, Problem> {
+fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Options) -> Result<Vec<Decision>, Problem> {
     let (mut decisions, mut errors, mut going) = (Vec::new(), Vec::new(), Vec::new());
     for parsed in documents {
         let name = &parsed.instance.metadata.name;

@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
-use crate::settings::{Flags, LogFormat};
+use crate::settings::Flags;
 use crate::spec::Period;
+use crate::telemetry::Format;
 
 /// redisctl: replicated Redis on Apache Mesos, kept as declared
 #[derive(Debug, Parser)]
@@ -108,7 +109,7 @@ pub struct LocalArgs {
     pub log_level: Option<String>,
     /// How it is logged [default: text]
     #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<Format>,
 }
 
 /// Arguments of `apply`.

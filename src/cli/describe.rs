@@ -26,7 +26,8 @@ pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
 
 fn page(instance: &Instance, events: &[Event], now: Timestamp) -> Result<String> {
     let mut page = head(instance, now);
-    page += &section("Spec", if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? });
+    page +=
+        &section("Spec", if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? });
     page += &section("Conditions", conditions(instance, now));
     page += &section("Nodes", nodes(&instance.status.nodes));
     let waiting = instance.waiting();
@@ -121,7 +122,8 @@ pub fn operator(server: &str, operator: &OperatorView) -> String {
         (Some(leader), false) => format!("stands by, {} leads", leader.api),
         (None, false) => "stands by, nobody is known to lead".to_string(),
     };
-    let message = if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
+    let message =
+        if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
     let store = if operator.store_synced { "read and watched" } else { "not read yet" };
     let mut text = format!(
         "operator: {} at {server}: {role}\n  store: {store}\n  mesos: {}{message}\n",

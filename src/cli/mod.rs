@@ -129,7 +129,9 @@ async fn delete(client: &Client, args: &args::DeleteArgs) -> Result<Exit> {
     for name in &args.names {
         match client.delete(name).await {
             Ok(()) => {
-                print(&format!("redisinstance/{name} deletion asked for: its nodes are killed, then its records go\n"))?;
+                print(&format!(
+                    "redisinstance/{name} deletion asked for: its nodes are killed, then its records go\n"
+                ))?;
                 targets.push(wait::Target::accepted(name, 0));
             }
             // The others are deleted all the same; the first error decides how we end.
@@ -161,7 +163,7 @@ async fn version(client: &Client) -> Result<Exit> {
 }
 
 fn schema() -> Result<Exit> {
-    print(&(serde_json::to_string_pretty(&schemars::schema_for!(crate::spec::RedisInstance))? + "\n"))?;
+    print(&(serde_json::to_string_pretty(&crate::spec::schema())? + "\n"))?;
     Ok(Exit::Ok)
 }
 

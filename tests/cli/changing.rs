@@ -34,7 +34,8 @@ fn apply_says_what_became_of_each_document() {
 #[test]
 fn a_folder_is_applied_file_by_file_in_the_order_of_names_and_so_is_the_standard_input() {
     let fake = Fake::start();
-    let c = r#"{"apiVersion": "redisctl/v1", "kind": "RedisInstance", "metadata": {"name": "c"}, "spec": {"memory": 64}}"#;
+    let c =
+        r#"{"apiVersion": "redisctl/v1", "kind": "RedisInstance", "metadata": {"name": "c"}, "spec": {"memory": 64}}"#;
     let folder = folder(&[
         ("b.yml", &document("b")),
         ("c.json", c),
@@ -59,7 +60,8 @@ fn an_error_in_a_document_names_its_file_and_line_and_ends_with_2() {
         ]}),
     ));
     let second = document("b").replace("replicas: 2", "replicas: x");
-    let folder = folder(&[("a.yaml", &document("a")), ("b.yaml", &format!("# why\n\n---\n{second}---\n{}", document("c")))]);
+    let folder =
+        folder(&[("a.yaml", &document("a")), ("b.yaml", &format!("# why\n\n---\n{second}---\n{}", document("c")))]);
     let dir = folder.path().display().to_string();
     let done = run_at(&fake, &["apply", "-f", &dir]);
     assert_eq!((done.code, done.out.as_str()), (2, ""));
@@ -115,7 +117,10 @@ fn apply_does_not_take_an_older_revision_that_is_ready_for_the_new_one() {
     let folder = folder(&[("orders.yaml", &document("orders"))]);
     let done = run_at(&fake, &["apply", "--wait", "--timeout", "300ms", "-f", &path(&folder, "orders.yaml")]);
     assert_eq!(done.code, 4, "{done:?}");
-    assert!(done.err.starts_with("error: redisinstance/orders not ready after 300ms: Ready, 3/3 nodes ready"), "{done:?}");
+    assert!(
+        done.err.starts_with("error: redisinstance/orders not ready after 300ms: Ready, 3/3 nodes ready"),
+        "{done:?}"
+    );
 }
 
 #[test]
@@ -215,7 +220,9 @@ fn diff_ends_with_0_when_nothing_would_change_and_with_1_when_something_would() 
     let done = run_with_input(&fake, &["diff", "-f", "-"], &more);
     assert_eq!(done.code, 1, "{done:?}");
     assert!(
-        done.out.starts_with("--- redisinstance/orders (declared, revision 5)\n+++ redisinstance/orders (standard input)\n@@ "),
+        done.out.starts_with(
+            "--- redisinstance/orders (declared, revision 5)\n+++ redisinstance/orders (standard input)\n@@ "
+        ),
         "{done:?}"
     );
     assert!(done.out.contains("\n   masters: 1\n-  replicas: 2\n+  replicas: 3\n   memory: 256Mi\n"), "{done:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
@@ -54,8 +54,9 @@ impl Fake {
     /// Starts one on a free port.
     pub fn start() -> Fake {
         let shared = Arc::new(Shared { world: Mutex::default(), sent: broadcast::channel(256).0 });
-        let mut fake = Fake { shared, address: free_address(), stop: None, thread: None };
-        fake.listen();
+        let listener = free_listener();
+        let mut fake = Fake { shared, address: listener.local_addr().unwrap(), stop: None, thread: None };
+        fake.serve(listener);
         fake
     }
 
@@ -107,24 +108,27 @@ impl Fake {
         }
     }
 
-    /// Listens (again), at the same address.
+    /// Listens again, at the same address.
     pub fn listen(&mut self) {
+        let listener = TcpListener::bind(self.address).expect("our own port is still free");
+        listener.set_nonblocking(true).unwrap();
+        self.serve(listener);
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
         let (stop, stopped) = oneshot::channel::<()>();
-        let (shared, address) = (self.shared.clone(), self.address);
-        let (ready, is_ready) = std::sync::mpsc::channel();
+        let shared = self.shared.clone();
         self.stop = Some(stop);
         self.thread = Some(std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-                ready.send(()).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 tokio::select! {
                     served = axum::serve(listener, routes(shared)) => served.unwrap(),
                     _ = stopped => {}
                 }
             });
         }));
-        is_ready.recv().expect("the toy listens");
     }
 }
 
@@ -134,14 +138,16 @@ impl Drop for Fake {
     }
 }
 
-/// A loopback address that nobody listens at, below the ephemeral ports.
-pub fn free_address() -> SocketAddr {
+/// Listens at a free loopback port below the ephemeral ones.
+pub fn free_listener() -> TcpListener {
     let start = 20_000 + std::process::id() % 10_000;
-    (start..32_768)
+    let listener = (start..32_768)
         .chain(20_000..start)
         .map(|port| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap())))
-        .find(|address| std::net::TcpListener::bind(address).is_ok())
-        .expect("a free port")
+        .find_map(|address| TcpListener::bind(address).ok())
+        .expect("a free port");
+    listener.set_nonblocking(true).unwrap();
+    listener
 }
 
 fn message(event: &str, data: &Value) -> String {

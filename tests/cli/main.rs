@@ -2,6 +2,7 @@
 
 mod changing;
 mod fake;
+mod real;
 mod run;
 mod sample;
 mod settings;

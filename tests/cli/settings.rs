@@ -5,8 +5,14 @@ use std::io::Write as _;
 
 use crate::run::{Ended, ended, redisctl, run};
 
-const GIVEN: [&str; 6] =
-    ["operator", "--print-config", "--store", "etcd://10.0.0.1:2379,10.0.0.2:2379/redisctl", "--mesos", "http://m1:5050,m2:5050"];
+const GIVEN: [&str; 6] = [
+    "operator",
+    "--print-config",
+    "--store",
+    "etcd://10.0.0.1:2379,10.0.0.2:2379/redisctl",
+    "--mesos",
+    "http://m1:5050,m2:5050",
+];
 
 fn print_config(file: &str, environment: &[(&str, &str)], flags: &[&str]) -> Ended {
     let mut config = tempfile::NamedTempFile::new().unwrap();
@@ -38,7 +44,11 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
 
 #[test]
 fn what_is_printed_can_be_read_back() {
-    let shown = print_config("failover-timeout: 672h\nsecret-file: /etc/secret\nprincipal: us\n", &[], &["--listen", "[::1]:80"]);
+    let shown = print_config(
+        "failover-timeout: 672h\nsecret-file: /etc/secret\nprincipal: us\n",
+        &[],
+        &["--listen", "[::1]:80"],
+    );
     let again = print_config(&shown.out, &[], &[]);
     assert_eq!(again.out, shown.out);
     let settings = settings(&again);
@@ -70,7 +80,10 @@ fn help_names_the_default_and_the_variable_of_each_setting() {
 fn a_wrong_file_is_refused_with_the_key_and_the_line() {
     let unknown = print_config("role: a\nprobe-intervall: 5s\n", &[], &[]);
     assert_eq!(unknown.code, 2, "{unknown:?}");
-    assert!(unknown.err.contains("unknown field `probe-intervall`") && unknown.err.contains("at line 2"), "{unknown:?}");
+    assert!(
+        unknown.err.contains("unknown field `probe-intervall`") && unknown.err.contains("at line 2"),
+        "{unknown:?}"
+    );
     let wrong = print_config("role: a\n\nprobe-interval: 5 s\n", &[], &[]);
     assert!(
         wrong.err.contains("probe-interval: \"5 s\" is not a period such as") && wrong.err.contains("at line 3"),
@@ -83,7 +96,10 @@ fn a_wrong_file_is_refused_with_the_key_and_the_line() {
 #[test]
 fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
     for (flags, expected) in [
-        (["--store", "redis://a"], "--store \"redis://a\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH"),
+        (
+            ["--store", "redis://a"],
+            "--store \"redis://a\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH",
+        ),
         (["--store", "etcd://a:1"], "--store \"etcd://a:1\": allowed are"),
         (["--store", "file:"], "--store \"file:\": allowed are"),
         (["--mesos", "m1:5050"], "--mesos \"m1:5050\": allowed is http://HOST:PORT[,HOST:PORT...]"),
@@ -96,7 +112,8 @@ fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
         (["--leader-ttl", "7"], "\"7\" is not a period such as 250ms"),
         (["--reconcile-concurrency", "0"], "--reconcile-concurrency 0: allowed is 1 to 10000"),
         (["--containerizer", "podman"], "[possible values: mesos, docker]"),
-        (["--log-level", "loud=much"], "--log-level \"loud=much\": allowed are error, warn"),
+        (["--log-level", "loud=much"], "--log-level: \"loud=much\": allowed are error, warn"),
+        (["--log-level", "loud"], "--log-level: \"loud\": allowed are error, warn"),
         (["--secret-file", "/x"], "--secret-file /x: it needs --principal"),
     ] {
         let mut given = GIVEN.to_vec();

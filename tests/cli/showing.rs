@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, free_address};
+use crate::fake::{Fake, free_listener};
 use crate::run::{Live, ended, redisctl, run, run_at};
 use crate::sample::{event, instance};
 
@@ -89,7 +89,8 @@ fn a_document_that_is_not_valid_shows_in_the_phase() {
 
 #[test]
 fn without_an_operator_commands_say_what_to_start_and_end_with_5() {
-    let server = format!("http://{}", free_address());
+    let nobody = free_listener().local_addr().unwrap(); // It is closed again at once.
+    let server = format!("http://{nobody}");
     for command in [&["get"][..], &["get", "-w"], &["delete", "a"], &["wait", "a", "--for=ready"], &["events", "-w"]] {
         let shown = run(&[&["--server", &server], command].concat());
         assert_eq!(shown.code, 5, "{command:?}: {shown:?}");
@@ -110,7 +111,10 @@ fn a_server_that_is_no_operator_is_told_from_one() {
     assert_eq!(shown.code, 1, "{shown:?}");
     assert!(shown.err.contains("no operator does"), "{shown:?}");
     let shown = run(&["get", "--server", "localhost:5656"]);
-    assert_eq!((shown.code, shown.err.as_str()), (2, "error: --server \"localhost:5656\": allowed is http://HOST:PORT\n"));
+    assert_eq!(
+        (shown.code, shown.err.as_str()),
+        (2, "error: --server \"localhost:5656\": allowed is http://HOST:PORT\n")
+    );
 }
 
 #[test]
@@ -246,8 +250,7 @@ fn a_reader_that_goes_away_is_no_error() {
     for i in 0..200 {
         fake.world().instances.insert(format!("i{i}"), instance(&format!("i{i}"), 3, 1));
     }
-    let shown =
-        ended(std::process::Command::new("bash").args(["-c", &shell]).env("REDISCTL_SERVER", fake.url()));
+    let shown = ended(std::process::Command::new("bash").args(["-c", &shell]).env("REDISCTL_SERVER", fake.url()));
     assert_eq!((shown.out.as_str(), shown.err.as_str()), ("0\n", ""));
 }
 
