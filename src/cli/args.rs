@@ -1,4 +1,4 @@
-//! The command line's grammar. Pure.
+//! The command line's grammar. I/O: clap looks into the environment.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub struct Cli {
     /// The operator's API
     #[arg(long, global = true, env = "REDISCTL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:5656")]
     pub server: String,
-    /// When to colour; `auto`: on a terminal, unless NO_COLOR is set
+    /// When to colour; `auto`: on a terminal, unless `NO_COLOR` is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub color: Color,
     /// What to do
@@ -217,9 +217,9 @@ pub struct WaitArgs {
     /// The instances
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
-    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types SpecValid,
-    /// Placed, MasterAvailable, ReplicasInSync and Ready, and the statuses True (the default), False
-    /// and Unknown
+    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types
+    /// `SpecValid`, `Placed`, `MasterAvailable`, `ReplicasInSync` and `Ready`, and the statuses `True`
+    /// (the default), `False` and `Unknown`
     #[arg(long = "for", value_name = "WHAT")]
     pub goal: Goal,
     /// How long to wait

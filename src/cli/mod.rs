@@ -2,6 +2,8 @@
 //!
 //! `operator` and `local` run the operator in this process; every other command talks to a running
 //! one over its HTTP API and knows nothing of stores or Mesos.
+// Text is made here once for each command: what a line costs does not matter, how it reads does.
+#![allow(clippy::format_push_string, clippy::format_collect)]
 
 use std::process::ExitCode;
 

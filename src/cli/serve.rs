@@ -10,7 +10,7 @@ use crate::telemetry;
 
 /// Runs `redisctl operator`.
 pub fn operator(args: OperatorArgs) -> Result<Exit> {
-    let settings = settings_of(args.config.as_deref(), args.flags).map_err(usage)?;
+    let settings = settings_of(args.config.as_deref(), args.flags).map_err(|error| usage(&error))?;
     if args.print_config {
         print(&serde_yaml::to_string(&settings)?)?;
         return Ok(Exit::Ok);
@@ -26,13 +26,13 @@ fn settings_of(config: Option<&std::path::Path>, given: Flags) -> Result<Operato
 
 /// Runs `redisctl local`.
 pub fn local(args: LocalArgs) -> Result<Exit> {
-    let log = settings::log_settings(args.log_level, args.log_format).map_err(usage)?;
+    let log = settings::log_settings(args.log_level, args.log_format).map_err(|error| usage(&error))?;
     let LocalArgs { agents, listen, dir, redis_server, .. } = args;
     telemetry::init(&log)?;
     run(crate::operator::run_local(LocalSettings { agents, listen, dir, redis_server, log }))
 }
 
-fn usage(error: anyhow::Error) -> anyhow::Error {
+fn usage(error: &anyhow::Error) -> anyhow::Error {
     failure(Exit::Usage, format!("{error:#}"))
 }
 

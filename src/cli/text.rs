@@ -146,9 +146,9 @@ pub fn age(now: Timestamp, then: Timestamp) -> String {
     let (minutes, hours, days) = (s / 60, s / 3600, s / 86_400);
     match s {
         0..=119 => format!("{s}s"),
-        120..=599 if s % 60 != 0 => format!("{minutes}m{}s", s % 60),
+        120..=599 if !s.is_multiple_of(60) => format!("{minutes}m{}s", s % 60),
         120..=10_799 => format!("{minutes}m"),
-        10_800..=28_799 if minutes % 60 != 0 => format!("{hours}h{}m", minutes % 60),
+        10_800..=28_799 if !minutes.is_multiple_of(60) => format!("{hours}h{}m", minutes % 60),
         10_800..=172_799 => format!("{hours}h"),
         _ => format!("{days}d"),
     }
