@@ -16,3 +16,4 @@ pub mod settings;
 pub mod spec;
 pub mod status;
 pub mod store;
+pub mod telemetry;

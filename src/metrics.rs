@@ -1,17 +1,262 @@
-//! The operator's own metrics, for Prometheus. Pure.
-use std::time::Duration;
-/// All metrics.
-#[derive(Default)]
-pub struct Metrics {}
-#[allow(missing_docs, unused, clippy::unused_self)]
+//! What the operator counts of itself, for Prometheus. I/O (a clock).
+//!
+//! Labels come from the code, never from users: no name of an instance, node or agent is a label, so
+//! the number of series does not grow with the number of instances. What can be read from the board
+//! (phases, roles, leadership, the state of the Mesos session) is read when Prometheus asks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::board::Board;
+use crate::model::{Role, TaskState};
+use crate::status::{NodeState, Phase};
+
+/// Bounds of short times, in seconds: a pass or a store's answer takes 0.1 ms to some seconds.
+const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// The words of [`crate::board::OperatorView::mesos`].
+const SESSION_STATES: [&str; 4] = ["subscribed", "disconnected", "standby", "ended"];
+
+/// All metrics, with a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    started: Instant,
+    /// Milliseconds from `started` to the last event of Mesos; 0: none yet.
+    mesos_event_ms: AtomicU64,
+    passes: IntCounterVec,
+    pass_seconds: HistogramVec,
+    plans_refused: IntCounterVec,
+    actions: IntCounterVec,
+    instances: IntGaugeVec,
+    nodes: IntGaugeVec,
+    offers: IntCounterVec,
+    session_state: IntGaugeVec,
+    session_event_age: Gauge,
+    calls: IntCounterVec,
+    task_updates: IntCounterVec,
+    probes: IntCounterVec,
+    store_seconds: HistogramVec,
+    store_errors: IntCounterVec,
+    queue: IntGaugeVec,
+    leader: IntGauge,
+    frozen: IntGauge,
+    board: IntGauge,
+    watchers_lagging: IntCounter,
+    http_seconds: HistogramVec,
+    http: IntCounterVec,
+    watchers: IntGauge,
+}
+
+/// Registers what it makes: one registry, so a name that is used twice shows at the first start.
+struct Maker(Registry);
+
+impl Maker {
+    fn keep<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("the names in this file are well formed");
+        self.0.register(Box::new(collector.clone())).expect("no name is used twice in this file");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn number(&self, name: &str, help: &str) -> IntGauge {
+        self.keep(IntGauge::new(name, help))
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
 impl Metrics {
-    pub fn store_call(&self, op: &str, took: Duration, ok: bool) {}
-    pub fn action(&self, kind: &str, ok: bool) {}
-    pub fn offers(&self, outcome: &str, reason: &str, count: usize) {}
-    pub fn pass(&self, ok: bool, took: Duration) {}
-    pub fn plan_refused(&self) {}
-    pub fn queue(&self, dirty: usize, busy: usize) {}
-    pub fn session(&self, state: &str, age: Option<Duration>) {}
-    pub fn frozen(&self, frozen: bool) {}
-    pub fn leader(&self, leading: bool) {}
+    /// All at zero.
+    pub fn new() -> Metrics {
+        let make = Maker(Registry::new());
+        let info: GaugeVec = make.keep(GaugeVec::new(
+            Opts::new("redisctl_build_info", "Always 1; the version is in the label."),
+            &["version"],
+        ));
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Metrics {
+            passes: make.counter("redisctl_reconcile_passes_total", "Reconcile passes.", &["result"]),
+            pass_seconds: make.seconds(
+                "redisctl_reconcile_pass_duration_seconds",
+                "Duration of reconcile passes.",
+                &[],
+            ),
+            plans_refused: make.counter(
+                "redisctl_plans_refused_total",
+                "Plans that broke an invariant and were not performed.",
+                &["invariant"],
+            ),
+            actions: make.counter("redisctl_actions_total", "Actions performed.", &["kind", "result"]),
+            instances: make.gauge("redisctl_instances", "Instances.", &["phase"]),
+            nodes: make.gauge("redisctl_nodes", "Nodes.", &["role", "state"]),
+            offers: make.counter("redisctl_offers_total", "Offers, by what became of them.", &["outcome", "reason"]),
+            session_state: make.gauge("redisctl_mesos_session_state", "1 for the state of the session.", &["state"]),
+            session_event_age: make.keep(Gauge::new(
+                "redisctl_mesos_last_event_age_seconds",
+                "Time since Mesos last sent anything, heartbeats included; -1: never.",
+            )),
+            calls: make.counter("redisctl_mesos_calls_total", "Calls to the Mesos master.", &["type", "result"]),
+            task_updates: make.counter("redisctl_mesos_task_updates_total", "Status updates of tasks.", &["state"]),
+            probes: make.counter("redisctl_probes_total", "Probes of nodes.", &["result"]),
+            store_seconds: make.seconds("redisctl_store_request_duration_seconds", "Answers of the store.", &["op"]),
+            store_errors: make.counter("redisctl_store_errors_total", "Failed requests to the store.", &["op"]),
+            queue: make.gauge("redisctl_reconcile_queue", "Instances: dirty, or with a pass in flight.", &["state"]),
+            leader: make.number("redisctl_leader", "1: this operator leads."),
+            frozen: make.number("redisctl_frozen", "1: the operator launches and kills nothing."),
+            board: make.number("redisctl_board_instances", "Instances that this operator knows."),
+            watchers_lagging: make.keep(IntCounter::new(
+                "redisctl_watchers_lagging_total",
+                "Watchers of the API that were too slow and were told to list again.",
+            )),
+            http_seconds: make.seconds("redisctl_http_request_duration_seconds", "Answers of the API.", &["route"]),
+            http: make.counter("redisctl_http_requests_total", "Requests to the API.", &["route", "method", "code"]),
+            watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
+            registry: make.0,
+            started: Instant::now(),
+            mesos_event_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A pass over one instance has ended: `acted`, `idle`, `conflict`, `failed`.
+    pub fn pass(&self, result: &'static str, took: Duration) {
+        self.passes.with_label_values(&[result]).inc();
+        self.pass_seconds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+    }
+
+    /// The invariants' check refused a plan.
+    pub fn plan_refused(&self, invariant: &'static str) {
+        self.plans_refused.with_label_values(&[invariant]).inc();
+    }
+
+    /// An action was performed, or failed.
+    pub fn action(&self, kind: &'static str, done: bool) {
+        self.actions.with_label_values(&[kind, result(done)]).inc();
+    }
+
+    /// Offers: `accepted`, `declined` or `rescinded`, and why.
+    pub fn offers(&self, outcome: &'static str, reason: &'static str, count: u64) {
+        self.offers.with_label_values(&[outcome, reason]).inc_by(count);
+    }
+
+    /// Mesos sent something: an event, or a heartbeat.
+    pub fn mesos_event(&self) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.mesos_event_ms.store(ms.max(1), Ordering::Relaxed);
+    }
+
+    /// A call to the Mesos master was answered, or failed.
+    pub fn call(&self, kind: &'static str, done: bool) {
+        self.calls.with_label_values(&[kind, result(done)]).inc();
+    }
+
+    /// A status update came in.
+    pub fn task_update(&self, state: TaskState) {
+        self.task_updates.with_label_values(&[state.mesos_name()]).inc();
+    }
+
+    /// A probe ended: `answer`, or why not.
+    pub fn probe(&self, result: &'static str) {
+        self.probes.with_label_values(&[result]).inc();
+    }
+
+    /// The store answered, or failed to: `get`, `list`, `commit`, `watch`.
+    pub fn store(&self, op: &'static str, took: Duration, done: bool) {
+        self.store_seconds.with_label_values(&[op]).observe(took.as_secs_f64());
+        if !done {
+            self.store_errors.with_label_values(&[op]).inc();
+        }
+    }
+
+    /// How many instances are dirty, and how many have a pass in flight.
+    pub fn set_queue(&self, dirty: usize, in_flight: usize) {
+        self.queue.with_label_values(&["dirty"]).set(gauge(dirty));
+        self.queue.with_label_values(&["in_flight"]).set(gauge(in_flight));
+    }
+
+    /// The API answered. The route is the pattern, never the path.
+    pub(crate) fn http(&self, route: &str, method: &str, code: u16, took: Duration) {
+        self.http_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+        self.http.with_label_values(&[route, method, &code.to_string()]).inc();
+    }
+
+    /// Open watches of the API.
+    pub(crate) fn set_watchers(&self, open: usize) {
+        self.watchers.set(gauge(open));
+    }
+
+    /// A watcher was too slow.
+    pub(crate) fn watcher_lagged(&self) {
+        self.watchers_lagging.inc();
+    }
+
+    /// Everything as Prometheus reads it, with what the board says now.
+    pub fn render(&self, board: &Board) -> String {
+        self.observe(board);
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    fn observe(&self, board: &Board) {
+        let views = board.list();
+        let mut phases: BTreeMap<Phase, usize> = Phase::ALL.map(|phase| (phase, 0)).into();
+        let mut nodes: BTreeMap<(bool, NodeState), usize> = BTreeMap::new();
+        for view in &views {
+            *phases.entry(view.status.phase).or_default() += 1;
+            for node in &view.status.nodes {
+                *nodes.entry((node.role == Role::Master, node.state)).or_default() += 1;
+            }
+        }
+        for (phase, count) in phases {
+            self.instances.with_label_values(&[&phase.to_string()]).set(gauge(count));
+        }
+        for role in [Role::Master, Role::Replica] {
+            for state in NodeState::ALL {
+                let count = nodes.get(&(role == Role::Master, state)).copied().unwrap_or(0);
+                self.nodes.with_label_values(&[&role.to_string(), &state.to_string()]).set(gauge(count));
+            }
+        }
+        let operator = board.operator();
+        for state in SESSION_STATES {
+            self.session_state.with_label_values(&[state]).set(i64::from(operator.mesos == state));
+        }
+        self.session_event_age.set(self.mesos_event_age());
+        self.leader.set(i64::from(operator.leading));
+        self.frozen.set(i64::from(operator.frozen.is_some()));
+        self.board.set(gauge(views.len()));
+    }
+
+    fn mesos_event_age(&self) -> f64 {
+        match self.mesos_event_ms.load(Ordering::Relaxed) {
+            0 => -1.0,
+            ms => self.started.elapsed().saturating_sub(Duration::from_millis(ms)).as_secs_f64(),
+        }
+    }
+}
+
+fn result(done: bool) -> &'static str {
+    if done { "ok" } else { "error" }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

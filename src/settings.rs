@@ -13,13 +13,14 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Period;
+use crate::telemetry;
 
 /// Where the operator, and its API, listens by default.
 pub const LISTEN: &str = "127.0.0.1:5656";
 
 /// What may be set of the operator; absent: not said here.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "settings such as probe-interval: 5s")]
 pub struct Flags {
     /// Where instances are declared and recorded: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or
     /// `file:PATH` [required]
@@ -81,7 +82,7 @@ pub struct Flags {
     pub log_level: Option<String>,
     /// How it is logged [default: text]
     #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<telemetry::Format>,
 }
 
 /// Fills each field from the first that has it. A field that is left out does not compile.
@@ -114,34 +115,13 @@ pub enum Containerizer {
     Docker,
 }
 
-/// How lines are logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct LogSettings {
-    /// A filter of tracing-subscriber's `EnvFilter`.
-    pub log_level: String,
-    /// Text or JSON.
-    pub log_format: LogFormat,
-}
-
 /// The settings in force. Printed by `operator --print-config` in the form that `--config` reads.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OperatorSettings {
     /// `etcd://...` or `file:...`, for [`crate::store::Store::open`].
     pub store: String,
-    /// `http://HOST:PORT` of each master.
+    /// `HOST:PORT` of each master.
     #[serde(serialize_with = "join_masters")]
     pub mesos: Vec<String>,
     /// Where the API listens.
@@ -178,13 +158,12 @@ pub struct OperatorSettings {
     pub leader_ttl: Period,
     /// What is logged, and how.
     #[serde(flatten)]
-    pub log: LogSettings,
+    pub log: telemetry::Settings,
 }
 
 #[allow(clippy::ptr_arg)] // The signature is serde's.
 fn join_masters<S: serde::Serializer>(masters: &Vec<String>, s: S) -> Result<S::Ok, S::Error> {
-    let hosts: Vec<&str> = masters.iter().map(|m| m.trim_start_matches("http://")).collect();
-    s.collect_str(&format_args!("http://{}", hosts.join(",")))
+    s.collect_str(&format_args!("http://{}", masters.join(",")))
 }
 
 /// The settings of `redisctl local`.
@@ -199,7 +178,7 @@ pub struct LocalSettings {
     /// The redis-server that nodes run.
     pub redis_server: String,
     /// What is logged, and how.
-    pub log: LogSettings,
+    pub log: telemetry::Settings,
 }
 
 /// Reads the file of `--config`. An error names the file, the key and the line.
@@ -210,7 +189,18 @@ pub fn read_file(path: &Path) -> Result<Flags> {
 
 /// The settings that a file says. An empty file says nothing.
 fn parse_file(text: &str) -> Result<Flags> {
-    Ok(serde_yaml::from_str::<Option<Flags>>(text)?.unwrap_or_default())
+    let result: Result<Option<Flags>, _> = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text));
+    result.map(Option::unwrap_or_default).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.into_inner().to_string();
+        if message.contains(" at line ") {
+            return anyhow::Error::msg(message);
+        }
+        // Types of ours do not know where they are read, and at the file's start no line is told.
+        let line = text.lines().position(|line| line.starts_with(&format!("{key}:"))).map_or(1, |i| i + 1);
+        let key = if key == "." || message.contains(&key) { String::new() } else { format!("{key}: ") };
+        anyhow::anyhow!("{key}{message} at line {line}")
+    })
 }
 
 /// The settings in force: what is given, defaults for the rest. Everything is checked; an error
@@ -249,15 +239,10 @@ pub fn default_listen() -> SocketAddr {
 }
 
 /// The log settings in force.
-pub fn log_settings(level: Option<String>, format: Option<LogFormat>) -> Result<LogSettings> {
-    let log_level = level.unwrap_or_else(|| "info".to_string());
-    if tracing_subscriber::EnvFilter::try_new(&log_level).is_err() || log_level.trim().is_empty() {
-        bail!(
-            "--log-level {log_level:?}: allowed are error, warn, info, debug, trace, and these by module: \
-             info,redisctl::mesos=debug"
-        );
-    }
-    Ok(LogSettings { log_level, log_format: format.unwrap_or_default() })
+pub fn log_settings(level: Option<String>, format: Option<telemetry::Format>) -> Result<telemetry::Settings> {
+    let level = level.unwrap_or_else(|| "info".to_string());
+    telemetry::filter(&level).context("--log-level")?;
+    Ok(telemetry::Settings { level, format: format.unwrap_or_default() })
 }
 
 const STORE_FORMS: &str = "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH";
@@ -286,7 +271,7 @@ fn masters(given: Option<String>) -> Result<Vec<String>> {
     if let Some(wrong) = hosts.iter().find(|host| !is_host_port(host)) {
         bail!("--mesos {text:?}: {wrong:?} is not HOST:PORT; {FORM}");
     }
-    Ok(hosts.iter().map(|host| format!("http://{host}")).collect())
+    Ok(hosts)
 }
 
 fn advertise(given: Option<String>, listen: SocketAddr) -> Result<String> {

@@ -1,5 +1,180 @@
-//! stub
-#![allow(missing_docs, unused)]
+//! The HTTP API: reads the board, writes specs and requests into the store. I/O.
+//!
+//! ```text
+//! GET    ─→ board (views of all instances) ─→ JSON, or server-sent events
+//! POST,  ─→ spec::parse_documents ─→ write (checks, one transaction) ─→ store ─→ the leader's watch
+//! PUT,
+//! DELETE
+//! ```
+//!
+//! Any operator answers, leader or not; only a plan is asked of the leader ([`operator`]). Whatever
+//! goes wrong is answered as a problem (RFC 9457), also what the framework refuses by itself.
+
+use std::future::Future;
 use std::sync::Arc;
-pub struct ApiState{pub board:Arc<crate::board::Board>,pub store:crate::store::Store,pub metrics:Arc<crate::metrics::Metrics>}
-pub async fn serve(l: tokio::net::TcpListener, s: ApiState, stop: tokio_util::sync::CancellationToken)->anyhow::Result<()>{Ok(())}
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::Board;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use problem::{PROBLEM_JSON, Problem};
+
+mod events;
+mod instances;
+mod openapi;
+mod operator;
+mod problem;
+mod query;
+mod selector;
+mod view;
+mod watch;
+mod write;
+
+pub use openapi::openapi;
+
+/// How long requests under way may take when the operator stops.
+const DRAIN: Duration = Duration::from_secs(2);
+/// To reach the leader; it is near.
+const LEADER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For the leader's answer, which it has ready.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the API works on.
+#[derive(Clone)]
+pub struct ApiState {
+    /// What is read.
+    pub board: Arc<Board>,
+    /// What is written.
+    pub store: Store,
+    /// What is counted, and told at `/metrics`.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What all handlers share.
+struct Shared {
+    state: ApiState,
+    /// One permit for each open watch.
+    watchers: Arc<Semaphore>,
+    /// Ends the watches: they would keep a stopping server for ever.
+    shutdown: CancellationToken,
+    /// Asks the leader.
+    leader: reqwest::Client,
+}
+
+type Shares = State<Arc<Shared>>;
+
+/// The API's routes, for a server of one's own.
+pub fn router(state: ApiState) -> Router {
+    routes(state, CancellationToken::new())
+}
+
+/// Serves the API until `shutdown` completes; requests under way are finished, watches are ended.
+pub async fn serve(
+    listener: TcpListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let stopping = CancellationToken::new();
+    let app = routes(state, stopping.clone());
+    let stop = stopping.clone();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        shutdown.await;
+        stop.cancel();
+    });
+    let patience = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = server.into_future() => served.context("serve the API"),
+        () = patience => Ok(()),
+    }
+}
+
+fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
+    // No proxy: operators are near, and a proxy of the environment cannot reach them.
+    let leader = reqwest::Client::builder().no_proxy().connect_timeout(LEADER_CONNECT_TIMEOUT).timeout(LEADER_TIMEOUT);
+    let leader = leader.build().expect("a client without TLS has nothing that could fail");
+    let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
+    let shared = Arc::new(Shared { state, watchers, shutdown, leader });
+    Router::new()
+        .route("/v1/instances", get(instances::list).post(instances::apply))
+        .route("/v1/instances/{name}", get(instances::get).put(instances::put).delete(instances::delete))
+        .route("/v1/instances/{name}/recreate", post(instances::recreate))
+        .route("/v1/instances/{name}/plan", get(operator::plan))
+        .route("/v1/instances/{name}/events", get(events::of_instance))
+        .route("/v1/events", get(events::of_all))
+        .route("/v1/operator", get(operator::operator))
+        .route("/v1/schema", get(openapi::serve_schema))
+        .route("/openapi.json", get(openapi::serve_openapi))
+        .route("/healthz", get(operator::healthz))
+        .route("/readyz", get(operator::readyz))
+        .route("/metrics", get(operator::metrics))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(async || StatusCode::METHOD_NOT_ALLOWED)
+        .layer(from_fn_with_state(Arc::clone(&shared), around))
+        .with_state(shared)
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}: see /openapi.json", uri.path()))
+}
+
+/// Around every request: counts it, and makes a problem of every refusal.
+async fn around(State(shared): Shares, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let method = method_label(request.method());
+    // The pattern: paths hold names, and there are as many as there are instances.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = as_problem(next.run(request).await);
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
+    response
+}
+
+/// The method, of the few that make a series of their own.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut problem = Problem::new(status, refusal(status, response.headers())).into_response();
+    problem.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
+    problem
+}
+
+/// The framework's refusals in our words.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> String {
+    let allow = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok());
+    match (status, allow) {
+        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => {
+            format!("the method is not possible here: allowed are {allow}")
+        }
+        (StatusCode::METHOD_NOT_ALLOWED, None) => "the method is not possible here".to_string(),
+        (StatusCode::BAD_REQUEST, _) => "the request cannot be read".to_string(),
+        _ => "the request was not done".to_string(),
+    }
+}

@@ -1,4 +1,4 @@
-//! The command line's grammar. Pure.
+//! The command line's grammar. I/O: clap looks into the environment.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
-use crate::settings::{Flags, LogFormat};
+use crate::settings::Flags;
 use crate::spec::Period;
+use crate::telemetry::Format;
 
 /// redisctl: replicated Redis on Apache Mesos, kept as declared
 #[derive(Debug, Parser)]
@@ -18,7 +19,7 @@ pub struct Cli {
     /// The operator's API
     #[arg(long, global = true, env = "REDISCTL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:5656")]
     pub server: String,
-    /// When to colour; `auto`: on a terminal, unless NO_COLOR is set
+    /// When to colour; `auto`: on a terminal, unless `NO_COLOR` is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub color: Color,
     /// What to do
@@ -68,9 +69,6 @@ pub enum Command {
     Version,
     /// Print a completion script for a shell
     Completion(CompletionArgs),
-    /// The shepherd of one redis-server of the local cluster.
-    #[command(name = "__task", hide = true)]
-    Task(TaskArgs),
 }
 
 /// Arguments of `operator`.
@@ -111,7 +109,7 @@ pub struct LocalArgs {
     pub log_level: Option<String>,
     /// How it is logged [default: text]
     #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<Format>,
 }
 
 /// Arguments of `apply`.
@@ -219,9 +217,9 @@ pub struct WaitArgs {
     /// The instances
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
-    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types SpecValid,
-    /// Placed, MasterAvailable, ReplicasInSync and Ready, and the statuses True (the default), False
-    /// and Unknown
+    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types
+    /// `SpecValid`, `Placed`, `MasterAvailable`, `ReplicasInSync` and `Ready`, and the statuses `True`
+    /// (the default), `False` and `Unknown`
     #[arg(long = "for", value_name = "WHAT")]
     pub goal: Goal,
     /// How long to wait
@@ -248,12 +246,4 @@ pub struct DeleteArgs {
 pub struct CompletionArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `__task`: the local cluster's own affair.
-#[derive(Args, Debug)]
-pub struct TaskArgs {
-    /// Passed on.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
 }

@@ -24,7 +24,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Between attempts to take a watch up again: from the first to the last of these, doubled.
 const RETRY_MS: (u64, u64) = (200, 5000);
 /// After a watch of an instance that does not exist, until we look again.
-const ABSENT_RETRY: Duration = Duration::from_millis(500);
+const ABSENT_RETRY: Duration = Duration::from_millis(100);
 
 /// Talks to one operator.
 #[derive(Clone, Debug)]

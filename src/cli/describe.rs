@@ -25,13 +25,19 @@ pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
 }
 
 fn page(instance: &Instance, events: &[Event], now: Timestamp) -> Result<String> {
+    let spec = if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? };
+    let waiting: String = instance.waiting().iter().map(|reason| format!("- {reason}\n")).collect();
+    let events = if events.is_empty() { String::new() } else { events::table(events, now) };
     let mut page = head(instance, now);
-    page += &section("Spec", if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? });
-    page += &section("Conditions", conditions(instance, now));
-    page += &section("Nodes", nodes(&instance.status.nodes));
-    let waiting = instance.waiting();
-    page += &section("Waiting", waiting.iter().map(|reason| format!("- {reason}\n")).collect());
-    page += &section("Events", if events.is_empty() { String::new() } else { events::table(events, now) });
+    for (title, body) in [
+        ("Spec", spec),
+        ("Conditions", conditions(instance, now)),
+        ("Nodes", nodes(&instance.status.nodes)),
+        ("Waiting", waiting),
+        ("Events", events),
+    ] {
+        page += &section(title, &body);
+    }
     Ok(page)
 }
 
@@ -63,9 +69,9 @@ fn head(instance: &Instance, now: Timestamp) -> String {
 }
 
 /// A heading with its indented text, or `none`.
-fn section(title: &str, body: String) -> String {
+fn section(title: &str, body: &str) -> String {
     let heading = styled(&format!("{title}:"), STRONG);
-    if body.is_empty() { format!("{heading} none\n") } else { format!("{heading}\n{}", indent(&body, "  ")) }
+    if body.is_empty() { format!("{heading} none\n") } else { format!("{heading}\n{}", indent(body, "  ")) }
 }
 
 fn conditions(instance: &Instance, now: Timestamp) -> String {
@@ -121,7 +127,8 @@ pub fn operator(server: &str, operator: &OperatorView) -> String {
         (Some(leader), false) => format!("stands by, {} leads", leader.api),
         (None, false) => "stands by, nobody is known to lead".to_string(),
     };
-    let message = if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
+    let message =
+        if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
     let store = if operator.store_synced { "read and watched" } else { "not read yet" };
     let mut text = format!(
         "operator: {} at {server}: {role}\n  store: {store}\n  mesos: {}{message}\n",

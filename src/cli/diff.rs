@@ -110,11 +110,8 @@ fn merge<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(Side, &'a str)> {
     let mut common = vec![vec![0usize; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
-            common[i][j] = if old[i] == new[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
+            common[i][j] =
+                if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let (mut i, mut j) = (0, 0);
@@ -151,10 +148,7 @@ mod tests {
     fn a_changed_line_is_shown_with_those_around_it() {
         let old = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n";
         let new = "1\n2\n3\n4\n5\n6\nseven\n8\n9\n10\n11\n12\n13\n14\n";
-        assert_eq!(
-            plain(old, new),
-            "@@ -4 +4 @@\n 4\n 5\n 6\n-7\n+seven\n 8\n 9\n 10\n 11\n 12\n 13\n+14\n"
-        );
+        assert_eq!(plain(old, new), "@@ -4 +4 @@\n 4\n 5\n 6\n-7\n+seven\n 8\n 9\n 10\n 11\n 12\n 13\n+14\n");
         assert_eq!(plain("", "a\n"), "@@ -1 +1 @@\n+a\n");
     }
 

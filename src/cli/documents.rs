@@ -105,12 +105,12 @@ impl Documents {
 
     /// `orders.yaml:7:11: spec.memory: ...`: an error where the user can find it.
     pub fn locate(&self, error: &DocumentError) -> String {
-        let Some(document) = self.0.get(error.document) else { return error.message.clone() };
-        let line = document.first_line + error.line.unwrap_or(1).saturating_sub(1);
-        let column = error.column.filter(|_| error.line.is_some()).map(|c| format!(":{c}")).unwrap_or_default();
-        let path = error.path.as_deref().filter(|path| !path.is_empty() && !error.message.contains(path));
-        let path = path.map(|path| format!("{path}: ")).unwrap_or_default();
-        format!("{}:{line}{column}: {path}{}", document.file, error.message)
+        let DocumentError { document, line, column, path, message } = error;
+        let Some(document) = self.0.get(*document) else { return message.clone() };
+        let file_line = document.first_line + line.saturating_sub(1);
+        let column = if *line > 0 && *column > 0 { format!(":{column}") } else { String::new() };
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        format!("{}:{file_line}{column}: {path}{message}", document.file)
     }
 }
 
@@ -143,17 +143,15 @@ mod tests {
     fn an_error_is_found_in_its_file() {
         let mut documents = split("a: 1\n---\nb: 2\nc: 3\n");
         documents.add("b.json", "\u{feff}{\"d\": 4}");
-        let at = |document, line, column| DocumentError {
-            document,
-            line,
-            column,
-            path: Some("spec.c".into()),
-            message: "is wrong".into(),
-            ..DocumentError::default()
+        assert_eq!(documents.body(), "a: 1\n---\n   \nb: 2\nc: 3\n---\n{\"d\": 4}\n");
+        let at = |document, line, column| {
+            let (path, message) = ("spec.c".to_string(), "is wrong".to_string());
+            documents.locate(&DocumentError { document, line, column, path, message })
         };
-        assert_eq!(documents.locate(&at(1, Some(3), Some(4))), "a.yaml:4:4: spec.c: is wrong");
-        assert_eq!(documents.locate(&at(2, Some(1), None)), "b.json:1: spec.c: is wrong");
-        assert_eq!(documents.locate(&at(1, None, None)), "a.yaml:2: spec.c: is wrong");
-        assert_eq!(documents.locate(&at(9, None, None)), "is wrong");
+        assert_eq!(at(0, 1, 1), "a.yaml:1:1: spec.c: is wrong");
+        assert_eq!(at(1, 3, 4), "a.yaml:4:4: spec.c: is wrong");
+        assert_eq!(at(2, 1, 0), "b.json:1: spec.c: is wrong");
+        assert_eq!(at(1, 0, 0), "a.yaml:2: spec.c: is wrong");
+        assert_eq!(at(9, 0, 0), "is wrong");
     }
 }

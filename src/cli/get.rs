@@ -15,9 +15,8 @@ use crate::model::{Role, Timestamp};
 use crate::status::NodeState;
 
 const COLUMNS: [&str; 7] = ["NAME", "PHASE", "READY", "MASTER", "MEMORY", "EPOCH", "AGE"];
-const WIDE_COLUMNS: [&str; 12] = [
-    "NAME", "PHASE", "READY", "MASTER", "MEMORY", "EPOCH", "AGE", "USED", "IN-SYNC", "REVISION", "NODES", "WAITING",
-];
+const WIDE_COLUMNS: [&str; 12] =
+    ["NAME", "PHASE", "READY", "MASTER", "MEMORY", "EPOCH", "AGE", "USED", "IN-SYNC", "REVISION", "NODES", "WAITING"];
 /// The column of the age: it changes all the time, which is no reason to print a row again.
 const AGE_COLUMN: usize = 6;
 /// For what is not known.
@@ -125,7 +124,8 @@ impl Live {
     }
 
     fn removed(&mut self, name: &str) -> Result<String> {
-        let gone = json!({"apiVersion": crate::spec::API_VERSION, "kind": "RedisInstanceRemoved", "metadata": {"name": name}});
+        let gone =
+            json!({"apiVersion": crate::spec::API_VERSION, "kind": "RedisInstanceRemoved", "metadata": {"name": name}});
         Ok(match self.output {
             Output::Table | Output::Wide => self.rows.removed(name),
             Output::Json => serde_json::to_string(&gone)? + "\n",

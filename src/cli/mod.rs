@@ -2,6 +2,8 @@
 //!
 //! `operator` and `local` run the operator in this process; every other command talks to a running
 //! one over its HTTP API and knows nothing of stores or Mesos.
+// Text is made here once for each command: what a line costs does not matter, how it reads does.
+#![allow(clippy::format_push_string, clippy::format_collect)]
 
 use std::process::ExitCode;
 
@@ -29,8 +31,16 @@ use client::{Client, VERSION};
 use outcome::{Exit, exit_of, is_broken_pipe};
 use text::print;
 
+/// The hidden command by which the local cluster's agents start a task. Its arguments are the task's
+/// own: clap must not look at them.
+const TASK: &str = "__task";
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|command| command == TASK) {
+        return crate::local::task_main(args);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -65,7 +75,6 @@ fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Operator(args) => serve::operator(*args),
         Command::Local(args) => serve::local(args),
-        Command::Task(args) => crate::local::task_main(&args.args).map(|()| Exit::Ok),
         Command::Schema => schema(),
         Command::Completion(args) => completion(args.shell),
         command => {
@@ -90,7 +99,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,
-        Command::Operator(_) | Command::Local(_) | Command::Task(_) | Command::Schema | Command::Completion(_) => {
+        Command::Operator(_) | Command::Local(_) | Command::Schema | Command::Completion(_) => {
             unreachable!("run() does these itself")
         }
     }
@@ -122,7 +131,9 @@ async fn delete(client: &Client, args: &args::DeleteArgs) -> Result<Exit> {
     for name in &args.names {
         match client.delete(name).await {
             Ok(()) => {
-                print(&format!("redisinstance/{name} deletion asked for: its nodes are killed, then its records go\n"))?;
+                print(&format!(
+                    "redisinstance/{name} deletion asked for: its nodes are killed, then its records go\n"
+                ))?;
                 targets.push(wait::Target::accepted(name, 0));
             }
             // The others are deleted all the same; the first error decides how we end.
@@ -154,7 +165,7 @@ async fn version(client: &Client) -> Result<Exit> {
 }
 
 fn schema() -> Result<Exit> {
-    print(&(serde_json::to_string_pretty(&schemars::schema_for!(crate::spec::RedisInstance))? + "\n"))?;
+    print(&(serde_json::to_string_pretty(&crate::spec::schema())? + "\n"))?;
     Ok(Exit::Ok)
 }
 

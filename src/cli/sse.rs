@@ -77,7 +77,8 @@ mod tests {
         Message { event: event.into(), data: data.into() }
     }
 
-    const STREAM: &str = ": hello\n\nevent: set\ndata: {\"name\":\"größe\"}\n\nevent:synced\n\ndata: a\r\ndata:b\r\n\r\n";
+    const STREAM: &str =
+        ": hello\n\nevent: set\ndata: {\"name\":\"größe\"}\n\nevent:synced\n\ndata: a\r\ndata:b\r\n\r\n";
 
     fn expected() -> Vec<Message> {
         vec![message("set", "{\"name\":\"größe\"}"), message("synced", ""), message("message", "a\nb")]

@@ -70,21 +70,16 @@ pub fn event_style(kind: EventKind) -> Style {
 /// A cell of a table.
 pub struct Cell(String, Style);
 
-impl From<String> for Cell {
-    fn from(text: String) -> Cell {
-        Cell(text, PLAIN)
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Cell {
+        cell(text.into(), PLAIN)
     }
 }
 
-impl From<&str> for Cell {
-    fn from(text: &str) -> Cell {
-        Cell(text.to_string(), PLAIN)
-    }
-}
-
-/// A cell in a style.
+/// A cell in a style. A text of several lines is put on one.
+#[allow(clippy::needless_pass_by_value)] // Numbers and enums, mostly.
 pub fn cell(text: impl ToString, style: Style) -> Cell {
-    Cell(text.to_string(), style)
+    Cell(text.to_string().lines().collect::<Vec<_>>().join(" "), style)
 }
 
 /// Columns side by side, as kubectl prints them. Widths only grow, so that the rows of a watch stay
@@ -151,9 +146,9 @@ pub fn age(now: Timestamp, then: Timestamp) -> String {
     let (minutes, hours, days) = (s / 60, s / 3600, s / 86_400);
     match s {
         0..=119 => format!("{s}s"),
-        120..=599 if s % 60 != 0 => format!("{minutes}m{}s", s % 60),
+        120..=599 if !s.is_multiple_of(60) => format!("{minutes}m{}s", s % 60),
         120..=10_799 => format!("{minutes}m"),
-        10_800..=28_799 if minutes % 60 != 0 => format!("{hours}h{}m", minutes % 60),
+        10_800..=28_799 if !minutes.is_multiple_of(60) => format!("{hours}h{}m", minutes % 60),
         10_800..=172_799 => format!("{hours}h"),
         _ => format!("{days}d"),
     }

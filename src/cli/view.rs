@@ -145,16 +145,14 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct DocumentError {
-    /// Which document of the body, from 0.
+    /// Which document of the body, from 0; those without content are not counted.
     pub document: usize,
-    /// The line in that document, from 1.
-    pub line: Option<usize>,
-    /// The column, from 1.
-    pub column: Option<usize>,
-    /// `spec.memory`.
-    pub path: Option<String>,
-    /// What is there.
-    pub value: Value,
+    /// The line in that document, from 1; 0: not known.
+    pub line: usize,
+    /// The column, from 1; 0: not known.
+    pub column: usize,
+    /// `spec.memory`; empty for the document itself.
+    pub path: String,
     /// What is wrong, and what is allowed.
     pub message: String,
 }

@@ -175,7 +175,8 @@ impl Story {
     fn arrival(&self, instance: &Instance) -> String {
         let name = instance.name();
         let took_ms = now().since_ms(self.started);
-        let after = if self.tell { format!(" after {}.{} s", took_ms / 1000, took_ms % 1000 / 100) } else { String::new() };
+        let after =
+            if self.tell { format!(" after {}.{} s", took_ms / 1000, took_ms % 1000 / 100) } else { String::new() };
         let master = instance.status.master.as_deref().unwrap_or("none");
         let ready = instance.readiness();
         format!("redisinstance/{name} {}{after}: {ready} nodes ready, master {master}\n", self.goal)
@@ -243,7 +244,8 @@ impl Story {
         };
         let status = &instance.status;
         let ready = instance.readiness();
-        let mut text = format!("redisinstance/{name} not {goal} after {timeout}: {}, {ready} nodes ready", status.phase);
+        let mut text =
+            format!("redisinstance/{name} not {goal} after {timeout}: {}, {ready} nodes ready", status.phase);
         if goal == Goal::Deleted && !status.nodes.is_empty() {
             text += &format!(", {} left", count(status.nodes.len(), "node"));
         }

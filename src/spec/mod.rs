@@ -6,9 +6,21 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod directives;
+mod error;
+mod parse;
+mod schema;
 mod size;
+mod structure;
+mod tree;
+mod validate;
 
+pub use directives::live_config;
+pub use error::{Path, SpecError, Step, join_errors};
+pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
+pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
+pub use validate::check_change;
 
 /// The only `apiVersion`.
 pub const API_VERSION: &str = "redisctl/v1";
@@ -20,8 +32,10 @@ pub const KIND: &str = "RedisInstance";
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisInstance {
     /// Always `redisctl/v1`.
+    #[schemars(extend("const" = API_VERSION))]
     pub api_version: String,
     /// Always `RedisInstance`.
+    #[schemars(extend("const" = KIND))]
     pub kind: String,
     /// Name and labels.
     pub metadata: Metadata,
@@ -165,6 +179,7 @@ impl fmt::Display for Constraint {
 pub struct RedisSpec {
     /// Lines of redis.conf, except those that the operator owns (port, replicaof, maxmemory, ...).
     #[serde(deserialize_with = "size::config", skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, String>,
     /// A container image. Absent: the redis-server of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error as _;
+use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A size in bytes. Written as `256Mi`, `1Gi` (powers of 1024), `256M`, `1G` (powers of 1000), or a
@@ -26,7 +26,7 @@ impl FromStr for Size {
             .iter()
             .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
             .unwrap_or((text, 1 << 20));
-        let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not {SIZE_FORMS}"))?;
+        let number = whole(digits).ok_or_else(|| format!("{text:?} is not {SIZE_FORMS}"))?;
         number.checked_mul(unit).map(Size).ok_or_else(|| format!("{text:?} is too large"))
     }
 }
@@ -46,34 +46,50 @@ impl Serialize for Size {
     }
 }
 
-/// A YAML or JSON scalar, as far as our own scalars need one.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Bool(bool),
-    Whole(u64),
-    Number(f64),
-    Text(String),
-}
+/// A YAML or JSON scalar as text; booleans as Redis has them. What is no scalar is refused with the
+/// words of what was expected.
+struct Scalar(&'static str);
 
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Scalar::Bool(b) => f.write_str(if *b { "yes" } else { "no" }),
-            Scalar::Whole(n) => write!(f, "{n}"),
-            Scalar::Number(n) => write!(f, "{n}"),
-            Scalar::Text(s) => f.write_str(s),
-        }
+impl<'de> Visitor<'de> for Scalar {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_bool<E: Error>(self, v: bool) -> Result<String, E> {
+        Ok(if v { "yes" } else { "no" }.to_string())
+    }
+    fn visit_i64<E: Error>(self, v: i64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+    fn visit_u64<E: Error>(self, v: u64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+    fn visit_f64<E: Error>(self, v: f64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+    fn visit_str<E: Error>(self, v: &str) -> Result<String, E> {
+        Ok(v.to_string())
     }
 }
 
-fn scalar<'de, D: Deserializer<'de>>(d: D, expected: &str) -> Result<Scalar, D::Error> {
-    Scalar::deserialize(d).map_err(|_| D::Error::custom(format!("expected {expected}")))
+impl<'de> DeserializeSeed<'de> for Scalar {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<String, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+/// A whole number as people write it: digits only, where Rust would also take a sign.
+fn whole(digits: &str) -> Option<u64> {
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        scalar(d, SIZE_FORMS)?.to_string().parse().map_err(D::Error::custom)
+        Scalar(SIZE_FORMS).deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -120,10 +136,10 @@ impl<'de> Deserialize<'de> for Cpus {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked just before.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         const FORM: &str = "a number of cores such as 0.1";
-        let text = scalar(d, FORM)?.to_string();
+        let text = Scalar(FORM).deserialize(d)?;
         let cores: f64 = text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not {FORM}")))?;
         if !(0.0..=1e6).contains(&cores) {
-            return Err(D::Error::custom(format!("{text} is not {FORM}")));
+            return Err(D::Error::custom(format!("{text:?} is not {FORM}")));
         }
         Ok(Cpus((cores * 1000.0).round() as u64))
     }
@@ -146,6 +162,9 @@ pub struct Period(pub u64);
 const PERIODS: [(&str, u64); 6] =
     [("ms", 1), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
+/// What a period may look like, for messages.
+const PERIOD_FORMS: &str = "a period such as 250ms, 90s, 5m, 2h, 3d or 4w";
+
 impl Default for Period {
     /// The default of `replaceUnreachableAfter`.
     fn default() -> Self {
@@ -157,12 +176,12 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("{text:?} is not a period such as 250ms, 90s, 5m, 2h, 3d or 4w");
+        let form = || format!("{text:?} is not {PERIOD_FORMS}");
         let (digits, unit) = PERIODS
             .iter()
             .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
             .ok_or_else(form)?;
-        let number: u64 = digits.parse().map_err(|_| form())?;
+        let number = whole(digits).ok_or_else(form)?;
         number.checked_mul(unit).map(Period).ok_or_else(|| format!("{text:?} is too long"))
     }
 }
@@ -184,7 +203,7 @@ impl Serialize for Period {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(D::Error::custom)
+        Scalar(PERIOD_FORMS).deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -199,13 +218,53 @@ impl JsonSchema for Period {
 
 /// `redis.config`: values may be written as numbers and booleans (`yes` and `no` to Redis).
 pub fn config<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let raw = BTreeMap::<String, Scalar>::deserialize(d)?;
-    Ok(raw.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+    struct Config;
+
+    impl<'de> Visitor<'de> for Config {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+            let mut config = BTreeMap::new();
+            while let Some(key) = access.next_key()? {
+                config.insert(key, access.next_value_seed(Scalar("text, a number, yes or no"))?);
+            }
+            Ok(config)
+        }
+    }
+
+    d.deserialize_map(Config)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Period;
+    use super::*;
+
+    #[test]
+    fn binary_and_decimal_units_differ_and_a_plain_number_means_mebibytes() {
+        let bytes = |text: &str| text.parse::<Size>().map(|size| size.0);
+        assert_eq!(bytes("256Mi"), Ok(256 << 20));
+        assert_eq!(bytes("1Gi"), Ok(1 << 30));
+        assert_eq!(bytes("256M"), Ok(256_000_000));
+        assert_eq!(bytes("1G"), Ok(1_000_000_000));
+        assert_eq!(bytes("100"), Ok(100 << 20));
+        for wrong in ["", "Mi", "12x", "1.5Gi", "-1", "+1Mi", "1 Mi", "1mi", "99999999999999999999"] {
+            assert!(bytes(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_periods_print_as_they_are_read() {
+        for text in ["256Mi", "1Gi", "256M", "1G", "3M"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+        for text in ["250ms", "90s", "5m", "2h", "3d", "4w"] {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+    }
 
     #[test]
     fn a_period_prints_in_the_largest_unit_that_fits_and_parses_back() {

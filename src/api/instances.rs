@@ -1,0 +1,239 @@
+//! `/v1/instances`: list, get, watch, apply, delete, recreate. I/O.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::query::Params;
+use super::selector::Selector;
+use super::view::{InstanceJson, ListJson};
+use super::watch::{self, Scope};
+use super::write::{self, Applied, Options};
+use super::{Shared, Shares};
+use crate::spec::{Parsed, Path as Field, SpecError, TEXT_BYTES_MAX, parse_documents};
+use crate::status::Phase;
+
+/// What became of the documents.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct AppliedAll {
+    /// One for each document, in their order.
+    results: Vec<Applied>,
+}
+
+/// A deletion that has been asked for.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Deleting {
+    /// The instance.
+    name: String,
+    /// Always true.
+    deleting: bool,
+}
+
+/// A new start that has been asked for.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Recreating {
+    /// The instance.
+    name: String,
+    /// Always true.
+    recreating: bool,
+}
+
+/// Whether a watch is wanted.
+pub(super) fn wants_watch(params: &Params, headers: &HeaderMap) -> Result<bool, Problem> {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    Ok(params.flag("watch")? || accepts.is_some_and(|accept| accept.contains("text/event-stream")))
+}
+
+/// Lists instances, or watches them.
+#[utoipa::path(get, path = "/v1/instances", tag = "instances",
+    params(
+        ("labelSelector" = Option<String>, Query, description = "`team=shop,tier!=cache,canary,!old`"),
+        ("watch" = Option<bool>, Query, description = "Server-sent events: `set` (an Instance), `removed` ({name}), \
+            `synced` after the first list, `resync` before the stream of a watcher that is too slow ends"),
+    ),
+    responses(
+        (status = 200, body = super::openapi::InstanceList),
+        (status = 400, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn list(State(shared): Shares, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["labelSelector", "watch"])?;
+    let selector = params.get("labelSelector").unwrap_or_default().parse::<Selector>();
+    let selector = selector.map_err(|err| Problem::new(StatusCode::BAD_REQUEST, err))?;
+    if wants_watch(&params, &headers)? {
+        return watch::instances(&shared, Scope { name: None, selector });
+    }
+    let views = shared.state.board.list();
+    let selected = views.iter().map(Arc::as_ref).filter(|view| selector.selects(super::view::labels(view)));
+    Ok(Json(ListJson::new(selected)).into_response())
+}
+
+/// One instance, or a watch of it.
+#[utoipa::path(get, path = "/v1/instances/{name}", tag = "instances",
+    params(
+        ("name" = String, Path),
+        ("watch" = Option<bool>, Query, description = "Server-sent events, as of the list"),
+    ),
+    responses(
+        (status = 200, body = super::openapi::Instance),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn get(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["watch"])?;
+    let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
+    if wants_watch(&params, &headers)? {
+        return watch::instances(&shared, Scope { name: Some(name), selector: Selector::default() });
+    }
+    let revision = [(header::ETAG, format!("\"{}\"", view.revision))];
+    Ok((revision, Json(InstanceJson::new(&view))).into_response())
+}
+
+/// Applies documents: all of them, or none.
+#[utoipa::path(post, path = "/v1/instances", tag = "instances",
+    params(("dryRun" = Option<bool>, Query, description = "Check everything, change nothing, answer the same")),
+    request_body(content = super::openapi::RedisInstanceDocument, content_type = "application/yaml",
+        description = "One document or many, as YAML or JSON; at most 1 MiB"),
+    responses(
+        (status = 200, body = AppliedAll),
+        (status = 409, description = "An instance is being deleted, or was changed meanwhile", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 413, description = "More than 1 MiB", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A document is not valid, or changes what cannot change: nothing was changed",
+            body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn apply(State(shared): Shares, uri: Uri, body: Body) -> Result<Json<AppliedAll>, Problem> {
+    let dry_run = Params::read(&uri, &["dryRun"])?.flag("dryRun")?;
+    let documents = documents(body).await?;
+    store(&shared, &documents, Options { dry_run, if_match: None }).await
+}
+
+/// Applies the document of one instance.
+#[utoipa::path(put, path = "/v1/instances/{name}", tag = "instances",
+    params(
+        ("name" = String, Path),
+        ("dryRun" = Option<bool>, Query, description = "Check everything, change nothing, answer the same"),
+        ("If-Match" = Option<String>, Header, description = "The revision that the stored document must have"),
+    ),
+    request_body(content = super::openapi::RedisInstanceDocument, content_type = "application/yaml"),
+    responses(
+        (status = 200, body = AppliedAll),
+        (status = 409, description = "It is being deleted, or was changed meanwhile", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 412, description = "The stored document has another revision", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "The document is not valid, or not of this name", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn put(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AppliedAll>, Problem> {
+    let dry_run = Params::read(&uri, &["dryRun"])?.flag("dryRun")?;
+    let if_match = if_match(&headers)?;
+    let documents = documents(body).await?;
+    let [document] = documents.as_slice() else {
+        let detail = format!("one document is allowed here: there are {}", documents.len());
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    };
+    let declared = &document.instance.metadata.name;
+    if *declared != name {
+        let message = format!("{declared:?} is not the name in the address, {name:?}");
+        let error = SpecError::at(Field::of(["metadata", "name"]), declared, message);
+        return Err(Problem::invalid(document.locate(vec![error])));
+    }
+    store(&shared, &documents, Options { dry_run, if_match }).await
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let revision = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
+    let wrong = || Problem::new(StatusCode::BAD_REQUEST, format!("If-Match {value:?}: allowed is one revision"));
+    revision.map(Some).ok_or_else(wrong)
+}
+
+async fn documents(body: Body) -> Result<Vec<Parsed>, Problem> {
+    let bytes = to_bytes(body, TEXT_BYTES_MAX).await.map_err(|err| {
+        // Either it is too long, or the client went away in the middle and reads no answer.
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes"),
+        )
+    })?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))?;
+    let documents = parse_documents(text).map_err(Problem::invalid)?;
+    if documents.is_empty() {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no document in the body"));
+    }
+    Ok(documents)
+}
+
+async fn store(shared: &Shared, documents: &[Parsed], options: Options) -> Result<Json<AppliedAll>, Problem> {
+    let results = write::apply(&shared.state, documents, options).await?;
+    if !options.dry_run {
+        for Applied { name, result, revision } in &results {
+            tracing::info!(instance = name, ?result, revision, "a document was applied by the API");
+        }
+    }
+    Ok(Json(AppliedAll { results }))
+}
+
+/// Asks for an instance to be deleted.
+#[utoipa::path(delete, path = "/v1/instances/{name}", tag = "instances",
+    params(("name" = String, Path)),
+    responses(
+        (status = 202, description = "It goes; watch it to see when it is gone", body = Deleting),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<(StatusCode, Json<Deleting>), Problem> {
+    Params::read(&uri, &[])?;
+    write::request_deletion(&shared.state, &name).await?;
+    tracing::info!(instance = name, "deletion was asked for by the API");
+    Ok((StatusCode::ACCEPTED, Json(Deleting { name, deleting: true })))
+}
+
+/// Asks for an instance that has lost all its nodes to be started again, empty.
+#[utoipa::path(post, path = "/v1/instances/{name}/recreate", tag = "instances",
+    params(("name" = String, Path)),
+    responses(
+        (status = 202, body = Recreating),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Its data is not lost", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn recreate(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<(StatusCode, Json<Recreating>), Problem> {
+    Params::read(&uri, &[])?;
+    let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
+    let phase = view.status.phase;
+    if phase != Phase::DataLost {
+        let detail = format!("{name} is in phase {phase}: only in phase DataLost is there nothing to lose by it");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    write::request_recreation(&shared.state, &name).await?;
+    tracing::info!(instance = name, "a new, empty start was asked for by the API");
+    Ok((StatusCode::ACCEPTED, Json(Recreating { name, recreating: true })))
+}

@@ -1,0 +1,127 @@
+//! The operator itself: its state, its health, its metrics, and what it would do now. I/O.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+use super::query::Params;
+use super::watch::WATCHERS_MAX;
+use super::{Shared, Shares};
+use crate::board::{InstanceView, OperatorView, PlanView};
+
+/// Marks a request that another operator passed on: it is not passed on again.
+const PASSED_ON: &str = "x-redisctl-passed-on";
+
+/// The state of this operator.
+#[utoipa::path(get, path = "/v1/operator", tag = "operator", responses((status = 200, body = OperatorView)))]
+pub(super) async fn operator(State(shared): Shares, uri: Uri) -> Result<Json<OperatorView>, Problem> {
+    Params::read(&uri, &[])?;
+    Ok(Json(shared.state.board.operator()))
+}
+
+/// 200 as long as the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "operator", responses((status = 200, body = String)))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when the operator does its work: the store is read and, on the leader, Mesos is subscribed
+/// and nothing keeps it from acting.
+#[utoipa::path(get, path = "/readyz", tag = "operator",
+    responses(
+        (status = 200, body = String),
+        (status = 503, description = "Why not", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn readyz(State(shared): Shares) -> Result<&'static str, Problem> {
+    match obstacles(&shared.state.board.operator()).as_slice() {
+        [] => Ok("ok\n"),
+        reasons => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reasons.join("; "))),
+    }
+}
+
+fn obstacles(operator: &OperatorView) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !operator.store_synced {
+        reasons.push("the store has not been read".to_string());
+    }
+    if operator.leading && operator.mesos != "subscribed" {
+        let more =
+            if operator.mesos_message.is_empty() { String::new() } else { format!(": {}", operator.mesos_message) };
+        reasons.push(format!("the Mesos session is {:?}{more}", operator.mesos));
+    }
+    if let Some(why) = operator.frozen.as_ref().filter(|_| operator.leading) {
+        reasons.push(format!("frozen: {why}"));
+    }
+    reasons
+}
+
+/// Metrics for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "operator", responses((status = 200, body = String)))]
+pub(super) async fn metrics(State(shared): Shares) -> Response {
+    let metrics = &shared.state.metrics;
+    metrics.set_watchers(WATCHERS_MAX - shared.watchers.available_permits());
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, metrics.render(&shared.state.board)).into_response()
+}
+
+/// What the operator would do now for an instance, and what it waits for.
+#[utoipa::path(get, path = "/v1/instances/{name}/plan", tag = "instances",
+    params(("name" = String, Path)),
+    responses(
+        (status = 200, body = PlanView),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 503, description = "This operator does not lead, and the leader does not answer", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn plan(
+    State(shared): Shares,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<PlanView>, Problem> {
+    Params::read(&uri, &[])?;
+    let view = shared.state.board.get(&name);
+    let operator = shared.state.board.operator();
+    if operator.leading {
+        return view.map(|view| Json(own_plan(&view))).ok_or_else(|| Problem::no_instance(&name));
+    }
+    let no_leader = |why: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("only the leader plans: {why}"));
+    if headers.contains_key(PASSED_ON) {
+        return Err(no_leader("this operator was taken for it, and is not any more: try again"));
+    }
+    match operator.leader {
+        Some(leader) => leaders_plan(&shared, &leader.api, &name).await.map(Json),
+        None => Err(no_leader("none is known now")),
+    }
+}
+
+/// A plan that has not been made yet has no steps.
+fn own_plan(view: &InstanceView) -> PlanView {
+    let waiting = || PlanView { steps: Vec::new(), waiting: view.status.waiting.clone() };
+    view.plan.clone().unwrap_or_else(waiting)
+}
+
+async fn leaders_plan(shared: &Shared, api: &str, name: &str) -> Result<PlanView, Problem> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("only the leader plans, and at {api} it does not answer: {why}"),
+        )
+    };
+    let mut url: reqwest::Url = api.parse().map_err(|err| failed(&err))?;
+    url.path_segments_mut().map_err(|()| failed(&"not an address of HTTP"))?.pop_if_empty().extend([
+        "v1",
+        "instances",
+        name,
+        "plan",
+    ]);
+    let answer = shared.leader.get(url).header(PASSED_ON, "1").send().await.map_err(|err| failed(&err))?;
+    if answer.status() == reqwest::StatusCode::NOT_FOUND {
+        return Err(Problem::no_instance(name));
+    }
+    let answer = answer.error_for_status().map_err(|err| failed(&err))?;
+    answer.json().await.map_err(|err| failed(&err))
+}

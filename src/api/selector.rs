@@ -1,0 +1,88 @@
+//! Label selectors: `team=shop,tier!=cache,canary,!old`. Pure.
+
+use std::collections::BTreeMap;
+
+/// The most terms of a selector: each is looked at for each instance.
+const TERMS_MAX: usize = 32;
+
+/// All terms must hold. No terms: everything is selected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector(Vec<Term>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Term {
+    Is(String, String),
+    IsNot(String, String),
+    Has(String),
+    HasNot(String),
+}
+
+impl std::str::FromStr for Selector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Selector, String> {
+        if text.trim().is_empty() {
+            return Ok(Selector::default());
+        }
+        let terms: Vec<Term> = text.split(',').map(|term| parse(term.trim())).collect::<Result<_, _>>()?;
+        if terms.len() > TERMS_MAX {
+            return Err(format!("the selector has {} terms: allowed are {TERMS_MAX}", terms.len()));
+        }
+        Ok(Selector(terms))
+    }
+}
+
+fn parse(term: &str) -> Result<Term, String> {
+    let form = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+    let wrong = || {
+        format!(
+            "{term:?} is not a label selector: allowed are key=value, key!=value, key and !key, with commas between"
+        )
+    };
+    let pair = |key: &str, value: &str| {
+        let (key, value) = (key.trim(), value.trim());
+        (!key.is_empty() && form(key) && form(value)).then(|| (key.to_string(), value.to_string())).ok_or_else(wrong)
+    };
+    if let Some((key, value)) = term.split_once("!=") {
+        return pair(key, value).map(|(key, value)| Term::IsNot(key, value));
+    }
+    if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
+        return pair(key, value).map(|(key, value)| Term::Is(key, value));
+    }
+    match term.strip_prefix('!') {
+        Some(key) => pair(key, "").map(|(key, _)| Term::HasNot(key)),
+        None => pair(term, "").map(|(key, _)| Term::Has(key)),
+    }
+}
+
+impl Selector {
+    /// Whether an instance with these labels is selected.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|term| match term {
+            Term::Is(key, value) => labels.get(key) == Some(value),
+            Term::IsNot(key, value) => labels.get(key) != Some(value),
+            Term::Has(key) => labels.contains_key(key),
+            Term::HasNot(key) => !labels.contains_key(key),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_terms_of_a_selector_must_hold() {
+        let labels = [("team", "shop"), ("canary", "")].map(|(k, v)| (k.to_string(), v.to_string())).into();
+        let selects = |text: &str| text.parse::<Selector>().map(|selector| selector.selects(&labels));
+        for text in ["", "team=shop", "team == shop, canary", "team!=web", "!old", "canary=", "tier!=cache"] {
+            assert_eq!(selects(text), Ok(true), "{text:?}");
+        }
+        for text in ["team=web", "team=shop,old", "!team", "team!=shop"] {
+            assert_eq!(selects(text), Ok(false), "{text:?}");
+        }
+        for text in ["=shop", "team in (a)", "a,,b", "!", "a=b=c"] {
+            assert!(selects(text).is_err(), "{text:?}");
+        }
+    }
+}

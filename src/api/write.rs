@@ -1,0 +1,290 @@
+//! Writes specs and requests into the store: documents all or nothing. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ApiState;
+use super::problem::Problem;
+use crate::model::{InstanceRecord, Request, RequestKind, Timestamp};
+use crate::spec::{Parsed, SpecError, check_change, parse_document};
+use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
+
+/// How often documents are read and decided again when somebody else wrote meanwhile.
+const CONFLICTS_MAX: usize = 5;
+/// Reads under way at once: enough to hide the way to the store, few enough not to flood it.
+const READS_MAX: usize = 32;
+/// For more documents than this, all instances are listed instead of read one by one.
+const READ_SINGLY_MAX: usize = 16;
+
+/// What became of a document.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Applied {
+    /// The instance.
+    pub name: String,
+    /// What was done, or would be.
+    pub result: Outcome,
+    /// The revision of the stored document; 0 when a dry run would create it.
+    pub revision: i64,
+}
+
+/// What became of a document, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// There was none of that name.
+    Created,
+    /// It was another one.
+    Configured,
+    /// It says the same as the stored one, which stays as it is.
+    Unchanged,
+}
+
+/// How documents are applied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Only if the (one) stored document has this revision.
+    pub if_match: Option<i64>,
+}
+
+/// Applies documents: all of them, or none.
+///
+/// *Guarantees.* Everything is checked before anything is written. Up to [`TXN_OPS_MAX`] documents
+/// are one transaction, guarded by the revisions that the checks were made on.
+/// *Caveats.* More documents are several transactions; when the store fails between them, the answer
+/// says how many are written, and applying again writes the rest.
+pub async fn apply(state: &ApiState, documents: &[Parsed], options: Options) -> Result<Vec<Applied>, Problem> {
+    let mut written: BTreeMap<String, Applied> = BTreeMap::new();
+    for attempt in 1.. {
+        let stored = read(state, documents).await?;
+        let decisions = decide(documents, &stored, options)?;
+        if options.dry_run {
+            return Ok(decisions.into_iter().map(|decision| decision.applied).collect());
+        }
+        match commit(state, &decisions, &mut written).await {
+            Ok(()) => {
+                let kept = |decision: Decision| written.remove(&decision.applied.name).unwrap_or(decision.applied);
+                return Ok(decisions.into_iter().map(kept).collect());
+            }
+            Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
+            Err(err) if written.is_empty() => return Err(err.into()),
+            Err(err) => {
+                let done = format!("{} of {} documents are written: apply again", written.len(), documents.len());
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{err}; {done}")));
+            }
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+// ---------------------------------------------------------------------------------------------
+// Reading
+
+/// What the store holds of an instance.
+#[derive(Default)]
+struct Stored {
+    document: Option<KeyValue>,
+    record: Option<InstanceRecord>,
+    delete: Option<Request>,
+}
+
+impl Stored {
+    /// Deletion has been asked for, or is under way.
+    fn is_going(&self) -> bool {
+        match (&self.document, &self.delete) {
+            // A document that is newer than the request survives it.
+            (Some(document), Some(request)) => document.revision <= request.revision,
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (None, None) => self.record.is_some(),
+        }
+    }
+}
+
+async fn read(state: &ApiState, documents: &[Parsed]) -> Result<BTreeMap<String, Stored>, Error> {
+    let names: BTreeSet<&str> = documents.iter().map(|parsed| parsed.instance.metadata.name.as_str()).collect();
+    if names.len() > READ_SINGLY_MAX {
+        return read_all(state, &names).await;
+    }
+    let read = |name: &str| {
+        let name = name.to_string();
+        async move { read_one(state, &name).await.map(|stored| (name, stored)) }
+    };
+    stream::iter(names.into_iter().map(read)).buffer_unordered(READS_MAX).try_collect().await
+}
+
+async fn read_one(state: &ApiState, name: &str) -> Result<Stored, Error> {
+    let (instance, record, request) = (instance_key(name), state_key(name), request_key(name, RequestKind::Delete));
+    let (document, record, delete) =
+        tokio::try_join!(get(state, &instance), get(state, &record), get(state, &request))?;
+    Ok(Stored { document, record: record.and_then(decode), delete: delete.and_then(decode) })
+}
+
+async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Stored>, Error> {
+    let mut all: BTreeMap<String, Stored> = names.iter().map(|name| ((*name).to_string(), Stored::default())).collect();
+    let (documents, records, requests) =
+        tokio::try_join!(list(state, "instances/"), list(state, "state/"), list(state, "requests/"))?;
+    for item in documents {
+        if let Some(stored) = item.key.strip_prefix("instances/").and_then(|name| all.get_mut(name)) {
+            stored.document = Some(item);
+        }
+    }
+    for item in records {
+        if let Some(stored) = item.key.strip_prefix("state/").and_then(|name| all.get_mut(name)) {
+            stored.record = decode(item);
+        }
+    }
+    for item in requests {
+        let name = item.key.strip_prefix("requests/").and_then(|rest| rest.strip_suffix("/delete"));
+        if let Some(stored) = name.and_then(|name| all.get_mut(name)) {
+            stored.delete = decode(item);
+        }
+    }
+    Ok(all)
+}
+
+fn decode<T: DeserializeOwned>(item: KeyValue) -> Option<T> {
+    serde_json::from_slice(&item.value).ok()
+}
+
+async fn get(state: &ApiState, key: &str) -> Result<Option<KeyValue>, Error> {
+    let start = Instant::now();
+    let answer = state.store.get(key).await;
+    state.metrics.store("get", start.elapsed(), answer.is_ok());
+    answer
+}
+
+async fn list(state: &ApiState, prefix: &str) -> Result<Vec<KeyValue>, Error> {
+    let start = Instant::now();
+    let answer = state.store.list(prefix).await;
+    state.metrics.store("list", start.elapsed(), answer.is_ok());
+    Ok(answer?.items)
+}
+
+async fn put(state: &ApiState, txn: Txn) -> Result<i64, Error> {
+    let start = Instant::now();
+    let answer = state.store.commit(txn).await;
+    // A conflict is an answer: the store is well.
+    state.metrics.store("commit", start.elapsed(), matches!(answer, Ok(_) | Err(Error::Conflict(_))));
+    answer
+}
+
+// ---------------------------------------------------------------------------------------------
+// Deciding and writing
+
+struct Decision {
+    applied: Applied,
+    /// The revision that was read; 0: there is no document.
+    read: i64,
+    text: String,
+}
+
+fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Options) -> Result<Vec<Decision>, Problem> {
+    let (mut decisions, mut errors, mut going) = (Vec::new(), Vec::new(), Vec::new());
+    for parsed in documents {
+        let name = &parsed.instance.metadata.name;
+        let found = &stored[name];
+        let read = found.document.as_ref().map_or(0, |document| document.revision);
+        if let Some(wanted) = options.if_match.filter(|wanted| *wanted != read) {
+            let detail = format!("{name} has revision {read}, and If-Match wants {wanted}");
+            return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
+        }
+        if found.is_going() {
+            going.push(name.as_str());
+        }
+        errors.append(&mut change_errors(parsed, found));
+        let result = outcome(parsed, found);
+        let revision = if result == Outcome::Unchanged || options.dry_run { read } else { 0 };
+        let applied = Applied { name: name.clone(), result, revision };
+        decisions.push(Decision { applied, read, text: parsed.text.clone() });
+    }
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    if !going.is_empty() {
+        let names = going.join(", ");
+        let detail = format!("{names}: being deleted; the name can be used again when the instance is gone");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    Ok(decisions)
+}
+
+/// The spec in force is what nodes run with; a stored document that is not in force yet does not count.
+fn change_errors(parsed: &Parsed, found: &Stored) -> Vec<SpecError> {
+    if found.is_going() {
+        return Vec::new();
+    }
+    let declared = || parse_document(&found.document.as_ref()?.value).ok().map(|instance| instance.spec);
+    let in_force = found.record.as_ref().map(|record| record.spec.clone()).or_else(declared);
+    in_force.map_or_else(Vec::new, |old| parsed.locate(check_change(&old, &parsed.instance.spec)))
+}
+
+fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {
+    match &found.document {
+        None => Outcome::Created,
+        Some(document) if parse_document(&document.value).is_ok_and(|old| old == parsed.instance) => Outcome::Unchanged,
+        Some(_) => Outcome::Configured,
+    }
+}
+
+async fn commit(
+    state: &ApiState,
+    decisions: &[Decision],
+    written: &mut BTreeMap<String, Applied>,
+) -> Result<(), Error> {
+    let changes: Vec<&Decision> = decisions.iter().filter(|d| d.applied.result != Outcome::Unchanged).collect();
+    for chunk in changes.chunks(TXN_OPS_MAX) {
+        let key = |decision: &Decision| instance_key(&decision.applied.name);
+        let guards = chunk.iter().map(|d| Guard::Revision { key: key(d), revision: d.read }).collect();
+        let ops = chunk.iter().map(|d| Op::Put { key: key(d), value: d.text.clone().into_bytes() }).collect();
+        let revision = put(state, Txn { guards, ops }).await?;
+        let applied = chunk.iter().map(|d| Applied { revision, ..d.applied.clone() });
+        written.extend(applied.map(|applied| (applied.name.clone(), applied)));
+    }
+    Ok(())
+}
+
+// ---------------------------------------------------------------------------------------------
+// Requests
+
+/// Asks for an instance to be deleted. Asking again changes nothing.
+pub async fn request_deletion(state: &ApiState, name: &str) -> Result<(), Problem> {
+    for attempt in 1.. {
+        let found = read_one(state, name).await?;
+        if found.is_going() {
+            return Ok(());
+        }
+        let Some(document) = found.document else { return Err(Problem::no_instance(name)) };
+        match request(state, name, RequestKind::Delete, document.revision).await {
+            Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
+            other => return other.map_err(Problem::from),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Asks for an instance that has lost its data to be started again, empty.
+pub async fn request_recreation(state: &ApiState, name: &str) -> Result<(), Problem> {
+    let found = read_one(state, name).await?;
+    if found.is_going() {
+        return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
+    }
+    let document = found.document.ok_or_else(|| Problem::no_instance(name))?;
+    request(state, name, RequestKind::Recreate, document.revision).await.map_err(Problem::from)
+}
+
+async fn request(state: &ApiState, name: &str, kind: RequestKind, revision: i64) -> Result<(), Error> {
+    let body = serde_json::to_vec(&Request { at: now(), revision }).expect("a request is JSON");
+    let guards = vec![Guard::Revision { key: instance_key(name), revision }];
+    put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value: body }] }).await.map(|_| ())
+}
+
+fn now() -> Timestamp {
+    Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
+}

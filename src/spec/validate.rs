@@ -1,0 +1,253 @@
+//! What is allowed beyond the types: ranges, names, and what cannot change. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use super::error::{Path, SpecError};
+use super::{API_VERSION, Constraint, InstanceSpec, KIND, Operator, RedisInstance, directives};
+
+/// The most replicas of a master: beyond it, sending to them is all that the master does.
+pub(super) const REPLICAS_MAX: u32 = 200;
+/// The most nodes of an instance on one agent.
+pub(super) const DISTRIBUTION_MAX: u32 = 1000;
+/// The least memory: an empty Redis uses 1 MiB itself.
+const MEMORY_MIN_BYTES: u64 = 2 << 20;
+/// The most memory: no agent has more to offer to one task.
+const MEMORY_MAX_BYTES: u64 = 1 << 40;
+/// The least CPU share that Mesos deals in.
+const CPUS_MIN_MILLI: u64 = 10;
+/// The most CPU: Redis uses one core, and a few more with `io-threads`.
+const CPUS_MAX_MILLI: u64 = 256_000;
+/// The shortest wait for an unreachable agent.
+const UNREACHABLE_MIN_MS: u64 = 1000;
+/// The longest wait: a week.
+const UNREACHABLE_MAX_MS: u64 = 7 * 24 * 3_600_000;
+/// The longest name: task names, labels and keys are made of it.
+const NAME_CHARS_MAX: usize = 40;
+/// The most labels of an instance.
+const LABELS_MAX: usize = 32;
+/// The longest label key or value, as Kubernetes has it.
+const LABEL_CHARS_MAX: usize = 63;
+/// The most constraints, and the most values of one: each is looked at for each offer.
+const CONSTRAINTS_MAX: usize = 32;
+/// The longest name or value of an attribute.
+const ATTRIBUTE_CHARS_MAX: usize = 255;
+/// The longest reference to an image, as container registries have it.
+const IMAGE_CHARS_MAX: usize = 255;
+
+/// Everything that is wrong with an instance whose types are right.
+pub(super) fn validate(instance: &RedisInstance) -> Vec<SpecError> {
+    let mut found = Findings(Vec::new());
+    found.require(Path::of(["apiVersion"]), &instance.api_version, is(&instance.api_version, API_VERSION));
+    found.require(Path::of(["kind"]), &instance.kind, is(&instance.kind, KIND));
+    let metadata = Path::of(["metadata"]);
+    found.require(metadata.key("name"), &instance.metadata.name, name(&instance.metadata.name));
+    labels(&mut found, &metadata.key("labels"), &instance.metadata.labels);
+    numbers(&mut found, &instance.spec);
+    placement(&mut found, &instance.spec);
+    redis(&mut found, &instance.spec);
+    found.0
+}
+
+/// What cannot change from `old` to `new` yet, because nodes would have to be replaced.
+pub fn check_change(old: &InstanceSpec, new: &InstanceSpec) -> Vec<SpecError> {
+    let mut found = Findings(Vec::new());
+    let spec = Path::of(["spec"]);
+    let image =
+        |spec: &InstanceSpec| spec.redis.image.clone().unwrap_or_else(|| "the agent's redis-server".to_string());
+    found.unchanged(spec.key("masters"), old.masters, new.masters);
+    found.unchanged(spec.key("memory"), old.memory, new.memory);
+    found.unchanged(spec.key("cpus"), old.cpus, new.cpus);
+    found.unchanged(spec.key("redis").key("image"), image(old), image(new));
+    found.0
+}
+
+struct Findings(Vec<SpecError>);
+
+impl Findings {
+    fn require(&mut self, path: Path, value: impl Display, outcome: Result<(), String>) {
+        self.0.extend(outcome.err().map(|message| SpecError::at(path, value, message)));
+    }
+
+    fn unchanged<T: Display + PartialEq>(&mut self, path: Path, old: T, new: T) {
+        if old != new {
+            let message = format!(
+                "changing {path} ({old} -> {new}) needs nodes replaced, which this version does not do yet: allowed is {old}"
+            );
+            self.0.push(SpecError::at(path, new, message));
+        }
+    }
+}
+
+fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+fn is(value: &str, allowed: &str) -> Result<(), String> {
+    check(value == allowed, || format!("{value:?} is not known: allowed is {allowed}"))
+}
+
+fn name(name: &str) -> Result<(), String> {
+    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    check(well_formed && name.len() <= NAME_CHARS_MAX, || {
+        format!(
+            "{name:?} is not a name: allowed are 1 to {NAME_CHARS_MAX} lower case letters, digits and -, \
+             with a letter first and no - last"
+        )
+    })
+}
+
+fn labels(found: &mut Findings, path: &Path, labels: &BTreeMap<String, String>) {
+    let count = labels.len();
+    found.require(path.clone(), "", check(count <= LABELS_MAX, || format!("{count} labels: allowed are {LABELS_MAX}")));
+    for (key, value) in labels {
+        let form = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        let fits = |text: &str| text.len() <= LABEL_CHARS_MAX && text.chars().all(form);
+        let allowed = format!("at most {LABEL_CHARS_MAX} letters, digits and - _ . /");
+        let key_fits = fits(key) && key.starts_with(|c: char| c.is_ascii_alphanumeric());
+        found.require(
+            path.key(key),
+            value,
+            check(key_fits, || format!("{key:?} is not a label: allowed are {allowed}, with a letter or digit first")),
+        );
+        found.require(
+            path.key(key),
+            value,
+            check(fits(value), || format!("{value:?} is not a label's value: allowed are {allowed}")),
+        );
+    }
+}
+
+fn numbers(found: &mut Findings, spec: &InstanceSpec) {
+    let path = Path::of(["spec"]);
+    found.require(path.key("masters"), spec.masters, masters(spec.masters));
+    found.require(
+        path.key("replicas"),
+        spec.replicas,
+        check(spec.replicas <= REPLICAS_MAX, || {
+            format!("{} is too many: allowed is 0 to {REPLICAS_MAX}", spec.replicas)
+        }),
+    );
+    found.require(
+        path.key("distribution"),
+        spec.distribution,
+        check((1..=DISTRIBUTION_MAX).contains(&spec.distribution), || {
+            format!("{} is out of range: allowed is 1 to {DISTRIBUTION_MAX}", spec.distribution)
+        }),
+    );
+    found.require(
+        path.key("memory"),
+        spec.memory,
+        check((MEMORY_MIN_BYTES..=MEMORY_MAX_BYTES).contains(&spec.memory.0), || {
+            format!("{} is out of range: allowed is 2Mi (an empty Redis uses 1Mi itself) to 1024Gi", spec.memory)
+        }),
+    );
+    found.require(
+        path.key("cpus"),
+        spec.cpus,
+        check((CPUS_MIN_MILLI..=CPUS_MAX_MILLI).contains(&spec.cpus.0), || {
+            format!("{} is out of range: allowed is 0.01 to 256 cores", spec.cpus)
+        }),
+    );
+    let wait = spec.replace_unreachable_after;
+    found.require(
+        path.key("replaceUnreachableAfter"),
+        wait,
+        check((UNREACHABLE_MIN_MS..=UNREACHABLE_MAX_MS).contains(&wait.0), || {
+            format!("{wait} is out of range: allowed is 1s to 168h (7 days)")
+        }),
+    );
+}
+
+fn masters(masters: u32) -> Result<(), String> {
+    match masters {
+        1 => Ok(()),
+        0 => Err("an instance has a master: allowed is 1".to_string()),
+        2 => Err("Redis Cluster needs at least 3 masters, and is not supported yet: allowed is 1".to_string()),
+        _ => Err("Redis Cluster (masters: 3 and more) is not supported yet: allowed is 1".to_string()),
+    }
+}
+
+fn placement(found: &mut Findings, spec: &InstanceSpec) {
+    let path = Path::of(["spec", "placement"]);
+    if let Some(attribute) = &spec.placement.spread_by {
+        found.require(path.key("spreadBy"), attribute, attribute_text(attribute, "an attribute's name"));
+    }
+    let path = path.key("constraints");
+    let constraints = &spec.placement.constraints;
+    found.require(
+        path.clone(),
+        "",
+        check(constraints.len() <= CONSTRAINTS_MAX, || {
+            format!("{} constraints: allowed are {CONSTRAINTS_MAX}", constraints.len())
+        }),
+    );
+    for (index, constraint) in constraints.iter().enumerate() {
+        check_constraint(found, &path.index(index), constraint);
+    }
+}
+
+fn check_constraint(found: &mut Findings, path: &Path, constraint: &Constraint) {
+    let Constraint { attribute, operator, values } = constraint;
+    found.require(path.key("attribute"), attribute, attribute_text(attribute, "an attribute's name"));
+    for (index, value) in values.iter().enumerate() {
+        found.require(path.key("values").index(index), value, attribute_text(value, "an attribute's value"));
+    }
+    let outcome = match operator {
+        Operator::In | Operator::NotIn => check((1..=CONSTRAINTS_MAX).contains(&values.len()), || {
+            format!("in and notIn compare with values: allowed are 1 to {CONSTRAINTS_MAX}, given are {}", values.len())
+        }),
+        Operator::Exists | Operator::DoesNotExist => {
+            check(values.is_empty(), || "exists and doesNotExist compare with nothing: leave values out".to_string())
+        }
+    };
+    found.require(path.key("values"), values.join(", "), outcome);
+}
+
+fn attribute_text(text: &str, what: &str) -> Result<(), String> {
+    let fits = !text.is_empty()
+        && text.len() <= ATTRIBUTE_CHARS_MAX
+        && text == text.trim()
+        && !text.contains(|c: char| c.is_control());
+    check(fits, || {
+        format!(
+            "{text:?} is not {what}: allowed are 1 to {ATTRIBUTE_CHARS_MAX} printable characters, \
+             with no blank at either end"
+        )
+    })
+}
+
+fn redis(found: &mut Findings, spec: &InstanceSpec) {
+    let path = Path::of(["spec", "redis"]);
+    for (name, value) in &spec.redis.config {
+        found.require(path.key("config").key(name), value, directives::check(name, value));
+    }
+    if let Some(image) = &spec.redis.image {
+        let form =
+            || format!("{image:?} is not an image: allowed is [HOST[:PORT]/]NAME[:TAG][@DIGEST], such as redis:7.2");
+        found.require(path.key("image"), image, check(is_image(image), form));
+    }
+}
+
+/// `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`.
+fn is_image(image: &str) -> bool {
+    let word = |text: &str, extra: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+    };
+    let (rest, digest) = image.split_once('@').map_or((image, None), |(rest, digest)| (rest, Some(digest)));
+    let (around, last) = rest.rsplit_once('/').map_or((None, rest), |(around, last)| (Some(around), last));
+    let (name, tag) = last.split_once(':').map_or((last, None), |(name, tag)| (name, Some(tag)));
+    let host_or_name = |(nth, part): (usize, &str)| match part.split_once(':') {
+        Some((host, port)) => nth == 0 && word(host, "-.") && port.parse::<u16>().is_ok(),
+        None => word(part, "-._"),
+    };
+    image.len() <= IMAGE_CHARS_MAX
+        && word(name, "-._")
+        && around.is_none_or(|around| around.split('/').enumerate().all(host_or_name))
+        && tag.is_none_or(|tag| word(tag, "-._"))
+        && digest
+            .is_none_or(|digest| digest.split_once(':').is_some_and(|(kind, hex)| word(kind, "+-._") && word(hex, "")))
+}

@@ -1,0 +1,521 @@
+//! What a spec may say, and what a wrong one is answered.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use redisctl::spec::{
+    RedisInstance, SpecError, TEXT_BYTES_MAX, check_change, live_config, parse_document, parse_documents, schema,
+};
+
+const ORDERS: &str = include_str!("../examples/orders.yaml");
+
+fn valid(text: &str) -> RedisInstance {
+    parse_document(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"))
+}
+
+/// A document with these lines below `spec:` (indented by two), from line 4 on.
+fn spec(lines: &str) -> String {
+    format!("apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: orders}}\nspec:\n{lines}\n")
+}
+
+fn errors(text: &str) -> Vec<SpecError> {
+    parse_documents(text).expect_err("the document is wrong")
+}
+
+fn told(text: &str) -> Vec<String> {
+    errors(text).iter().map(SpecError::to_string).collect()
+}
+
+/// The one error of a document whose spec has `memory` and these lines.
+fn told_of(lines: &str) -> String {
+    let text = spec(&format!("  memory: 64Mi\n{lines}"));
+    let told = told(&text);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    told[0].clone()
+}
+
+#[test]
+fn an_error_tells_line_path_value_and_what_is_allowed() {
+    let errors = errors(&spec("  replicas: 2\n\n  memory: 12x"));
+    assert_eq!(errors.len(), 1);
+    let error = &errors[0];
+    assert_eq!((error.document, error.line, error.text_line, error.column), (0, 7, 7, 11));
+    assert_eq!((error.path.to_string().as_str(), error.value.as_str()), ("spec.memory", "12x"));
+    assert_eq!(
+        error.to_string(),
+        "line 7: spec.memory: \"12x\" is not a size such as 256Mi, 1Gi, 256M, 1G, or a plain number of mebibytes"
+    );
+}
+
+#[test]
+fn all_errors_of_all_documents_are_told_at_once_in_the_order_of_their_lines() {
+    let text = "\
+apiVersion: redisctl/v1
+kind: RedisInstanze
+metadata: {name: Orders, labels: {team: 5}}
+spec:
+  replicas: many
+  memroy: 64Mi
+  placement:
+    strategy: spreed
+    constraints:
+      - {attribute: disk, operator: in}
+      - {operator: exists, values: [x]}
+  redis: {config: {port: 1, maxmemory-polcy: noeviction}}
+---
+# Nothing here.
+---
+apiVersion: redisctl/v1
+kind: RedisInstance
+metadata: {name: second}
+spec: {memory: 1Mi}
+";
+    let told = told(text);
+    let expected = [
+        "line 2: kind: \"RedisInstanze\" is not known: allowed is RedisInstance",
+        "line 3: metadata.name: \"Orders\" is not a name: allowed are 1 to 40 lower case letters, digits and -, \
+         with a letter first and no - last",
+        "line 3: metadata.labels.team: 5 is not text: write it in quotes, \"5\"",
+        "line 4: spec.memory: is missing",
+        "line 5: spec.replicas: \"many\" is not a whole number from 0 to 200",
+        "line 6: spec.memroy: unknown field: did you mean memory? allowed here: masters, replicas, memory, cpus, \
+         distribution, placement, redis, replaceUnreachableAfter, onDataLoss",
+        "line 8: spec.placement.strategy: \"spreed\" is not one of spread, pack",
+        "line 10: spec.placement.constraints[0].values: in and notIn compare with values: allowed are 1 to 32, \
+         given are 0",
+        "line 11: spec.placement.constraints[1].attribute: is missing",
+        "line 11: spec.placement.constraints[1].values: exists and doesNotExist compare with nothing: \
+         leave values out",
+        "line 12: spec.redis.config.port: port belongs to the operator: the port comes from Mesos with the offer",
+        "line 12: spec.redis.config.maxmemory-polcy: \"maxmemory-polcy\" is not a directive of Redis 7: \
+         did you mean maxmemory-policy?",
+        "line 19: spec.memory: 1Mi is out of range: allowed is 2Mi (an empty Redis uses 1Mi itself) to 1024Gi",
+    ];
+    assert_eq!(told, expected, "{told:#?}");
+    assert_eq!(errors(text).last().map(|e| (e.document, e.line, e.text_line)), Some((1, 4, 19)));
+}
+
+#[test]
+fn ranges_are_checked() {
+    for (lines, message) in [
+        (
+            "  masters: 3",
+            "line 6: spec.masters: Redis Cluster (masters: 3 and more) is not supported yet: allowed is 1",
+        ),
+        (
+            "  masters: 2",
+            "line 6: spec.masters: Redis Cluster needs at least 3 masters, and is not supported yet: allowed is 1",
+        ),
+        ("  masters: 0", "line 6: spec.masters: an instance has a master: allowed is 1"),
+        ("  replicas: 201", "line 6: spec.replicas: 201 is too many: allowed is 0 to 200"),
+        ("  replicas: -1", "line 6: spec.replicas: -1 is not a whole number from 0 to 200"),
+        ("  slaves: 1.5", "line 6: spec.slaves: 1.5 is not a whole number from 0 to 200"),
+        ("  distribution: 0", "line 6: spec.distribution: 0 is out of range: allowed is 1 to 1000"),
+        ("  cpus: 0.001", "line 6: spec.cpus: 0.001 is out of range: allowed is 0.01 to 256 cores"),
+        ("  cpus: lots", "line 6: spec.cpus: \"lots\" is not a number of cores such as 0.1"),
+        (
+            "  replaceUnreachableAfter: 10ms",
+            "line 6: spec.replaceUnreachableAfter: 10ms is out of range: allowed is 1s to 168h (7 days)",
+        ),
+        (
+            "  replaceUnreachableAfter: 60",
+            "line 6: spec.replaceUnreachableAfter: \"60\" is not a period such as 250ms, 90s, 5m or 2h",
+        ),
+        ("  onDataLoss: panic", "line 6: spec.onDataLoss: \"panic\" is not one of recreate, hold"),
+        ("  placement: [spread]", "line 6: spec.placement: a list is not a map of fields"),
+        (
+            "  redis: {config: {save: [1, 2]}}",
+            "line 6: spec.redis.config.save: a list is not text, a number, yes or no",
+        ),
+        ("  replicas: 1\n  slaves: 1", "line 7: spec.slaves: replicas and slaves mean the same: give one of them"),
+        ("  replicas: 1\n  replicas: 2", "line 7: spec.replicas: is given twice: keep one of them"),
+    ] {
+        assert_eq!(told_of(lines), message);
+    }
+}
+
+#[test]
+fn a_part_with_nothing_in_it_is_as_one_left_out() {
+    assert_eq!(valid(&spec("  memory: 64Mi\n  placement:\n  redis:\n    config:")), valid(&spec("  memory: 64Mi")));
+}
+
+#[test]
+fn a_doubled_key_of_a_map_is_refused_and_not_silently_the_last_one() {
+    let told_of_config = told_of("  redis:\n    config:\n      hz: 10\n      hz: 20");
+    assert_eq!(told_of_config, "line 9: spec.redis.config.hz: is given twice: keep one of them");
+    let json = r#"{"apiVersion": "redisctl/v1", "kind": "RedisInstance",
+        "metadata": {"name": "a", "labels": {"x": "1", "x": "2"}}, "spec": {"memory": 64}}"#;
+    assert_eq!(told(json), ["line 2: metadata.labels.x: is given twice: keep one of them"]);
+}
+
+#[test]
+fn directives_that_the_operator_owns_are_refused_with_a_reason() {
+    for name in [
+        "port",
+        "bind",
+        "replicaof",
+        "slaveof",
+        "maxmemory",
+        "dir",
+        "daemonize",
+        "pidfile",
+        "logfile",
+        "requirepass",
+        "masterauth",
+        "masteruser",
+        "aclfile",
+        "user",
+        "rename-command",
+        "cluster-enabled",
+        "cluster-port",
+        "min-replicas-to-write",
+        "min-slaves-max-lag",
+        "replica-announce-ip",
+        "slave-announce-port",
+        "supervised",
+        "include",
+        "loadmodule",
+        "tls-port",
+        "tls-cert-file",
+        "unixsocket",
+        "protected-mode",
+        "repl-diskless-sync-delay",
+        "Port",
+    ] {
+        let told = told_of(&format!("  redis: {{config: {{{name}: x}}}}"));
+        assert!(
+            told.starts_with(&format!("line 6: spec.redis.config.{name}: {name} belongs to the operator: ")),
+            "{told}"
+        );
+    }
+    assert!(told_of("  redis: {config: {maxmemory: 1gb}}").ends_with("use spec.memory"));
+}
+
+#[test]
+fn values_that_redis_would_not_start_with_are_refused() {
+    for (line, message) in [
+        ("appendonly: maybe", "\"maybe\" is not yes or no"),
+        ("databases: 0", "\"0\" is not a whole number from 1 to 2147483647"),
+        (
+            "maxmemory-policy: lru",
+            "\"lru\" is not one of volatile-lru, volatile-lfu, volatile-random, volatile-ttl, \
+          allkeys-lru, allkeys-lfu, allkeys-random, noeviction",
+        ),
+        (
+            "repl-backlog-size: 64Mi",
+            "\"64Mi\" is not a number of bytes, 1 or more, as Redis writes them: 64mb, 1gb, 4096",
+        ),
+        (r#"save: "60 1\nport 1""#, "the value has the control character '\\n': none is allowed"),
+    ] {
+        let told = told_of(&format!("  redis: {{config: {{{line}}}}}"));
+        assert!(told.ends_with(message), "{told}");
+    }
+}
+
+#[test]
+fn images_labels_and_names_have_their_forms() {
+    for image in ["redis", "redis:7.2", "docker.io/library/redis:7.2-alpine", "localhost:5000/a/b@sha256:0a1b"] {
+        valid(&spec(&format!("  memory: 64Mi\n  redis: {{image: \"{image}\"}}")));
+    }
+    for image in ["", "redis:", "re dis", "-redis", "redis:7:2", "http://redis", "redis@7", "a//b"] {
+        let told = told_of(&format!("  redis: {{image: \"{image}\"}}"));
+        assert!(told.contains("is not an image: allowed is [HOST[:PORT]/]NAME[:TAG][@DIGEST]"), "{told}");
+    }
+    for name in ["1st", "-a", "a-", "a_b", "a.b", &"a".repeat(41), "\"\""] {
+        let told = told(&spec("  memory: 64Mi").replace("orders", name));
+        assert!(told.len() == 1 && told[0].contains("is not a name"), "{told:?}");
+    }
+    let told = told(&spec("  memory: 64Mi").replace("name: orders", "name: orders, labels: {\"a b\": x, c: \"d e\"}"));
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+#[test]
+fn what_the_operator_prints_beside_a_spec_is_refused_with_a_hint() {
+    let told = told(&format!("{}status: {{}}\n", spec("  memory: 64Mi")));
+    assert_eq!(told, ["line 6: status: is written by the operator: leave it out"]);
+}
+
+#[test]
+fn json_is_accepted_one_value_or_several() {
+    let one = serde_json::to_string_pretty(&valid(ORDERS)).unwrap();
+    assert_eq!(valid(&one), valid(ORDERS));
+    assert_eq!(valid(&one.replace("  ", "\t")), valid(ORDERS));
+    let two = format!("{one}\n{}", one.replace("orders", "other"));
+    let parsed = parse_documents(&two).unwrap();
+    assert_eq!(parsed.iter().map(|p| p.instance.metadata.name.as_str()).collect::<Vec<_>>(), ["orders", "other"]);
+    assert_eq!(parsed[0].text, one);
+    let wrong = one.replace("  ", "\t").replace("256Mi", "1Mi");
+    assert_eq!(errors(&wrong)[0].line, 1 + wrong[..wrong.find("1Mi").unwrap()].matches('\n').count());
+}
+
+#[test]
+fn documents_keep_their_own_text_and_lines() {
+    let text = format!(
+        "\u{feff}%YAML 1.2\n---\n# first\n{}---\n---  # nothing\n...\n---\n{}",
+        spec("  memory: 64Mi"),
+        ORDERS.replace("orders", "b")
+    );
+    let parsed = parse_documents(&text).unwrap();
+    assert_eq!(parsed.len(), 2);
+    assert!(parsed[0].text.starts_with("# first\napiVersion"));
+    assert_eq!((parsed[0].line, parsed[1].line), (3, 13));
+    assert_eq!(valid(&parsed[1].text), parsed[1].instance);
+}
+
+#[test]
+fn two_documents_of_one_name_are_refused() {
+    let told = told(&format!("{ORDERS}---\n{ORDERS}"));
+    let second = ORDERS.lines().count() + 2;
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].starts_with(&format!("line {}: metadata.name: \"orders\" is declared twice", second + 4)),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn the_store_takes_one_document_under_a_key() {
+    assert!(parse_document(b"").unwrap_err()[0].message.contains("empty"));
+    assert!(parse_document(b"\xff\xfe").unwrap_err()[0].message.contains("not UTF-8"));
+    let two = format!("{ORDERS}---\n{}", ORDERS.replace("orders", "other"));
+    assert!(parse_document(two.as_bytes()).unwrap_err()[0].message.contains("one document is allowed here"));
+}
+
+#[test]
+fn a_small_text_that_expands_to_a_large_one_is_refused_at_once() {
+    let list = format!("[{}]", vec!["x"; 5000].join(","));
+    let bomb = format!("a: &a {list}\nb: [{}]\n", vec!["*a"; 5000].join(","));
+    assert!(told(&bomb)[0].contains("more than 10000 values"));
+    let nested: String = (1..30).map(|n| format!("a{n}: &a{n} [*a{p}, *a{p}]\n", p = n - 1)).collect();
+    assert_eq!(told(&format!("a0: &a0 [x, x]\n{nested}")).len(), 1);
+    assert_eq!(told(&"[".repeat(50_000)).len(), 1);
+    assert!(told(&"a".repeat(TEXT_BYTES_MAX + 1))[0].contains("allowed are"));
+    assert!(told(&"a: b\n---\n".repeat(1000)).len() <= 100);
+    assert!(told(&"a: b\n---\n".repeat(1001))[0].contains("1001 documents: allowed are 1000"));
+}
+
+#[test]
+fn what_needs_nodes_replaced_cannot_change_yet() {
+    let old = valid(ORDERS).spec;
+    assert!(check_change(&old, &old).is_empty());
+    let mut new = old.clone();
+    new.replicas = 5;
+    new.distribution = 3;
+    new.redis.config.clear();
+    assert!(check_change(&old, &new).is_empty());
+    let new = valid(
+        &ORDERS.replace("256Mi", "512Mi").replace("0.1", "0.2").replace("redis:", "redis:\n    image: redis:7.2"),
+    );
+    let told: Vec<_> = check_change(&old, &new.spec).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "spec.memory: changing spec.memory (256Mi -> 512Mi) needs nodes replaced, which this version does not do \
+             yet: allowed is 256Mi",
+            "spec.cpus: changing spec.cpus (0.1 -> 0.2) needs nodes replaced, which this version does not do yet: \
+             allowed is 0.1",
+            "spec.redis.image: changing spec.redis.image (the agent's redis-server -> redis:7.2) needs nodes replaced, \
+             which this version does not do yet: allowed is the agent's redis-server",
+        ]
+    );
+    // The same size in other words is no change.
+    assert!(check_change(&old, &valid(&ORDERS.replace("256Mi", "256")).spec).is_empty());
+}
+
+#[test]
+fn every_example_is_valid() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let parsed = parse_documents(&text).unwrap_or_else(|errors| panic!("{}: {errors:?}", path.display()));
+            names.extend(parsed.into_iter().map(|one| one.instance.metadata.name));
+        }
+    }
+    names.sort();
+    let unique = names.len();
+    names.dedup();
+    assert!(names.len() >= 6 && names.len() == unique, "{names:?}");
+}
+
+/// `REDISCTL_WRITE_SCHEMA=1 cargo nextest run --test spec schema` writes it anew.
+#[test]
+fn the_kept_schema_is_that_of_the_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/redisinstance.schema.json");
+    let made = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    if std::env::var_os("REDISCTL_WRITE_SCHEMA").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == made, "{} is old: `make schema` writes it anew", path.display());
+}
+
+#[test]
+fn the_schema_knows_the_same_fields_and_directives_as_the_parser() {
+    let schema = schema();
+    let spec = &schema["$defs"]["InstanceSpec"];
+    assert_eq!(spec["additionalProperties"], false);
+    assert_eq!(spec["required"], serde_json::json!(["memory"]));
+    assert_eq!(spec["properties"]["slaves"]["maximum"], 200);
+    assert_eq!(schema["properties"]["kind"]["const"], "RedisInstance");
+    let names = schema["$defs"]["RedisSpec"]["properties"]["config"]["propertyNames"]["enum"].as_array().unwrap();
+    assert!(names.iter().any(|name| name == "maxmemory-policy") && !names.iter().any(|name| name == "port"));
+}
+
+#[test]
+fn the_table_of_directives_is_that_of_the_redis_at_hand() {
+    let redis = Redis::start();
+    let mut told = Vec::new();
+    for (name, value) in redis.config() {
+        let document = spec(&format!("  memory: 64Mi\n  redis: {{config: {{{name}: {value:?}}}}}"));
+        match parse_document(document.as_bytes()) {
+            // Its own value: CONFIG SET of it changes nothing, and says whether it can be set.
+            Ok(_) if live_config(&name) != redis.sets(&name, &value) => told.push(format!("{name}: live or not?")),
+            Ok(_) => {}
+            Err(errors) if errors[0].message.contains("belongs to the operator") => {}
+            Err(errors) => told.push(errors[0].to_string()),
+        }
+    }
+    assert!(told.is_empty(), "{told:#?}");
+    assert!(live_config("maxmemory-policy") && !live_config("databases") && !live_config("no-such-directive"));
+}
+
+/// A redis-server that ends with the test.
+struct Redis {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        // A port that is free now may be taken a moment later: try another one then.
+        for _ in 0..20 {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() / 3 + 10_000;
+            let process = std::process::Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"])
+                .spawn()
+                .expect("redis-server is installed");
+            let mut redis = Redis { process, port };
+            for _ in 0..200 {
+                if redis.process.try_wait().unwrap().is_some() {
+                    break;
+                }
+                if redis.connect().is_ok() {
+                    return redis;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    fn connect(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?.get_connection()
+    }
+
+    fn config(&self) -> Vec<(String, String)> {
+        let all: std::collections::BTreeMap<String, String> =
+            redis::cmd("CONFIG").arg("GET").arg("*").query(&mut self.connect().unwrap()).unwrap();
+        all.into_iter().collect()
+    }
+
+    fn sets(&self, name: &str, value: &str) -> bool {
+        let set: Result<(), _> =
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query(&mut self.connect().unwrap());
+        match set {
+            Err(err) if err.to_string().contains("immutable") || err.to_string().contains("protected") => false,
+            Err(err) => panic!("CONFIG SET {name} {value:?}: {err}"),
+            Ok(()) => true,
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Properties
+
+fn small_instance() -> impl Strategy<Value = RedisInstance> {
+    let config = prop::sample::subsequence(
+        vec![("hz", "50"), ("save", ""), ("appendonly", "no"), ("save", "3600 1 300 100"), ("loglevel", "debug")],
+        0..4,
+    );
+    let constraint = ("[a-z]{1,8}", prop::sample::select(vec!["in", "exists"]), "[ -~]{0,8}x");
+    (
+        "[a-z]([-a-z0-9]{0,20}[a-z0-9])?",
+        prop::collection::btree_map("[a-z0-9][a-z0-9._/-]{0,10}", "[A-Za-z0-9._-]{0,12}", 0..4),
+        (0u32..=200, 2u64..=1 << 20, 10u64..=256_000, 1u32..=1000, 1000u64..=604_800_000),
+        config,
+        prop::collection::vec(constraint, 0..3),
+        (any::<bool>(), prop::option::of("[a-z]{1,8}(:[0-9]{1,3}x)?")),
+    )
+        .prop_map(
+            |(name, labels, (replicas, mib, cpus, distribution, wait), config, constraints, (hold, image))| {
+                let constraints: Vec<_> = constraints
+                    .into_iter()
+                    .map(|(attribute, operator, value)| {
+                        let values = if operator == "in" { vec![value.trim().to_string()] } else { vec![] };
+                        serde_json::json!({"attribute": attribute, "operator": operator, "values": values})
+                    })
+                    .collect();
+                let config: std::collections::BTreeMap<_, _> = config.into_iter().collect();
+                #[allow(clippy::cast_precision_loss)]
+                serde_json::from_value(serde_json::json!({
+                    "apiVersion": "redisctl/v1", "kind": "RedisInstance",
+                    "metadata": {"name": name, "labels": labels},
+                    "spec": {
+                        "replicas": replicas, "memory": mib, "cpus": cpus as f64 / 1000.0, "distribution": distribution,
+                        "placement": {"constraints": constraints},
+                        "redis": {"config": config, "image": image},
+                        "replaceUnreachableAfter": format!("{wait}ms"),
+                        "onDataLoss": if hold { "hold" } else { "recreate" },
+                    },
+                }))
+                .expect("it is an instance")
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_printed_instance_reads_as_the_same(instance in small_instance()) {
+        prop_assert_eq!(&valid(&serde_yaml::to_string(&instance).unwrap()), &instance);
+        prop_assert_eq!(&valid(&serde_json::to_string(&instance).unwrap()), &instance);
+    }
+
+    #[test]
+    fn rubbish_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,200}") {
+        let _ = parse_document(&bytes);
+        let _ = parse_documents(&text);
+        let _ = parse_documents(&format!("{ORDERS}\n{text}"));
+    }
+
+    #[test]
+    fn a_damaged_document_never_panics_and_its_errors_have_places(
+        at in any::<prop::sample::Index>(), cut in 0usize..6,
+        insert in prop::sample::select(vec!["", " ", "\n", ":", "-", "{", "}", "[", "&a ", "*a", "!x ", "\t", "\"", "---\n", "é", "~", "0x", "<<: ", "? "]),
+        again in any::<prop::sample::Index>(),
+    ) {
+        let mut text: Vec<char> = ORDERS.chars().collect();
+        let start = at.index(text.len());
+        let end = (start + cut).min(text.len());
+        text.splice(start..end, insert.chars());
+        let start = again.index(text.len());
+        text.splice(start..start, insert.chars());
+        let text: String = text.into_iter().collect();
+        if let Err(errors) = parse_documents(&text) {
+            for error in errors {
+                prop_assert!((1..=text.lines().count() + 1).contains(&error.text_line), "{error:?}");
+                prop_assert!(error.column > 0 && !error.message.is_empty(), "{error:?}");
+            }
+        }
+    }
+}
