@@ -411,6 +411,19 @@ pub enum NoAnswer {
     Garbled,
 }
 
+impl NoAnswer {
+    /// One word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            NoAnswer::Refused => "refused",
+            NoAnswer::Reset => "reset",
+            NoAnswer::Timeout => "timeout",
+            NoAnswer::Busy => "busy",
+            NoAnswer::Garbled => "garbled",
+        }
+    }
+}
+
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -89,7 +89,7 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let metrics = Arc::new(Metrics::default());
     let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
     info!("API: {}", settings.advertise);
-    let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone())));
+    let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone().cancelled_owned())));
     let operator = Operator { settings, store, board, metrics };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
@@ -105,13 +105,11 @@ impl Operator {
         loop {
             let leadership = self.stand_by(&candidate).await;
             info!(id = candidate.id, "elected: this operator leads");
-            self.metrics.leader(true);
             self.board.set_operator(|o| {
                 o.leading = true;
                 o.leader = Some(candidate.clone());
             });
             let outcome = self.lead(leadership).await;
-            self.metrics.leader(false);
             self.board.set_operator(|o| o.leading = false);
             match outcome {
                 Ok(Exit::NotLeader) => warn!("leadership is lost: standing by"),
@@ -239,7 +237,6 @@ impl Operator {
                     if self.board.operator().frozen.as_ref() != Some(&reason) {
                         error!("frozen, nothing is launched or killed: {reason}");
                     }
-                    self.metrics.frozen(true);
                     self.board.set_operator(|o| o.frozen = Some(reason));
                 }
                 Err(error) => warn!("store: {error:#}"),
@@ -308,7 +305,8 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     let listen = listener.local_addr().context("the API's address")?;
     let stop = stop_signal()?;
     let (dir, _temporary) = local_dir(settings.dir.as_deref())?;
-    let config = ClusterConfig { work_dir: Some(dir.join("sandboxes")), ..ClusterConfig::demo(settings.agents)? };
+    let mut config = ClusterConfig::demo(settings.agents)?;
+    config.work_dir = Some(dir.join("sandboxes"));
     let cluster = Cluster::start(config).context("start the local cluster")?;
     let store = Store::open(&format!("file:{}", dir.join("store.redb").display())).await?;
     forget_nodes(&store).await.context("forget the nodes of an earlier local cluster")?;

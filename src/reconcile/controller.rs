@@ -15,7 +15,7 @@ use crate::board::Board;
 use crate::failover::redis::{Pace, Prober, Redis, Target};
 use crate::mesos::Session as Mesos;
 use crate::metrics::Metrics;
-use crate::model::{MesosCall, MesosEvent, Probe, Timestamp};
+use crate::model::{MesosCall, NoAnswer, MesosEvent, Probe, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Observed, PlanSettings};
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
@@ -169,12 +169,14 @@ impl Controller {
 
     fn learn(&mut self, event: Event) {
         match &event {
+            Event::Probed(probe) => self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer")),
+            Event::Mesos(MesosEvent::Update(update)) => self.parts.metrics.task_update(update.state),
             Event::Listed(_) => {
                 self.synced = true;
                 self.unknown.clear();
             }
             Event::Mesos(MesosEvent::Offers(offers)) => {
-                self.parts.metrics.offers("received", "", offers.len());
+                self.parts.metrics.offers("received", "", offers.len() as u64);
                 self.dirty.extend(self.wanting.iter().cloned());
             }
             Event::Mesos(MesosEvent::Disconnected { reason }) => warn!("Mesos: {reason}"),
@@ -211,7 +213,12 @@ impl Controller {
 
     fn done(&mut self, name: &str, outcome: Result<(), Failure>) -> Result<()> {
         if let Some(started) = self.busy.remove(name) {
-            self.parts.metrics.pass(outcome.is_ok(), started.elapsed());
+            let result = match outcome {
+                Ok(()) => "acted",
+                Err(Failure::Conflict(_)) => "conflict",
+                Err(_) => "failed",
+            };
+            self.parts.metrics.pass(result, started.elapsed());
         }
         self.dirty.insert(name.to_string());
         let why = match outcome {
@@ -335,7 +342,7 @@ impl Controller {
         if !broken.is_empty() {
             let broken = broken.join("; ");
             error!(instance = name, "the plan is refused: {broken}");
-            self.parts.metrics.plan_refused();
+            self.parts.metrics.plan_refused("any");
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }
@@ -365,7 +372,7 @@ impl Controller {
             launching.iter().flat_map(|work| &work.plan.claims).map(|claim| claim.agent_id.as_str()).collect();
         for agent_id in &agents {
             let taken = self.world.pool.take_agent(agent_id);
-            self.parts.metrics.offers("accepted", "", taken.len());
+            self.parts.metrics.offers("accepted", "", taken.len() as u64);
         }
         if !agents.is_empty() {
             self.asked.accepted();
@@ -411,7 +418,7 @@ impl Controller {
         let note = match call {
             MesosCall::Decline { offer_ids, .. } => {
                 let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
-                return self.parts.metrics.offers("declined", reason, offer_ids.len());
+                return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
             }
             MesosCall::Kill { task_id, .. } => {
                 warn!(task_id, "killing a task that was superseded");
@@ -460,9 +467,7 @@ impl Controller {
             Session::Ended(message) => ("ended", message.clone()),
         };
         let frozen = self.world.frozen.clone();
-        self.parts.metrics.queue(self.dirty.len(), self.busy.len());
-        self.parts.metrics.session(mesos, self.parts.mesos.0.last_event_age());
-        self.parts.metrics.frozen(frozen.is_some());
+        self.parts.metrics.set_queue(self.dirty.len(), self.busy.len());
         self.parts.board.set_operator(|operator| {
             operator.store_synced = true;
             operator.mesos = mesos.to_string();

@@ -190,7 +190,7 @@ impl Ports {
         }
         let started = Instant::now();
         let outcome = self.store.commit(work.txn.clone()).await;
-        self.metrics.store_call("commit", started.elapsed(), outcome.is_ok());
+        self.metrics.store("commit", started.elapsed(), outcome.is_ok());
         match outcome {
             Ok(revision) => {
                 let status: Option<InstanceStatus> = work.plan.status.clone().filter(|_| work.plan.status_changed);

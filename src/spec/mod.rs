@@ -196,6 +196,3 @@ pub enum OnDataLoss {
     /// Wait for `redisctl recreate NAME`.
     Hold,
 }
-#[allow(missing_docs,unused)] pub fn parse_document(t:&[u8])->Result<RedisInstance,Vec<String>>{serde_yaml::from_slice(t).map_err(|e|vec![e.to_string()])}
-#[allow(missing_docs,unused)] pub fn check_change(a:&InstanceSpec,b:&InstanceSpec)->Vec<String>{vec![]}
-#[allow(missing_docs,unused)] pub fn live_config(k:&str)->bool{true}
