@@ -97,7 +97,11 @@ impl Metrics {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         Metrics {
             passes: make.counter("redisctl_reconcile_passes_total", "Reconcile passes.", &["result"]),
-            pass_seconds: make.seconds("redisctl_reconcile_pass_duration_seconds", "Duration of reconcile passes.", &[]),
+            pass_seconds: make.seconds(
+                "redisctl_reconcile_pass_duration_seconds",
+                "Duration of reconcile passes.",
+                &[],
+            ),
             plans_refused: make.counter(
                 "redisctl_plans_refused_total",
                 "Plans that broke an invariant and were not performed.",

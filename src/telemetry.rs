@@ -47,6 +47,8 @@ pub fn init(settings: &Settings) -> Result<()> {
 
 fn filter(level: &str) -> Result<EnvFilter> {
     EnvFilter::try_new(level).with_context(|| {
-        format!("{level:?}: allowed are error, warn, info, debug, trace, and these by module: info,redisctl::mesos=debug")
+        format!(
+            "{level:?}: allowed are error, warn, info, debug, trace, and these by module: info,redisctl::mesos=debug"
+        )
     })
 }

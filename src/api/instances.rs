@@ -168,7 +168,10 @@ fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 async fn documents(body: Body) -> Result<Vec<Parsed>, Problem> {
     let bytes = to_bytes(body, TEXT_BYTES_MAX).await.map_err(|err| {
         // Either it is too long, or the client went away in the middle and reads no answer.
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes"))
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes"),
+        )
     })?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))?;

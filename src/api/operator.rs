@@ -47,7 +47,8 @@ fn obstacles(operator: &OperatorView) -> Vec<String> {
         reasons.push("the store has not been read".to_string());
     }
     if operator.leading && operator.mesos != "subscribed" {
-        let more = if operator.mesos_message.is_empty() { String::new() } else { format!(": {}", operator.mesos_message) };
+        let more =
+            if operator.mesos_message.is_empty() { String::new() } else { format!(": {}", operator.mesos_message) };
         reasons.push(format!("the Mesos session is {:?}{more}", operator.mesos));
     }
     if let Some(why) = operator.frozen.as_ref().filter(|_| operator.leading) {
@@ -105,13 +106,18 @@ fn own_plan(view: &InstanceView) -> PlanView {
 
 async fn leaders_plan(shared: &Shared, api: &str, name: &str) -> Result<PlanView, Problem> {
     let failed = |why: &dyn std::fmt::Display| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("only the leader plans, and at {api} it does not answer: {why}"))
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("only the leader plans, and at {api} it does not answer: {why}"),
+        )
     };
     let mut url: reqwest::Url = api.parse().map_err(|err| failed(&err))?;
-    url.path_segments_mut()
-        .map_err(|()| failed(&"not an address of HTTP"))?
-        .pop_if_empty()
-        .extend(["v1", "instances", name, "plan"]);
+    url.path_segments_mut().map_err(|()| failed(&"not an address of HTTP"))?.pop_if_empty().extend([
+        "v1",
+        "instances",
+        name,
+        "plan",
+    ]);
     let answer = shared.leader.get(url).header(PASSED_ON, "1").send().await.map_err(|err| failed(&err))?;
     if answer.status() == reqwest::StatusCode::NOT_FOUND {
         return Err(Problem::no_instance(name));

@@ -16,7 +16,9 @@ impl Params {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|err| bad(format!("the parameters cannot be read: {err}")))?;
         match pairs.iter().find(|(key, _)| !allowed.contains(&key.as_str())) {
-            Some((key, _)) if allowed.is_empty() => Err(bad(format!("unknown parameter {key:?}: none is allowed here"))),
+            Some((key, _)) if allowed.is_empty() => {
+                Err(bad(format!("unknown parameter {key:?}: none is allowed here")))
+            }
             Some((key, _)) => Err(bad(format!("unknown parameter {key:?}: allowed are {}", allowed.join(", ")))),
             None => Ok(Params(pairs)),
         }

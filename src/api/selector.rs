@@ -34,7 +34,11 @@ impl std::str::FromStr for Selector {
 
 fn parse(term: &str) -> Result<Term, String> {
     let form = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
-    let wrong = || format!("{term:?} is not a label selector: allowed are key=value, key!=value, key and !key, with commas between");
+    let wrong = || {
+        format!(
+            "{term:?} is not a label selector: allowed are key=value, key!=value, key and !key, with commas between"
+        )
+    };
     let pair = |key: &str, value: &str| {
         let (key, value) = (key.trim(), value.trim());
         (!key.is_empty() && form(key) && form(value)).then(|| (key.to_string(), value.to_string())).ok_or_else(wrong)

@@ -1,4 +1,4 @@
-//! What a user writes: the kind RedisInstance. Pure.
+//! What a user writes: the kind `RedisInstance`. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
