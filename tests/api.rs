@@ -31,13 +31,18 @@ struct Api {
     http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Api {
     async fn start() -> Api {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&format!("file:{}", dir.path().join("store").display())).await.unwrap();
+        let url = format!("file:{}", dir.path().join("store").display());
+        Api { _dir: Some(dir), ..Api::start_on(&url).await }
+    }
+
+    async fn start_on(url: &str) -> Api {
+        let store = Store::open(url).await.unwrap();
         let board = Arc::new(Board::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -47,7 +52,7 @@ impl Api {
             let _ = stopped.await;
         }));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Api { base, board, store, http, stop: Some(stop), served, _dir: dir }
+        Api { base, board, store, http, stop: Some(stop), served, _dir: None }
     }
 
     async fn call(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, Value) {
@@ -471,7 +476,13 @@ async fn several_documents_are_one_transaction_and_a_dry_run_is_none() {
 
 #[tokio::test]
 async fn more_documents_than_a_transaction_holds_are_all_applied() {
-    let api = Api::start().await;
+    let etcd = support::Etcd::start().await;
+    for api in [Api::start().await, Api::start_on(&etcd.url("api")).await] {
+        apply_three_hundred(&api).await;
+    }
+}
+
+async fn apply_three_hundred(api: &Api) {
     let documents: Vec<String> =
         (0..300).map(|n| ORDERS.replace("name: orders", &format!("name: orders-{n}"))).collect();
     let (status, answer) = api.apply(&documents.join("---\n")).await;
