@@ -1,6 +1,7 @@
 //! `/v1/instances`: list, get, watch, apply, delete, recreate. I/O.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -18,6 +19,9 @@ use super::write::{self, Applied, Options};
 use super::{Shared, Shares};
 use crate::spec::{Parsed, Path as Field, SpecError, TEXT_BYTES_MAX, parse_documents};
 use crate::status::Phase;
+
+/// For a body of at most 1 MiB, over a poor line; a client that stops in the middle is not waited for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What became of the documents.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -166,13 +170,14 @@ fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 }
 
 async fn documents(body: Body) -> Result<Vec<Parsed>, Problem> {
-    let bytes = to_bytes(body, TEXT_BYTES_MAX).await.map_err(|err| {
+    let reading = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, TEXT_BYTES_MAX)).await;
+    let bytes = reading
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?
         // Either it is too long, or the client went away in the middle and reads no answer.
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes"),
-        )
-    })?;
+        .map_err(|err| {
+            let detail = format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        })?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))?;
     let documents = parse_documents(text).map_err(Problem::invalid)?;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -87,17 +87,17 @@ pub async fn serve(
 ) -> Result<()> {
     let stopping = CancellationToken::new();
     let app = routes(state, stopping.clone());
-    let stop = stopping.clone();
+    let begun = stopping.clone();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
-        stop.cancel();
+        begun.cancel();
     });
     let patience = async {
         stopping.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = server.into_future() => served.context("serve the API"),
+        result = server.into_future() => result.context("serve the API"),
         () = patience => Ok(()),
     }
 }
@@ -160,21 +160,14 @@ fn as_problem(response: Response) -> Response {
     if is_problem || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    let allow = response.headers().get(header::ALLOW).cloned();
-    let mut problem = Problem::new(status, refusal(status, response.headers())).into_response();
-    problem.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
-    problem
+    Problem::new(status, refusal(status)).into_response()
 }
 
-/// The framework's refusals in our words.
-fn refusal(status: StatusCode, headers: &HeaderMap) -> String {
-    let allow = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok());
-    match (status, allow) {
-        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => {
-            format!("the method is not possible here: allowed are {allow}")
-        }
-        (StatusCode::METHOD_NOT_ALLOWED, None) => "the method is not possible here".to_string(),
-        (StatusCode::BAD_REQUEST, _) => "the request cannot be read".to_string(),
-        _ => "the request was not done".to_string(),
+/// The framework's refusals in our words. It adds the `Allow` header outside of us.
+fn refusal(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => "the method is not possible here: the Allow header says which are",
+        StatusCode::BAD_REQUEST => "the request cannot be read",
+        _ => "the request was not done",
     }
 }

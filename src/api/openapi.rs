@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the handlers and the types. Pure, but for its two handlers.
+//! The `OpenAPI` document, made from the handlers and the types. Pure, but for its two handlers.
 //!
 //! utoipa describes the envelope and schemars the instance (its schema is also a file of its own):
 //! the types here stand for the second in the first, and are filled in by [`openapi`].
@@ -144,7 +144,7 @@ pub(super) struct Event {
 )]
 struct Document;
 
-/// The OpenAPI document.
+/// The `OpenAPI` document.
 pub fn openapi() -> Value {
     let mut document = serde_json::to_value(Document::openapi()).expect("an OpenAPI document is JSON");
     let schemas = &mut document["components"]["schemas"];

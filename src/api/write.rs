@@ -123,7 +123,7 @@ async fn read_one(state: &ApiState, name: &str) -> Result<Stored, Error> {
     let (instance, record, request) = (instance_key(name), state_key(name), request_key(name, RequestKind::Delete));
     let (document, record, delete) =
         tokio::try_join!(get(state, &instance), get(state, &record), get(state, &request))?;
-    Ok(Stored { document, record: record.and_then(decode), delete: delete.and_then(decode) })
+    Ok(Stored { document, record: record.as_ref().and_then(decode), delete: delete.as_ref().and_then(decode) })
 }
 
 async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Stored>, Error> {
@@ -137,39 +137,39 @@ async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<S
     }
     for item in records {
         if let Some(stored) = item.key.strip_prefix("state/").and_then(|name| all.get_mut(name)) {
-            stored.record = decode(item);
+            stored.record = decode(&item);
         }
     }
     for item in requests {
         let name = item.key.strip_prefix("requests/").and_then(|rest| rest.strip_suffix("/delete"));
         if let Some(stored) = name.and_then(|name| all.get_mut(name)) {
-            stored.delete = decode(item);
+            stored.delete = decode(&item);
         }
     }
     Ok(all)
 }
 
-fn decode<T: DeserializeOwned>(item: KeyValue) -> Option<T> {
+fn decode<T: DeserializeOwned>(item: &KeyValue) -> Option<T> {
     serde_json::from_slice(&item.value).ok()
 }
 
 async fn get(state: &ApiState, key: &str) -> Result<Option<KeyValue>, Error> {
     let start = Instant::now();
-    let answer = state.store.get(key).await;
+    let answer = Box::pin(state.store.get(key)).await; // Boxed: etcd's client makes futures of 24 kB.
     state.metrics.store("get", start.elapsed(), answer.is_ok());
     answer
 }
 
 async fn list(state: &ApiState, prefix: &str) -> Result<Vec<KeyValue>, Error> {
     let start = Instant::now();
-    let answer = state.store.list(prefix).await;
+    let answer = Box::pin(state.store.list(prefix)).await;
     state.metrics.store("list", start.elapsed(), answer.is_ok());
     Ok(answer?.items)
 }
 
 async fn put(state: &ApiState, txn: Txn) -> Result<i64, Error> {
     let start = Instant::now();
-    let answer = state.store.commit(txn).await;
+    let answer = Box::pin(state.store.commit(txn)).await;
     // A conflict is an answer: the store is well.
     state.metrics.store("commit", start.elapsed(), matches!(answer, Ok(_) | Err(Error::Conflict(_))));
     answer

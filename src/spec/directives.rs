@@ -271,7 +271,7 @@ fn takes(takes: &Takes, value: &str) -> Result<(), String> {
         Number(min, max) if !value.parse().is_ok_and(|n: i64| (*min..=*max).contains(&n)) => {
             Err(format!("a whole number from {min} to {max}"))
         }
-        Bytes(min) if !redis_bytes(value).is_some_and(|n| n >= *min) => {
+        Bytes(min) if redis_bytes(value).is_none_or(|n| n < *min) => {
             Err(format!("a number of bytes, {min} or more, as Redis writes them: 64mb, 1gb, 4096"))
         }
         OneOf(words) if !words.iter().any(is) => Err(format!("one of {}", words.join(", "))),

@@ -1,4 +1,4 @@
-//! What a user writes: the kind RedisInstance. Pure.
+//! What a user writes: the kind `RedisInstance`. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -147,7 +147,7 @@ pub struct Constraint {
     pub values: Vec<String>,
 }
 
-/// The test of a [`Constraint`].
+/// The test of a constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Operator {

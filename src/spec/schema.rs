@@ -1,4 +1,4 @@
-//! The JSON Schema of a RedisInstance, made from the types. Pure.
+//! The JSON Schema of a `RedisInstance`, made from the types. Pure.
 
 use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{RedisInstance, directives};
 use crate::status::InstanceStatus;
 
-/// The JSON Schema (draft 2020-12) of a RedisInstance.
+/// The JSON Schema (draft 2020-12) of a `RedisInstance`.
 pub fn schema() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema = Value::from(generator.into_root_schema_for::<RedisInstance>());
@@ -17,7 +17,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// The same and that of the status, as the components of an OpenAPI document.
+/// The same and that of the status, as the components of an `OpenAPI` document.
 pub fn components() -> Map<String, Value> {
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();

@@ -50,7 +50,7 @@ impl Serialize for Size {
 /// words of what was expected.
 struct Scalar(&'static str);
 
-impl<'de> Visitor<'de> for Scalar {
+impl Visitor<'_> for Scalar {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,7 +20,7 @@ pub(super) fn structure(tree: &Value) -> (Option<RedisInstance>, Vec<SpecError>)
             Ok(instance) => return (Some(instance), errors),
             Err(err) => {
                 let path = path_of(err.path());
-                let (error, repaired) = explain(&mut tree, path, &err.into_inner().to_string());
+                let (error, repaired) = explain(&mut tree, &path, &err.into_inner().to_string());
                 errors.push(error);
                 if !repaired {
                     break;
@@ -42,7 +42,7 @@ fn path_of(path: &serde_path_to_error::Path) -> Path {
 }
 
 /// Puts serde's words into ours and takes the fault out of the tree; tells whether it could.
-fn explain(tree: &mut Value, path: Path, message: &str) -> (SpecError, bool) {
+fn explain(tree: &mut Value, path: &Path, message: &str) -> (SpecError, bool) {
     if let Some(field) = quoted(message, "missing field ") {
         let path = path.key(field);
         let repaired = repair(tree, &path.0);
@@ -54,8 +54,8 @@ fn explain(tree: &mut Value, path: Path, message: &str) -> (SpecError, bool) {
         return (SpecError::at(path.key("slaves"), "", message), repaired);
     }
     let error = match quoted(message, "unknown field ") {
-        Some(field) => SpecError::at(path.clone(), "", unknown_field(&path, field, message)),
-        None => SpecError::at(path.clone(), "", in_our_words(&path, tree::look_up(tree, &path.0), message)),
+        Some(field) => SpecError::at(path.clone(), "", unknown_field(path, field, message)),
+        None => SpecError::at(path.clone(), "", in_our_words(path, tree::look_up(tree, &path.0), message)),
     };
     let unknown = message.starts_with("unknown field");
     let repaired = if unknown { remove(tree, &path.0) } else { repair(tree, &path.0) };

@@ -170,7 +170,7 @@ impl<'de> DeserializeSeed<'de> for NewKey<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for NewKey<'_, '_> {
+impl Visitor<'_> for NewKey<'_, '_> {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -294,7 +294,7 @@ impl<'de> DeserializeSeed<'de> for KeyProbe<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for KeyProbe<'_> {
+impl Visitor<'_> for KeyProbe<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

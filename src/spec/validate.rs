@@ -55,10 +55,10 @@ pub fn check_change(old: &InstanceSpec, new: &InstanceSpec) -> Vec<SpecError> {
     let spec = Path::of(["spec"]);
     let image =
         |spec: &InstanceSpec| spec.redis.image.clone().unwrap_or_else(|| "the agent's redis-server".to_string());
-    found.unchanged(spec.key("masters"), old.masters, new.masters);
-    found.unchanged(spec.key("memory"), old.memory, new.memory);
-    found.unchanged(spec.key("cpus"), old.cpus, new.cpus);
-    found.unchanged(spec.key("redis").key("image"), image(old), image(new));
+    found.unchanged(spec.key("masters"), &old.masters, &new.masters);
+    found.unchanged(spec.key("memory"), &old.memory, &new.memory);
+    found.unchanged(spec.key("cpus"), &old.cpus, &new.cpus);
+    found.unchanged(spec.key("redis").key("image"), &image(old), &image(new));
     found.0
 }
 
@@ -69,7 +69,7 @@ impl Findings {
         self.0.extend(outcome.err().map(|message| SpecError::at(path, value, message)));
     }
 
-    fn unchanged<T: Display + PartialEq>(&mut self, path: Path, old: T, new: T) {
+    fn unchanged<T: Display + PartialEq>(&mut self, path: Path, old: &T, new: &T) {
         if old != new {
             let message = format!(
                 "changing {path} ({old} -> {new}) needs nodes replaced, which this version does not do yet: allowed is {old}"
