@@ -302,11 +302,13 @@ impl Controller {
             .iter()
             .filter(|name| !self.busy.contains_key(*name) && !self.unknown.contains(*name))
             .filter(|name| self.backoffs.get(*name).is_none_or(|(_, at)| *at <= now))
-            .take(self.settings.passes_max.saturating_sub(self.busy.len()))
             .cloned()
             .collect();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
         for name in ready {
+            if self.busy.len() >= self.settings.passes_max {
+                break; // A pass that ends starts the next round; those with nothing to do start none.
+            }
             self.dirty.remove(&name);
             let Some(work) = self.plan(&name, now) else { continue };
             self.busy.insert(name, Instant::now());

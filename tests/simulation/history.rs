@@ -147,6 +147,9 @@ impl History {
 
     fn blame(&mut self, outcome: Result<(), String>) {
         if let Err(what) = outcome {
+            if let Some(mind) = self.operator.as_ref().map(Operator::mind) {
+                self.say(|| mind);
+            }
             self.say(|| format!("BROKEN: {what}"));
             self.broken.get_or_insert(what);
         }

@@ -162,6 +162,17 @@ impl Operator {
         !self.inputs.is_empty() || !self.probes.is_empty() || !mesos.events.is_empty()
     }
 
+    /// What it has on its mind, for people.
+    pub fn mind(&self) -> String {
+        let Operator { dirty, busy, unknown, backoffs, wanting, revisits, synced, .. } = self;
+        let frozen = &self.world.frozen;
+        format!(
+            "dirty {dirty:?} busy {busy:?} unknown {unknown:?} backoffs {backoffs:?} wanting {wanting:?} \
+             revisits {revisits:?} synced {synced} frozen {frozen:?} rounds {}",
+            self.rounds.len()
+        )
+    }
+
     /// When it wakes by itself.
     pub fn next_wake(&self) -> Timestamp {
         let retries = self.backoffs.iter().filter(|(name, _)| self.dirty.contains(*name)).map(|(_, (_, at))| *at);
@@ -317,11 +328,13 @@ impl Operator {
             .iter()
             .filter(|name| !self.busy.contains(*name) && !self.unknown.contains(*name))
             .filter(|name| self.backoffs.get(*name).is_none_or(|(_, at)| *at <= now))
-            .take(self.passes_max.saturating_sub(self.busy.len()))
             .cloned()
             .collect();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
         for name in ready {
+            if self.busy.len() >= self.passes_max {
+                break;
+            }
             self.dirty.remove(&name);
             let Some(work) = self.plan(&name, around) else { continue };
             self.acts += 1;
