@@ -4,6 +4,7 @@ use crate::failover::{self, Master};
 use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
+use crate::reconcile::world::Node;
 use crate::spec;
 use crate::status::{Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
 
@@ -18,13 +19,27 @@ pub fn finish(draft: Draft) -> Plan {
     if draft.ending.is_some() {
         return draft.into_plan();
     }
+    let known = draft.o.instance.status.as_ref().map(|status| &status.value);
+    if let Some(known) = known.filter(|_| blind(&draft)) {
+        let mut plan = draft.into_plan();
+        plan.status = Some(known.clone());
+        return plan;
+    }
     let status = status(&draft);
-    let stored = draft.o.instance.status.as_ref().map(|status| status.value.without_gauges());
+    let stored = known.map(InstanceStatus::without_gauges);
     let changed = stored.as_ref() != Some(&status.without_gauges());
     let mut plan = draft.into_plan();
     plan.status = Some(status);
     plan.status_changed = changed;
     plan
+}
+
+/// An operator that has just started has not asked every node yet: what the one before it said
+/// stands until then, so that a restart shows, and writes, nothing.
+fn blind(d: &Draft) -> bool {
+    let asked = |node: &Node| node.answer.is_some() || node.silent.is_some();
+    let running = d.nodes.values().filter(|node| node.task == TaskRecord::Running);
+    running.filter_map(|node| d.seen(node.ordinal)).any(|seen| !asked(seen))
 }
 
 fn status(d: &Draft) -> InstanceStatus {
