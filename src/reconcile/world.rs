@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request, RequestKind,
-    TaskUpdate, Timestamp, parse_task_id,
+    Address, Amount, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Offer, Probe,
+    Request, RequestKind, TaskUpdate, Timestamp, parse_task_id,
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
@@ -548,7 +548,11 @@ impl World {
                 self.lose_sight();
                 Dirty::all()
             }
-            MesosEvent::Offers(offers) => {
+            MesosEvent::Offers(mut offers) => {
+                let taken = self.taken_addresses();
+                for offer in &mut offers {
+                    withhold_ports(offer, &taken);
+                }
                 for offer in offers {
                     self.pool.add(offer);
                 }
@@ -569,6 +573,15 @@ impl World {
                 Dirty::default()
             }
         }
+    }
+
+    /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
+    /// died before that is learned, and replicas follow an address, whoever listens there: a stranger
+    /// on a dead master's port would wipe them.
+    fn taken_addresses(&self) -> BTreeSet<Address> {
+        let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
+        let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
+        nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten().collect()
     }
 
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
@@ -676,6 +689,25 @@ pub fn merge_events(kept: Option<&[InstanceEvent]>, new: Vec<InstanceEvent>) -> 
     let excess = events.len().saturating_sub(EVENTS_MAX);
     events.drain(..excess);
     events
+}
+
+/// Takes ports out of an offer; they go back with what is not used of it.
+fn withhold_ports(offer: &mut Offer, taken: &BTreeSet<Address>) {
+    let at = |port| Address { host: offer.host.clone(), port };
+    let ports: Vec<u16> = taken.range(at(0)..=at(u16::MAX)).map(|address| address.port).collect();
+    for piece in offer.pieces.iter_mut().filter(|piece| piece.name == "ports") {
+        let Amount::Ranges(ranges) = &mut piece.amount else { continue };
+        for port in &ports {
+            let split = |(first, last): (u16, u16)| {
+                let outside = !(first..=last).contains(port);
+                let whole = outside.then_some((first, last));
+                let below = (!outside && first < *port).then(|| (first, port - 1));
+                let above = (!outside && *port < last).then(|| (port + 1, last));
+                [whole, below, above].into_iter().flatten()
+            };
+            *ranges = ranges.drain(..).flat_map(split).collect();
+        }
+    }
 }
 
 fn parse_document(name: &str, text: &[u8]) -> Result<RedisInstance, String> {
