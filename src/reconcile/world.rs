@@ -203,6 +203,8 @@ pub struct Stranger {
     pub since: Timestamp,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
+    /// The last question after it.
+    pub asked_at: Option<Timestamp>,
     /// The update has been acknowledged, or needs no acknowledgement.
     pub acknowledged: bool,
 }
@@ -242,6 +244,8 @@ pub struct World {
     pub store_id: Option<u64>,
     /// Set: nothing is launched or killed, for this reason.
     pub frozen: Option<String>,
+    /// The task because of which that is so. When it proves dead, there was nothing to fear.
+    doubt: Option<String>,
     /// Keys whose deletion is our own doing.
     forgetting: BTreeSet<String>,
     tasks: BTreeMap<String, (String, u32)>,
@@ -258,6 +262,7 @@ impl Default for World {
             revision: 0,
             store_id: None,
             frozen: None,
+            doubt: None,
             forgetting: BTreeSet::new(),
             tasks: BTreeMap::new(),
         }
@@ -267,6 +272,12 @@ impl Default for World {
 impl World {
     /// Folds in one event; answers which instances must be looked at again.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Dirty {
+        let frozen = self.frozen.is_some();
+        let dirty = self.fold(event, now);
+        if frozen && self.frozen.is_none() { Dirty::all() } else { dirty }
+    }
+
+    fn fold(&mut self, event: Event, now: Timestamp) -> Dirty {
         match event {
             Event::Listed(listing) => self.listed(listing),
             Event::Changed(changes) => {
@@ -354,8 +365,29 @@ impl World {
 
     /// Stops all acting, for good: only a new start on a sound store ends it.
     pub fn freeze(&mut self, reason: &str) {
+        if self.frozen.is_none() || self.doubt.take().is_some() {
+            self.frozen = Some(reason.to_string());
+        }
+    }
+
+    /// Stops all acting, until it is known that this task does not run: an update may be old, and
+    /// the last of a task whose record has been removed since.
+    pub fn doubt(&mut self, task_id: &str, reason: &str) {
         if self.frozen.is_none() {
             self.frozen = Some(reason.to_string());
+            self.doubt = Some(task_id.to_string());
+        }
+    }
+
+    /// Whether acting may start again.
+    pub fn doubts(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    fn lift_doubt(&mut self, task_id: &str) {
+        if self.doubt.as_deref() == Some(task_id) {
+            self.doubt = None;
+            self.frozen = None;
         }
     }
 
@@ -409,6 +441,7 @@ impl World {
 
     fn put_node(&mut self, name: &str, ordinal: u32, record: Stored<NodeRecord>) {
         let task_id = record.value.task_id.clone();
+        self.lift_doubt(&task_id);
         let instance = self.instances.entry(name.to_string()).or_default();
         match instance.nodes.get_mut(&ordinal) {
             Some(node) if node.record.value.task_id == task_id => {
@@ -601,18 +634,23 @@ impl World {
             return dirty;
         }
         let acknowledged = update.uuid.is_none();
-        if update.state.meaning() == Meaning::Dead && acknowledged {
-            self.strangers.remove(&update.task_id);
-            return Dirty::default();
+        let dead = update.state.meaning() == Meaning::Dead;
+        if dead {
+            self.lift_doubt(&update.task_id);
         }
-        let known = self.strangers.get(&update.task_id);
-        let stranger = Stranger {
-            since: known.map_or(now, |s| s.since),
-            killed_at: known.and_then(|s| s.killed_at),
-            acknowledged,
-            update,
-        };
-        self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        if dead && acknowledged {
+            self.strangers.remove(&update.task_id);
+        } else {
+            let known = self.strangers.get(&update.task_id);
+            let stranger = Stranger {
+                since: known.map_or(now, |s| s.since),
+                killed_at: known.and_then(|s| s.killed_at),
+                asked_at: known.and_then(|s| s.asked_at),
+                acknowledged,
+                update,
+            };
+            self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        }
         Dirty::default()
     }
 
@@ -646,6 +684,9 @@ impl World {
                 Done::Killed => stranger.killed_at = Some(now),
                 Done::Acknowledged(_) => stranger.acknowledged = true,
                 _ => {}
+            }
+            if stranger.acknowledged && stranger.update.state.meaning() == Meaning::Dead {
+                self.strangers.remove(&task_id);
             }
             return Dirty::default();
         }

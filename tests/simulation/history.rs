@@ -159,7 +159,7 @@ impl History {
     fn judged(&mut self) -> bool {
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
-        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
         }
         self.broken.is_some()
@@ -721,6 +721,9 @@ impl History {
 
     fn last_judgement(&mut self) {
         let mut all_ready = true;
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+            self.blame(Err(format!("the operator is still frozen: {reason}")));
+        }
         for name in self.names.clone() {
             match judge::settled(&name, &self.store, &self.mesos, &self.redis) {
                 Ok(ready) => all_ready &= ready,
