@@ -248,6 +248,8 @@ pub struct World {
     doubt: Option<String>,
     /// Keys whose deletion is our own doing.
     forgetting: BTreeSet<String>,
+    /// Where nodes of each instance will listen whose records are being written.
+    planned: BTreeMap<String, Vec<Address>>,
     tasks: BTreeMap<String, (String, u32)>,
 }
 
@@ -264,6 +266,7 @@ impl Default for World {
             frozen: None,
             doubt: None,
             forgetting: BTreeSet::new(),
+            planned: BTreeMap::new(),
             tasks: BTreeMap::new(),
         }
     }
@@ -305,8 +308,15 @@ impl World {
         Some((name, node))
     }
 
-    /// The writes of a plan are about to be committed: the keys that they delete may vanish.
+    /// The writes of a plan are about to be committed: the keys that they delete may vanish, and
+    /// the addresses of new nodes are taken.
     pub fn expect(&mut self, name: &str, writes: &[Write]) {
+        let address = |write: &Write| match write {
+            Write::Node(record) => Some(record.address.clone()),
+            _ => None,
+        };
+        let planned: Vec<Address> = writes.iter().filter_map(address).collect();
+        if planned.is_empty() { self.planned.remove(name) } else { self.planned.insert(name.to_string(), planned) };
         for write in writes {
             match write {
                 Write::ForgetNode(ordinal) => {
@@ -614,7 +624,8 @@ impl World {
     fn taken_addresses(&self) -> BTreeSet<Address> {
         let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
         let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
-        nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten().collect()
+        let taken = nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten();
+        taken.chain(self.planned.values().flatten().cloned()).collect()
     }
 
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
