@@ -6,14 +6,15 @@ mod scene;
 use std::collections::BTreeSet;
 
 use redisctl::model::{
-    Amount, MesosCall, MesosEvent, NoAnswer, Probe, TaskRecord, TaskState, TaskUpdate, Timestamp, task_id,
+    Amount, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, TaskRecord, TaskState, TaskUpdate, Timestamp,
+    task_id,
 };
 use redisctl::placement::{Needs, place};
 use redisctl::reconcile::action::Write;
 use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
 use redisctl::reconcile::world::{Done, Event, Note, World};
 use redisctl::spec::Placement;
-use redisctl::store::{Change, Changes, KeyValue, Listing, node_key, state_key};
+use redisctl::store::{Change, Changes, KeyValue, Listing, node_key, request_key, state_key};
 use scene::*;
 
 fn item(key: String, value: &impl serde::Serialize, revision: i64) -> KeyValue {
@@ -22,7 +23,9 @@ fn item(key: String, value: &impl serde::Serialize, revision: i64) -> KeyValue {
 
 fn listing(scene: &mut Scene) -> Listing {
     let mut items = vec![item(state_key("orders"), &scene.record().clone(), 9)];
-    items.extend(scene.instance.nodes.iter().map(|(k, n)| item(node_key("orders", *k), &n.record.value, n.record.revision)));
+    items.extend(
+        scene.instance.nodes.iter().map(|(k, n)| item(node_key("orders", *k), &n.record.value, n.record.revision)),
+    );
     Listing { items, revision: 30, store_id: 1 }
 }
 
@@ -107,6 +110,18 @@ fn a_listing_that_was_made_before_a_commit_does_not_undo_it() {
     world.apply(Event::Listed(before), NOW);
     assert_eq!(world.frozen, None);
     assert!(world.instances["orders"].nodes.contains_key(&2));
+}
+
+#[test]
+fn a_request_that_is_made_anew_is_not_taken_for_the_one_that_was_closed() {
+    let mut world = world(0);
+    let key = request_key("orders", RequestKind::Recreate);
+    let request = Request { at: NOW, revision: 0 };
+    let changes = vec![Change::Put(item(key, &request, 33))];
+    world.apply(Event::Changed(Changes { changes, revision: 33 }), NOW);
+    let writes = vec![Write::RequestDone(RequestKind::Recreate)];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);
+    assert!(world.instances["orders"].requests.contains_key(&RequestKind::Recreate));
 }
 
 // --- Offers ------------------------------------------------------------------------------------

@@ -130,6 +130,22 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The revision of what is known of a key; 0: nothing.
+    fn revision_of(&self, kind: &str, sub: &str) -> i64 {
+        let request = || serde_json::from_value::<RequestKind>(sub.into()).ok().and_then(|kind| self.requests.get(&kind));
+        let node = || sub.parse::<u32>().ok().and_then(|ordinal| self.nodes.get(&ordinal));
+        match kind {
+            "instances" => self.document.as_ref().map(|document| document.revision),
+            "state" => self.record.as_ref().map(|record| record.revision),
+            "status" => self.status.as_ref().map(|status| status.revision),
+            "events" => self.events.as_ref().map(|events| events.revision),
+            "nodes" => node().map(|node| node.record.revision),
+            "requests" => request().map(|request| request.revision),
+            _ => None,
+        }
+        .unwrap_or(0)
+    }
+
     fn is_empty(&self) -> bool {
         self.document.is_none()
             && self.record.is_none()
@@ -288,7 +304,7 @@ impl World {
                 for change in changes.changes {
                     dirty.merge(match change {
                         Change::Put(item) => self.put(item),
-                        Change::Delete { key, .. } => self.deleted(&key),
+                        Change::Delete { key, revision } => self.deleted(&key, revision),
                     });
                 }
                 self.revision = self.revision.max(changes.revision);
@@ -346,7 +362,7 @@ impl World {
         let present: BTreeSet<&str> = listing.items.iter().map(|item| item.key.as_str()).collect();
         for key in self.known_keys() {
             if !present.contains(key.as_str()) {
-                self.deleted(&key);
+                self.deleted(&key, listing.revision);
             }
         }
         if self.frozen.is_none() {
@@ -442,7 +458,10 @@ impl World {
             ("requests", Some(kind)) => {
                 let kind: RequestKind =
                     serde_json::from_value(kind.into()).map_err(|_| format!("no request is called {kind:?}"))?;
-                instance.requests.insert(kind, Stored { value: decode(&item.value)?, revision: item.revision });
+                let request = Stored { value: decode(&item.value)?, revision: item.revision };
+                if instance.requests.get(&kind).is_none_or(|known| known.revision <= request.revision) {
+                    instance.requests.insert(kind, request);
+                }
             }
             _ => {}
         }
@@ -471,10 +490,12 @@ impl World {
         self.tasks.insert(task_id, (name.to_string(), ordinal));
     }
 
-    fn deleted(&mut self, key: &str) -> Dirty {
+    fn deleted(&mut self, key: &str, revision: i64) -> Dirty {
         let Some((kind, rest)) = key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, ""), |(name, sub)| (name, sub));
-        if !self.instances.contains_key(name) {
+        // Our own commits are known before the store tells of what was before them.
+        let newer = |instance: &Instance| instance.revision_of(kind, sub) > revision;
+        if self.instances.get(name).is_none_or(newer) {
             return Dirty::default();
         }
         match kind {
@@ -530,10 +551,12 @@ impl World {
                 }
                 Write::ForgetNode(ordinal) => self.forget_node(name, ordinal),
                 Write::Event(event) => events.push(event),
-                Write::RequestDone(kind) => self.edit(name, |i| drop(i.requests.remove(&kind))),
+                Write::RequestDone(kind) => self.edit(name, |i| {
+                    i.requests.retain(|known, request| *known != kind || request.revision > revision);
+                }),
                 Write::Forget { document } => {
                     gone = true;
-                    self.forget(name, document);
+                    self.forget(name, document, revision);
                 }
             }
         }
@@ -553,7 +576,7 @@ impl World {
         Dirty::one(name)
     }
 
-    fn forget(&mut self, name: &str, document: Option<i64>) {
+    fn forget(&mut self, name: &str, document: Option<i64>, revision: i64) {
         let ordinals: Vec<u32> = self.instances.get(name).map(|i| i.nodes.keys().copied().collect()).unwrap_or_default();
         for ordinal in ordinals {
             self.forget_node(name, ordinal);
@@ -562,7 +585,7 @@ impl World {
             instance.record = None;
             instance.status = None;
             instance.events = None;
-            instance.requests.clear();
+            instance.requests.retain(|_, request| request.revision > revision);
             if instance.document.as_ref().is_some_and(|d| document.is_some_and(|gone| d.revision <= gone)) {
                 instance.document = None;
             }

@@ -237,7 +237,9 @@ pub fn launched(plan: &Plan) -> Vec<&Launch> {
 pub fn killed(plan: &Plan) -> Vec<&str> {
     let kill = |action: &'static str| action == "kill";
     let steps = plan.steps.iter().filter(|step| kill(step.action.kind()));
-    steps.filter_map(|step| if let Action::Kill { task_id } = &step.action { Some(task_id.as_str()) } else { None }).collect()
+    steps
+        .filter_map(|step| if let Action::Kill { task_id } = &step.action { Some(task_id.as_str()) } else { None })
+        .collect()
 }
 
 /// The kinds of all steps.
@@ -249,7 +251,9 @@ pub fn kinds(plan: &Plan) -> Vec<&'static str> {
 pub fn events(plan: &Plan) -> Vec<&str> {
     let event = |write: &'_ Write| matches!(write, Write::Event(_));
     let events = plan.writes.iter().filter(|write| event(write));
-    events.filter_map(|write| if let Write::Event(event) = write { Some(event.reason.as_str()) } else { None }).collect()
+    events
+        .filter_map(|write| if let Write::Event(event) = write { Some(event.reason.as_str()) } else { None })
+        .collect()
 }
 
 /// The record of a node as the plan writes it.
