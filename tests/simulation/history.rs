@@ -309,16 +309,10 @@ impl History {
             }
             _ => Vec::new(),
         };
-        for (task_id, _) in &launches {
-            if self.store.node(task_id).is_none() && self.late_accepts.is_empty() && !self.peace {
-                // It may be forgotten again when the call was slow; never sent before it was recorded.
-                self.say(|| format!("{task_id} has no record any more"));
-            }
-        }
         self.mesos.call(call, self.now);
         for (task_id, agent_id) in launches {
             let at = self.mesos.agents.iter().position(|agent| agent.id == agent_id).expect("one of ours");
-            let outcome = judge::distribution(&task_id, at, &self.store, &self.mesos);
+            let outcome = self.judge.launched(&task_id, at, &self.mesos);
             self.blame(outcome);
         }
     }
@@ -452,7 +446,8 @@ impl History {
         } else {
             let down = |(_, a): &(usize, &crate::mesos::Agent)| !a.lost && (!a.up || a.cut || !a.serving || a.draining);
             let down: Vec<usize> = self.mesos.agents.iter().enumerate().filter(down).map(|(at, _)| at).collect();
-            if down.is_empty() {
+            // Long enough for the master to give some of them up.
+            if down.is_empty() || (!self.peace && self.dice.percent(85)) {
                 return false;
             }
             let at = *self.dice.pick(&down);

@@ -90,6 +90,8 @@ pub struct Judge {
     epochs: BTreeMap<String, InstanceRecord>,
     /// Tasks that run and are not recorded, and since when.
     unrecorded: BTreeMap<String, Timestamp>,
+    /// The distribution that was in force when a task was recorded.
+    distributions: BTreeMap<String, u32>,
 }
 
 /// A task may run without a record for so long, while nothing is wrong with anybody.
@@ -110,8 +112,28 @@ impl Judge {
         }
         for (name, stored) in &store.instances {
             self.epochs(name, stored)?;
+            for node in stored.nodes.values() {
+                if let (Some(record), false) = (&stored.record, self.distributions.contains_key(&node.task_id)) {
+                    self.distributions.insert(node.task_id.clone(), record.spec.distribution);
+                }
+            }
         }
         mesos.broken.first().map_or(Ok(()), |what| Err(what.clone()))
+    }
+
+    /// A task was launched: there may not be more of its instance's nodes on one agent than its spec
+    /// allowed when it was placed.
+    pub fn launched(&self, task_id: &str, agent: usize, mesos: &Mesos) -> Result<(), String> {
+        let Some((name, _)) = redisctl::model::parse_task_id(task_id) else { return Ok(()) };
+        let Some(allowed) = self.distributions.get(task_id) else {
+            return Err(format!("{task_id} is launched, and was never recorded"));
+        };
+        let ours = |id: &str| redisctl::model::parse_task_id(id).is_some_and(|(n, _)| n == name);
+        let there = mesos.running().filter(|(id, at)| *at == agent && ours(id)).count();
+        if there > *allowed as usize {
+            return Err(format!("{there} nodes of {name} run on one agent, allowed are {allowed}"));
+        }
+        Ok(())
     }
 
     fn epochs(&mut self, name: &str, stored: &Stored) -> Result<(), String> {
@@ -151,18 +173,6 @@ impl Judge {
         }
         Ok(())
     }
-}
-
-/// More of an instance's nodes on one agent than its spec allows.
-pub fn distribution(task_id: &str, agent: usize, store: &Store, mesos: &Mesos) -> Result<(), String> {
-    let Some((name, _)) = redisctl::model::parse_task_id(task_id) else { return Ok(()) };
-    let Some(record) = store.instances.get(name).and_then(|stored| stored.record.as_ref()) else { return Ok(()) };
-    let ours = |id: &str| redisctl::model::parse_task_id(id).is_some_and(|(n, _)| n == name);
-    let there = mesos.running().filter(|(id, at)| *at == agent && ours(id)).count();
-    if there > record.spec.distribution as usize {
-        return Err(format!("{there} nodes of {name} run on one agent, allowed are {}", record.spec.distribution));
-    }
-    Ok(())
 }
 
 /// How an instance must be once nothing goes wrong any more and time has passed.
