@@ -696,6 +696,7 @@ impl History {
         loop {
             while (0..KINDS).fold(false, |news, kind| self.act(kind) || news) {
                 acts += 1;
+                self.now = self.now.plus_ms(1);
                 let outcome = self.judge.unrecorded(&self.store, &self.mesos, self.now);
                 self.blame(outcome);
                 if acts > ACTS_MAX {
