@@ -564,6 +564,12 @@ pub fn task_id(instance: &str, ordinal: u32, launched_at: Timestamp) -> String {
     format!("{instance}-{ordinal}.{:x}", launched_at.0)
 }
 
+/// When a task of ours was launched, by its id; 0 for an id that we never make.
+pub fn launch_time(task_id: &str) -> Timestamp {
+    let time = task_id.rsplit_once('.').and_then(|(_, time)| u64::from_str_radix(time, 16).ok());
+    Timestamp(time.unwrap_or(0))
+}
+
 /// Instance and ordinal of a task id of ours; `None` for ids that we never make.
 pub fn parse_task_id(task_id: &str) -> Option<(&str, u32)> {
     let (node, launched_at) = task_id.rsplit_once('.')?;

@@ -404,10 +404,6 @@ impl Controller {
         let busy: BTreeSet<String> = self.busy.keys().chain(soon).cloned().collect();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, now);
         self.session_revisit = plan.revisit_at;
-        if let Some(reason) = plan.freeze {
-            error!("frozen, nothing is launched or killed: {reason}");
-            self.dirty.extend(self.world.instances.keys().cloned());
-        }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
         for call in plan.calls {
             self.note_call(&call, now);

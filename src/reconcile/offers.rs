@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Meaning, MesosCall, TaskRecord, Timestamp, parse_task_id};
+use crate::model::{MesosCall, TaskRecord, Timestamp};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -25,7 +25,7 @@ const ASK_DOUBTFUL_MS: u64 = 30_000;
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
 const ASK_MAX: usize = 1000;
-/// An unrecorded task is judged after this time: its record may be on the way.
+/// Nothing is done about an unrecorded task before this time: its record may be on the way.
 const STRANGER_MS: u64 = 5000;
 /// A KILL of a superseded task, or a question after another, is repeated after this time.
 const ASK_STRANGER_MS: u64 = 5000;
@@ -56,8 +56,6 @@ impl Asked {
 pub struct SessionPlan {
     /// In order.
     pub calls: Vec<MesosCall>,
-    /// The operator has just stopped acting, for this reason.
-    pub freeze: Option<String>,
     /// At the latest.
     pub revisit_at: Option<Timestamp>,
 }
@@ -154,13 +152,12 @@ fn ask_after_doubtful(world: &World, asked: &mut Asked, now: Timestamp, plan: &m
     plan.revisit(asked.doubtful_at.unwrap_or(due));
 }
 
-/// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that
-/// the store has forgotten something, unless it proves dead.
+/// Tasks that bear our marks and are not recorded: superseded ones are killed, others asked after.
 fn meet_strangers(world: &mut World, now: Timestamp, plan: &mut SessionPlan) {
     let known: Vec<String> = world.strangers.keys().cloned().collect();
     for task_id in known {
         let superseded = world.superseded(&task_id);
-        let frozen = world.frozen.is_some();
+        let may_kill = world.frozen.is_none() && world.dispensable(&task_id);
         let stranger = world.strangers.get_mut(&task_id).expect("listed above");
         let judged_at = stranger.since.plus_ms(STRANGER_MS);
         if judged_at > now {
@@ -174,27 +171,19 @@ fn meet_strangers(world: &mut World, now: Timestamp, plan: &mut SessionPlan) {
             let (task_id, agent_id, uuid) = (task_id.clone(), agent_id.clone(), uuid.clone());
             plan.calls.push(MesosCall::Acknowledge { task_id, agent_id, uuid });
         }
-        if matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure) {
+        if !stranger.lives() {
             continue;
         }
         let last = if superseded { &mut stranger.killed_at } else { &mut stranger.asked_at };
         let due = last.map_or(now, |at| at.plus_ms(ASK_STRANGER_MS));
         plan.revisit(due.max(now.plus_ms(ASK_STRANGER_MS)));
-        if due <= now && !(superseded && frozen) {
+        if due <= now && (!superseded || may_kill) {
             *last = Some(now);
             plan.calls.push(if superseded {
                 MesosCall::Kill { task_id: task_id.clone(), agent_id: None }
             } else {
                 MesosCall::Reconcile(vec![(task_id.clone(), update.agent_id.clone())])
             });
-        }
-        if let Some((name, ordinal)) = parse_task_id(&task_id).filter(|_| !superseded && !frozen) {
-            let reason = format!(
-                "task {task_id} runs ({}), but the store knows no node {ordinal} of {name}: the store has lost records or was restored from a backup",
-                update.state
-            );
-            world.doubt(&task_id, &reason);
-            plan.freeze = Some(reason);
         }
     }
 }

@@ -22,6 +22,8 @@ const KILL_AGAIN_MS: u64 = 5000;
 const POINT_AGAIN_MS: u64 = 1000;
 /// Nodes launched in one pass: a node is one write of the transaction, which has room for 128.
 const LAUNCHES_MAX: usize = 90;
+/// Time after a subscription for Mesos to tell which tasks it runs; it takes milliseconds.
+const ACCOUNT_MS: u64 = 1000;
 /// A node that lived this long before it died is no crash loop.
 const STABLE_MS: u64 = 600_000;
 /// The longest time between two launches of an instance whose nodes keep dying.
@@ -264,8 +266,12 @@ fn handle_data_loss(d: &mut Draft) {
     let Some(record) = &d.record else { return };
     let Some(master) = record.master else { return };
     let asked = d.o.instance.requests.contains_key(&RequestKind::Recreate);
-    let master_dead = d.nodes.get(&master).is_none_or(|node| node.task.is_dead());
-    if !master_dead {
+    let Some(node) = d.nodes.get(&master) else {
+        let name = d.node_name(master);
+        d.wait(format!("the store has lost the record of the master {name}: nothing is done in its place"));
+        return;
+    };
+    if !node.task.is_dead() {
         if asked {
             d.done.push(RequestKind::Recreate); // There is nothing to recreate.
         }
@@ -395,6 +401,14 @@ fn counts(d: &Draft, node: &NodeRecord) -> bool {
     }
 }
 
+/// After a subscription Mesos tells which tasks it runs. Until it had the time to, an instance of
+/// which nothing is recorded may only have been forgotten by the store.
+fn accounted_at(d: &Draft) -> Option<Timestamp> {
+    let Session::Subscribed { since, .. } = d.o.session else { return None };
+    let living = d.nodes.values().any(|node| !node.task.is_dead());
+    Some(since.plus_ms(ACCOUNT_MS)).filter(|at| !living && *at > d.o.now)
+}
+
 /// How many nodes count, are too many, and are missing. The master's place is nobody else's: as
 /// long as none is recorded, one node is missing, however many replicas there are.
 fn balance(d: &Draft, want: usize) -> (usize, usize, usize) {
@@ -446,6 +460,11 @@ fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     };
     if let Some(reason) = blocked {
         d.wait(format!("{missing} of {want} nodes are missing, and none is launched: {reason}"));
+        return;
+    }
+    if let Some(at) = accounted_at(d) {
+        d.wait(format!("{missing} of {want} nodes are missing; Mesos may still tell of tasks: next launch at {at}"));
+        d.revisit(at);
         return;
     }
     if let Some(at) = retry_at(d).filter(|at| *at > d.o.now) {

@@ -3,13 +3,14 @@
 //! [`World::apply`] is the only thing that changes it. It answers which instances must be looked
 //! at again; what happened is otherwise forgotten: a pass reads the state, not the event.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 
 use crate::model::{
     Address, Amount, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Offer, Probe,
-    Request, RequestKind, TaskUpdate, Timestamp, parse_task_id,
+    Request, RequestKind, Role, TaskUpdate, Timestamp, launch_time, parse_task_id,
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
@@ -130,6 +131,15 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The key of a record that must be there, as other records show, and is not.
+    fn lost_record(&self, name: &str) -> Option<String> {
+        let Some(record) = self.record.as_ref().map(|record| &record.value) else {
+            return (!self.nodes.is_empty()).then(|| crate::store::state_key(name));
+        };
+        let master = record.master.filter(|ordinal| !record.deleting && !self.nodes.contains_key(ordinal));
+        master.map(|ordinal| crate::store::node_key(name, ordinal))
+    }
+
     /// The revision of what is known of a key; 0: nothing.
     fn revision_of(&self, kind: &str, sub: &str) -> i64 {
         let request = || serde_json::from_value::<RequestKind>(sub.into()).ok().and_then(|kind| self.requests.get(&kind));
@@ -225,6 +235,13 @@ pub struct Stranger {
     pub acknowledged: bool,
 }
 
+impl Stranger {
+    /// It runs, or is about to, as far as Mesos knows.
+    pub fn lives(&self) -> bool {
+        !matches!(self.update.state.meaning(), Meaning::Dead | Meaning::Unsure)
+    }
+}
+
 /// The Mesos session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Session {
@@ -260,8 +277,8 @@ pub struct World {
     pub store_id: Option<u64>,
     /// Set: nothing is launched or killed, for this reason.
     pub frozen: Option<String>,
-    /// The task because of which that is so. When it proves dead, there was nothing to fear.
-    doubt: Option<String>,
+    /// That is so because of tasks that are not recorded. When they prove dead, all was well.
+    doubt: bool,
     /// Keys whose deletion is our own doing.
     forgetting: BTreeSet<String>,
     /// Where nodes of each instance will listen whose records are being written.
@@ -280,7 +297,7 @@ impl Default for World {
             revision: 0,
             store_id: None,
             frozen: None,
-            doubt: None,
+            doubt: false,
             forgetting: BTreeSet::new(),
             planned: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -293,7 +310,8 @@ impl World {
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Dirty {
         let frozen = self.frozen.is_some();
         let dirty = self.fold(event, now);
-        if frozen && self.frozen.is_none() { Dirty::all() } else { dirty }
+        self.judge_strangers();
+        if frozen == self.frozen.is_some() { dirty } else { Dirty::all() }
     }
 
     fn fold(&mut self, event: Event, now: Timestamp) -> Dirty {
@@ -374,6 +392,10 @@ impl World {
         for item in listing.items {
             self.put(item);
         }
+        let lost = self.instances.iter().find_map(|(name, instance)| instance.lost_record(name));
+        if let Some(key) = lost {
+            self.freeze(&format!("the store has lost the record {key}"));
+        }
         Dirty::all()
     }
 
@@ -393,30 +415,30 @@ impl World {
 
     /// Stops all acting, for good: only a new start on a sound store ends it.
     pub fn freeze(&mut self, reason: &str) {
-        if self.frozen.is_none() || self.doubt.take().is_some() {
+        if self.frozen.is_none() || self.doubt {
             self.frozen = Some(reason.to_string());
+            self.doubt = false;
         }
     }
 
-    /// Stops all acting, until it is known that this task does not run: an update may be old, and
-    /// the last of a task whose record has been removed since.
-    pub fn doubt(&mut self, task_id: &str, reason: &str) {
-        if self.frozen.is_none() {
-            self.frozen = Some(reason.to_string());
-            self.doubt = Some(task_id.to_string());
-        }
-    }
-
-    /// Whether acting may start again.
+    /// Whether acting may start again, when it is known more of tasks that are not recorded.
     pub fn doubts(&self) -> bool {
-        self.doubt.is_some()
+        self.doubt
     }
 
-    fn lift_doubt(&mut self, task_id: &str) {
-        if self.doubt.as_deref() == Some(task_id) {
-            self.doubt = None;
-            self.frozen = None;
+    /// A task of ours that runs, and is neither recorded nor superseded: the store has lost
+    /// something. Nothing is done until it is known that the task does not run: an update may be
+    /// old, and of a task whose record was removed after its death.
+    fn judge_strangers(&mut self) {
+        if self.store_id.is_none() || (self.frozen.is_some() && !self.doubt) {
+            return;
         }
+        let unknown = self.strangers.iter().find(|(task_id, stranger)| stranger.lives() && !self.superseded(task_id));
+        self.frozen = unknown.map(|(task_id, stranger)| {
+            let state = stranger.update.state;
+            format!("task {task_id} runs ({state}), but the store does not know it: it has lost records or was restored from a backup")
+        });
+        self.doubt = self.frozen.is_some();
     }
 
     fn put(&mut self, item: KeyValue) -> Dirty {
@@ -472,7 +494,6 @@ impl World {
 
     fn put_node(&mut self, name: &str, ordinal: u32, record: Stored<NodeRecord>) {
         let task_id = record.value.task_id.clone();
-        self.lift_doubt(&task_id);
         let instance = self.instances.entry(name.to_string()).or_default();
         match instance.nodes.get_mut(&ordinal) {
             Some(node) if node.record.value.task_id == task_id => {
@@ -661,7 +682,9 @@ impl World {
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
     fn lose_sight(&mut self) {
         self.pool.clear();
-        self.strangers.clear();
+        for stranger in self.strangers.values_mut() {
+            (stranger.killed_at, stranger.asked_at) = (None, None);
+        }
         for node in self.instances.values_mut().flat_map(|i| i.nodes.values_mut()) {
             node.heard = false;
             node.killed_at = None;
@@ -675,11 +698,8 @@ impl World {
             return dirty;
         }
         let acknowledged = update.uuid.is_none();
-        let dead = update.state.meaning() == Meaning::Dead;
-        if dead {
-            self.lift_doubt(&update.task_id);
-        }
-        if dead && acknowledged {
+        let lives = !matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure);
+        if !lives && acknowledged {
             self.strangers.remove(&update.task_id);
         } else {
             let known = self.strangers.get(&update.task_id);
@@ -726,7 +746,7 @@ impl World {
                 Done::Acknowledged(_) => stranger.acknowledged = true,
                 _ => {}
             }
-            if stranger.acknowledged && stranger.update.state.meaning() == Meaning::Dead {
+            if stranger.acknowledged && !stranger.lives() {
                 self.strangers.remove(&task_id);
             }
             return Dirty::default();
@@ -743,12 +763,31 @@ impl World {
         dirty
     }
 
-    /// Whether an unrecorded task is one that was superseded: its instance is recorded, and has
-    /// counted beyond it. Otherwise the store has forgotten something.
+    /// Whether an unrecorded task is one that was superseded: its instance is recorded, has counted
+    /// beyond it, and everything recorded fits in. Otherwise the store has forgotten something.
     pub fn superseded(&self, task_id: &str) -> bool {
-        parse_task_id(task_id).is_some_and(|(name, ordinal)| {
-            let record = self.instances.get(name).and_then(|i| i.record.as_ref());
-            record.is_some_and(|record| ordinal < record.value.next_ordinal)
+        let Some((name, ordinal)) = parse_task_id(task_id) else { return false };
+        let Some(instance) = self.instances.get(name) else { return false };
+        let Some(record) = instance.record.as_ref().map(|record| &record.value) else { return false };
+        let launched_at = launch_time(task_id);
+        let in_order = |node: &NodeRecord| match node.ordinal.cmp(&ordinal) {
+            Ordering::Less => node.launched_at <= launched_at,
+            Ordering::Equal => false, // No ordinal is used twice.
+            Ordering::Greater => node.launched_at >= launched_at,
+        };
+        ordinal < record.next_ordinal
+            && record.master != Some(ordinal)
+            && record.created_at <= launched_at
+            && instance.nodes.values().all(|node| in_order(&node.record.value))
+    }
+
+    /// Whether the instance of a superseded task can do without it: its master answers.
+    pub fn dispensable(&self, task_id: &str) -> bool {
+        let instance = parse_task_id(task_id).and_then(|(name, _)| self.instances.get(name));
+        let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
+        master.is_some_and(|node| {
+            let answer = node.answer.as_ref().filter(|_| node.silent.is_none() && !node.record.value.task.is_dead());
+            answer.is_some_and(|(answer, _)| answer.role == Role::Master && !answer.loading)
         })
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp};
+use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, NodeRecord, Probe, Request, RequestKind, Role, TaskState, Timestamp};
 use redisctl::store::{instance_key, request_key};
 
 use crate::dice::Dice;
 use crate::judge::{self, Judge};
 use crate::mesos::{Mesos, Seen};
 use crate::operator::{Around, Fate, Operator, call_text};
-use crate::redis::Redis;
+use crate::redis::{Data, Redis};
 use crate::store::Store;
 
 /// Steps with faults and users, before all is left in peace.
@@ -39,6 +39,10 @@ pub struct History {
     faults: usize,
     changes: usize,
     peace: bool,
+    /// The store has lost something.
+    robbed: bool,
+    /// The task whose record that was.
+    lost_node: Option<String>,
     /// ACCEPTs whose sender has given up, but which may still arrive.
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
@@ -96,6 +100,8 @@ impl History {
             faults,
             changes,
             peace: false,
+            robbed: false,
+            lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
             specs: BTreeMap::new(),
@@ -111,17 +117,7 @@ impl History {
     /// The whole story; what went wrong, if anything did.
     pub fn run(mut self) -> History {
         for _ in 0..STEPS {
-            self.now = self.now.plus_ms(1 + self.dice.below(20) as u64);
-            match self.dice.below(100) {
-                0..3 if self.faults > 0 => self.fault(),
-                3..5 if self.changes > 0 => self.change(),
-                5..9 => self.client(),
-                9..11 => self.pass_time(),
-                _ => drop((0..8).any(|_| {
-                    let kind = self.dice.below(KINDS);
-                    self.act(kind)
-                })),
-            }
+            self.step();
             if self.judged() {
                 return self;
             }
@@ -132,6 +128,102 @@ impl History {
             self.last_judgement();
         }
         self
+    }
+
+    fn step(&mut self) {
+        self.now = self.now.plus_ms(1 + self.dice.below(20) as u64);
+        match self.dice.below(100) {
+            0..3 if self.faults > 0 => self.fault(),
+            3..5 if self.changes > 0 => self.change(),
+            5..9 => self.client(),
+            9..11 => self.pass_time(),
+            _ => drop((0..8).any(|_| {
+                let kind = self.dice.below(KINDS);
+                self.act(kind)
+            })),
+        }
+    }
+
+    /// All goes well, until the store loses something while tasks run: the operator stops, and says so.
+    pub fn robbed(mut self) -> History {
+        self.faults = 0;
+        let saved_at = self.dice.below(STEPS);
+        let mut saved = None;
+        for step in 0..STEPS {
+            if step == saved_at {
+                saved = Some(self.store.clone());
+            }
+            self.step();
+            if self.judged() {
+                return self;
+            }
+        }
+        self.heal();
+        self.settle();
+        if self.broken.is_some() {
+            return self;
+        }
+        let lived: Vec<(usize, Data)> = self.living();
+        let restarted = self.dice.percent(60);
+        if restarted {
+            self.crash_operator();
+        }
+        self.rob(saved.expect("it was saved"), restarted);
+        self.robbed = true;
+        self.settle();
+        let survivors = self.living();
+        for (process, data) in lived {
+            let p = &self.redis.processes[process];
+            let lives = survivors.iter().any(|(at, now)| *at == process && data & !now == 0);
+            let kept = self.redis.living(&p.instance).fold(0, |sum, p| sum | p.data);
+            // A replica whose record was lost while nobody watched looks like one that was replaced.
+            let looks_replaced = self.lost_node.as_ref() == Some(&p.task_id) && data & !kept == 0;
+            if !lives && !looks_replaced {
+                let task_id = self.redis.processes[process].task_id.clone();
+                self.blame(Err(format!("the store was robbed, and {task_id} was killed or wiped")));
+            }
+        }
+        let unknown = self.mesos.running().find(|(id, _)| self.store.node(id).is_none()).map(|(id, _)| id.to_string());
+        let frozen = self.operator.as_ref().is_some_and(|operator| operator.world.frozen.is_some());
+        if let (Some(task_id), false) = (unknown, frozen) {
+            self.blame(Err(format!("{task_id} is not recorded any more, and the operator goes on")));
+        }
+        self
+    }
+
+    fn rob(&mut self, saved: Store, restarted: bool) {
+        let leader = self.store.leader;
+        match self.dice.below(if restarted { 3 } else { 2 }) {
+            0 => {
+                self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
+                self.store = saved;
+                self.store.leader = leader;
+            }
+            1 => {
+                let keys: Vec<String> =
+                    self.store.items.keys().filter(|k| k.starts_with("nodes/") || k.starts_with("state/")).cloned().collect();
+                if !keys.is_empty() {
+                    let key = self.dice.pick(&keys).clone();
+                    self.say(|| format!("--- {key} is lost ---"));
+                    if let Ok(node) = serde_json::from_slice::<NodeRecord>(&self.store.items[&key].value) {
+                        self.lost_node = Some(node.task_id).filter(|_| restarted);
+                    }
+                    self.store.delete(&key);
+                }
+            }
+            _ => {
+                self.say(|| "--- all records are lost ---".to_string());
+                self.store.lose(|key| !key.starts_with("instances/") && !key.starts_with("operator/"));
+            }
+        }
+        if let Some(operator) = &mut self.operator {
+            operator.watched = None;
+        }
+    }
+
+    fn living(&self) -> Vec<(usize, Data)> {
+        let processes = self.redis.processes.iter().enumerate().filter(|(_, p)| p.alive);
+        processes.map(|(at, p)| (at, p.data)).collect()
     }
 
     pub fn story(&self) -> String {
@@ -157,6 +249,9 @@ impl History {
 
     /// Whether something is broken.
     fn judged(&mut self) -> bool {
+        if self.robbed {
+            return self.broken.is_some();
+        }
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
         if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
@@ -312,8 +407,10 @@ impl History {
         self.mesos.call(call, self.now);
         for (task_id, agent_id) in launches {
             let at = self.mesos.agents.iter().position(|agent| agent.id == agent_id).expect("one of ours");
-            let outcome = self.judge.launched(&task_id, at, &self.mesos);
-            self.blame(outcome);
+            if !self.robbed {
+                let outcome = self.judge.launched(&task_id, at, &self.mesos);
+                self.blame(outcome);
+            }
         }
     }
 
@@ -697,8 +794,10 @@ impl History {
             while (0..KINDS).fold(false, |news, kind| self.act(kind) || news) {
                 acts += 1;
                 self.now = self.now.plus_ms(1);
-                let outcome = self.judge.unrecorded(&self.store, &self.mesos, self.now);
-                self.blame(outcome);
+                if !self.robbed {
+                    let outcome = self.judge.unrecorded(&self.store, &self.mesos, self.now);
+                    self.blame(outcome);
+                }
                 if acts > ACTS_MAX {
                     self.blame(Err("it does not come to rest".to_string()));
                 }

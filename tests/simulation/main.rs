@@ -21,16 +21,20 @@ use history::History;
 
 /// Histories of one run, unless told otherwise.
 const HISTORIES: u64 = 2000;
+/// Of those in which the store loses something.
+const ROBBERIES: u64 = 200;
 /// After so many broken ones, no more are played.
 const BROKEN_MAX: usize = 20;
+
+type Kind = fn(History) -> History;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// Plays one history; what went wrong, if anything did.
-fn play(seed: u64, told: bool) -> Result<usize, (String, String)> {
-    let played = catch_unwind(AssertUnwindSafe(|| History::new(seed, told).run()));
+fn play(kind: Kind, seed: u64, told: bool) -> Result<usize, (String, String)> {
+    let played = catch_unwind(AssertUnwindSafe(|| kind(History::new(seed, told))));
     match played {
         Ok(history) => match &history.broken {
             None => Ok(history.acts),
@@ -42,25 +46,34 @@ fn play(seed: u64, told: bool) -> Result<usize, (String, String)> {
 
 #[test]
 fn whatever_goes_wrong_nothing_is_lost_and_all_is_well_in_the_end() {
+    simulate(History::run, HISTORIES);
+}
+
+#[test]
+fn a_store_that_loses_something_while_tasks_run_stops_the_operator_and_costs_no_task() {
+    simulate(History::robbed, ROBBERIES);
+}
+
+fn simulate(kind: Kind, histories: u64) {
     if let Some(seed) = number("SIM_SEED") {
-        match play(seed, true) {
+        match play(kind, seed, true) {
             Ok(_) => return println!("seed {seed}: all is well"),
             Err((what, story)) => panic!("{story}\nseed {seed}: {what}"),
         }
     }
-    let (histories, first) = (number("SIM_HISTORIES").unwrap_or(HISTORIES), number("SIM_FIRST").unwrap_or(0));
+    let (histories, first) = (number("SIM_HISTORIES").unwrap_or(histories), number("SIM_FIRST").unwrap_or(0));
     let started = Instant::now();
-    let broken = play_all(first, histories);
+    let broken = play_all(kind, first, histories);
     println!("{histories} histories in {:.1} s", started.elapsed().as_secs_f64());
     if let Some((seed, what)) = broken.first() {
-        let (_, story) = play(*seed, true).err().unwrap_or_default();
+        let (_, story) = play(kind, *seed, true).err().unwrap_or_default();
         let all: Vec<String> = broken.iter().map(|(seed, what)| format!("seed {seed}: {what}")).collect();
         panic!("{story}\n{}\n\nseed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --test simulation", all.join("\n"));
     }
 }
 
 /// Plays histories on all cores; those that broke, by seed.
-fn play_all(first: u64, histories: u64) -> Vec<(u64, String)> {
+fn play_all(kind: Kind, first: u64, histories: u64) -> Vec<(u64, String)> {
     let next = AtomicU64::new(first);
     let broken = Mutex::new(Vec::new());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -72,7 +85,7 @@ fn play_all(first: u64, histories: u64) -> Vec<(u64, String)> {
                     if seed >= first + histories {
                         break;
                     }
-                    if let Err((what, _)) = play(seed, false) {
+                    if let Err((what, _)) = play(kind, seed, false) {
                         broken.lock().unwrap().push((seed, what));
                     }
                 }

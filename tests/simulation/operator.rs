@@ -430,9 +430,6 @@ impl Operator {
         let frozen = self.world.frozen.is_some();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, around.now);
         self.session_revisit = plan.revisit_at;
-        if plan.freeze.is_some() {
-            self.dirty.extend(self.world.instances.keys().cloned());
-        }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
         for call in plan.calls {
             if frozen && matches!(call, MesosCall::Kill { .. } | MesosCall::Accept { .. }) {

@@ -13,7 +13,7 @@ pub enum Refused {
 }
 
 /// What the store knows of an instance, decoded once for the judge.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Stored {
     pub record: Option<InstanceRecord>,
     pub nodes: BTreeMap<u32, NodeRecord>,
@@ -21,7 +21,7 @@ pub struct Stored {
     pub document: Option<i64>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Store {
     pub items: BTreeMap<String, KeyValue>,
     pub revision: i64,
@@ -119,6 +119,12 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Loses keys as if they had never been.
+    pub fn lose(&mut self, which: impl Fn(&str) -> bool) {
+        let keys: Vec<String> = self.items.keys().filter(|key| which(key)).cloned().collect();
+        keys.iter().for_each(|key| self.delete(key));
     }
 
     /// The record of a task's node.
