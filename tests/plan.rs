@@ -46,6 +46,17 @@ fn without_mesos_the_spec_is_recorded_and_nothing_launched() {
 }
 
 #[test]
+fn after_a_subscription_mesos_is_given_a_second_to_tell_of_tasks_that_the_store_forgot() {
+    let mut scene = Scene::declared(1, "");
+    scene.session = Session::Subscribed { subscription: 2, since: NOW };
+    let plan = scene.plan();
+    assert!(launched(&plan).is_empty() && waits_for(&plan, "Mesos may still tell of tasks"));
+    assert_eq!(plan.revisit_at, Some(NOW.plus_ms(1000)));
+    scene.now = NOW.plus_ms(1000);
+    assert_eq!(launched(&scene.plan()).len(), 2);
+}
+
+#[test]
 fn what_has_a_place_is_launched_and_the_rest_says_why_it_has_none() {
     let mut scene = Scene::declared(2, "");
     scene.offers.truncate(2);
@@ -567,7 +578,11 @@ fn configuration_is_applied_live_where_redis_can() {
     let plan = scene.plan();
     assert_eq!(kinds(&plan), ["configure", "configure"]);
     let wanted = ("maxmemory-policy".to_string(), "allkeys-lru".to_string());
-    assert!(plan.steps.iter().all(|step| matches!(&step.action, Action::Configure { settings, .. } if *settings == [wanted.clone()])));
+    assert!(
+        plan.steps
+            .iter()
+            .all(|step| matches!(&step.action, Action::Configure { settings, .. } if *settings == [wanted.clone()]))
+    );
 }
 
 #[test]

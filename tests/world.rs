@@ -78,6 +78,17 @@ fn a_record_that_vanishes_freezes_the_operator_and_is_kept_in_mind() {
 }
 
 #[test]
+fn records_that_must_be_there_and_are_not_freeze_the_operator() {
+    for lost in [state_key("orders"), node_key("orders", 0)] {
+        let mut listing = listing(&mut Scene::running(1, ""));
+        listing.items.retain(|item| item.key != lost);
+        let mut world = World::default();
+        world.apply(Event::Listed(listing), NOW);
+        assert!(world.frozen.as_ref().is_some_and(|reason| reason.contains(&lost)), "{lost}");
+    }
+}
+
+#[test]
 fn a_record_that_the_operator_removes_may_vanish() {
     let mut world = world(1);
     world.expect("orders", &[Write::ForgetNode(1)]);
@@ -223,44 +234,88 @@ fn stranger(ordinal: u32) -> String {
 
 const LATER: Timestamp = Timestamp(NOW.0 + 5000);
 
+fn kills(plan: &SessionPlan, task: &str) -> bool {
+    plan.calls.contains(&MesosCall::Kill { task_id: task.to_string(), agent_id: None })
+}
+
+/// A world of one master that answers, and had a node 1 that is forgotten.
+fn superseding_world() -> World {
+    let mut scene = Scene::running(0, "");
+    scene.record().next_ordinal = 2;
+    scene.record().created_at = Timestamp(BEFORE.0 - 10);
+    scene.node(0).record.value.launched_at = Timestamp(BEFORE.0 - 10);
+    let mut world = World::default();
+    world.apply(Event::Listed(listing(&mut scene)), NOW);
+    let subscribed = MesosEvent::Subscribed { framework_id: "F".to_string(), subscription: 1 };
+    world.apply(Event::Mesos(subscribed), NOW);
+    let answer = scene.answer(0).clone();
+    world.apply(Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW }), NOW);
+    world
+}
+
 #[test]
 fn a_superseded_task_is_killed_and_its_updates_are_acknowledged() {
-    let (mut world, mut asked) = (world(1), Asked::default());
+    let (mut world, mut asked) = (superseding_world(), Asked::default());
     world.apply(update(&stranger(1), TaskState::Running, Some("u1")), NOW);
-    session(&mut world, &mut asked, NOW);
+    assert!(!kills(&session(&mut world, &mut asked, NOW), &stranger(1)), "its record may be on the way");
     let plan = session(&mut world, &mut asked, LATER);
-    let task_id = stranger(1);
-    assert!(plan.calls.contains(&MesosCall::Kill { task_id: task_id.clone(), agent_id: None }));
-    let acknowledge = MesosCall::Acknowledge { task_id, agent_id: "a1".to_string(), uuid: "u1".to_string() };
-    assert!(plan.calls.contains(&acknowledge));
+    assert!(kills(&plan, &stranger(1)));
+    let (task_id, agent_id, uuid) = (stranger(1), "a1".to_string(), "u1".to_string());
+    assert!(plan.calls.contains(&MesosCall::Acknowledge { task_id, agent_id, uuid }));
     assert_eq!(world.frozen, None);
 }
 
 #[test]
-fn a_task_that_the_store_should_know_freezes_the_operator() {
-    let (mut world, mut asked) = (world(1), Asked::default());
-    world.apply(update(&stranger(7), TaskState::Running, None), NOW);
-    let plan = session(&mut world, &mut asked, LATER);
-    assert!(plan.freeze.is_some_and(|reason| reason.contains("the store knows no node 7 of orders")));
+fn a_superseded_task_is_spared_while_the_master_does_not_answer() {
+    let (mut world, mut asked) = (superseding_world(), Asked::default());
+    world.apply(update(&stranger(1), TaskState::Running, None), NOW);
+    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW }), NOW);
+    assert!(!kills(&session(&mut world, &mut asked, LATER), &stranger(1)));
+}
+
+#[test]
+fn a_task_that_the_store_should_know_stops_the_operator_at_once() {
+    let known_master = task_id("orders", 0, Timestamp(BEFORE.0 - 1));
+    for unknown in [stranger(7), known_master, task_id("cache", 0, BEFORE)] {
+        let mut world = superseding_world();
+        let dirty = world.apply(update(&unknown, TaskState::Running, None), NOW);
+        assert!(dirty.all && world.frozen.as_ref().is_some_and(|reason| reason.contains(&unknown)), "{unknown}");
+        let plan = session(&mut world, &mut Asked::default(), LATER);
+        assert!(asks_after(&plan, &unknown) && !kills(&plan, &unknown));
+    }
+}
+
+#[test]
+fn an_ordinal_that_was_used_twice_shows_that_the_store_went_back() {
+    let mut world = world(2);
+    world.apply(update(&task_id("orders", 1, Timestamp(BEFORE.0 + 1)), TaskState::Running, None), NOW);
     assert!(world.frozen.is_some());
-    assert!(asks_after(&SessionPlan { calls: plan.calls, ..SessionPlan::default() }, &stranger(7)));
 }
 
 #[test]
 fn while_frozen_not_even_a_superseded_task_is_killed() {
-    let (mut world, mut asked) = (world(1), Asked::default());
+    let (mut world, mut asked) = (superseding_world(), Asked::default());
     world.apply(update(&stranger(7), TaskState::Running, None), NOW);
-    session(&mut world, &mut asked, LATER);
     world.apply(update(&stranger(1), TaskState::Running, None), NOW);
-    let plan = session(&mut world, &mut asked, LATER.plus_ms(60_000));
-    assert!(!plan.calls.iter().any(|call| matches!(call, MesosCall::Kill { .. })));
+    assert!(!kills(&session(&mut world, &mut asked, LATER), &stranger(1)));
+}
+
+#[test]
+fn tasks_are_not_judged_before_the_store_was_read() {
+    let mut world = World::default();
+    let subscribed = MesosEvent::Subscribed { framework_id: "F".to_string(), subscription: 1 };
+    world.apply(Event::Mesos(subscribed), NOW);
+    world.apply(update(&task(0), TaskState::Running, None), NOW);
+    assert_eq!(world.frozen, None);
+    world.apply(Event::Listed(listing(&mut Scene::running(0, ""))), NOW);
+    assert_eq!(world.frozen, None);
+    assert!(world.instances["orders"].nodes[&0].heard);
 }
 
 #[test]
 fn when_the_unknown_task_proves_dead_the_operator_goes_on() {
     let (mut world, mut asked) = (world(1), Asked::default());
     world.apply(update(&stranger(7), TaskState::Starting, Some("u1")), NOW);
-    session(&mut world, &mut asked, LATER);
     assert!(world.frozen.is_some());
     let dirty = world.apply(update(&stranger(7), TaskState::Killed, Some("u2")), LATER);
     assert_eq!((world.frozen.clone(), dirty.all), (None, true));
@@ -273,9 +328,8 @@ fn when_the_unknown_task_proves_dead_the_operator_goes_on() {
 
 #[test]
 fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
-    let (mut world, mut asked) = (world(1), Asked::default());
+    let mut world = world(1);
     world.apply(update(&stranger(7), TaskState::Running, None), NOW);
-    session(&mut world, &mut asked, LATER);
     world.freeze("the store has gone back");
     world.apply(update(&stranger(7), TaskState::Killed, None), LATER);
     assert_eq!(world.frozen.as_deref(), Some("the store has gone back"));

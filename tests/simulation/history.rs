@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, NodeRecord, Probe, Request, RequestKind, Role, TaskState, Timestamp};
+use redisctl::model::{
+    Answer, MesosCall, MesosEvent, NoAnswer, NodeRecord, Probe, Request, RequestKind, Role, TaskState, Timestamp,
+};
 use redisctl::store::{instance_key, request_key};
 
 use crate::dice::Dice;
@@ -41,6 +43,8 @@ pub struct History {
     peace: bool,
     /// The store has lost something.
     robbed: bool,
+    /// All of it, in favour of a backup.
+    restored: bool,
     /// The task whose record that was.
     lost_node: Option<String>,
     /// ACCEPTs whose sender has given up, but which may still arrive.
@@ -101,6 +105,7 @@ impl History {
             changes,
             peace: false,
             robbed: false,
+            restored: false,
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
@@ -170,6 +175,10 @@ impl History {
         }
         self.rob(saved.expect("it was saved"), restarted);
         self.robbed = true;
+        let recorded = |h: &History, at: usize| h.store.node(&h.redis.processes[at].task_id).is_some();
+        // What a backup knows of, it may well have been about to scale down or to delete.
+        let lived: Vec<(usize, Data)> =
+            lived.into_iter().filter(|(at, _)| !self.restored || !recorded(&self, *at)).collect();
         self.settle();
         let survivors = self.living();
         for (process, data) in lived {
@@ -197,11 +206,17 @@ impl History {
             0 => {
                 self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
                 self.store = saved;
+                self.restored = true;
                 self.store.leader = leader;
             }
             1 => {
-                let keys: Vec<String> =
-                    self.store.items.keys().filter(|k| k.starts_with("nodes/") || k.starts_with("state/")).cloned().collect();
+                let keys: Vec<String> = self
+                    .store
+                    .items
+                    .keys()
+                    .filter(|k| k.starts_with("nodes/") || k.starts_with("state/"))
+                    .cloned()
+                    .collect();
                 if !keys.is_empty() {
                     let key = self.dice.pick(&keys).clone();
                     self.say(|| format!("--- {key} is lost ---"));
@@ -287,9 +302,12 @@ impl History {
             3 => self.deliver(0),
             4 => self.deliver(1),
             5 => self.on_agent(|agent| !agent.to_master.is_empty(), |h, at| h.mesos.hear(at)),
-            6 => self.on_agent(|agent| !agent.from_master.is_empty() && agent.serving, |h, at| {
-                h.mesos.obey(at, &mut h.redis);
-            }),
+            6 => self.on_agent(
+                |agent| !agent.from_master.is_empty() && agent.serving,
+                |h, at| {
+                    h.mesos.obey(at, &mut h.redis);
+                },
+            ),
             7 => self.on_agent(
                 |a| a.up && a.serving && a.tasks.values().any(|t| t.state == TaskState::Killing),
                 |h, at| drop(h.mesos.reap(at, &mut h.redis)),
@@ -302,13 +320,17 @@ impl History {
                 let was = h.mesos.agents[at].seen;
                 h.say(|| format!("agent S{at} registers, it was {was:?}"));
                 h.mesos.register(at, &mut h.redis, h.now);
-            }) ,
+            }),
             15 => self.timers(),
             _ => self.rise(),
         }
     }
 
-    fn on_agent(&mut self, which: impl Fn(&crate::mesos::Agent) -> bool, act: impl FnOnce(&mut History, usize)) -> bool {
+    fn on_agent(
+        &mut self,
+        which: impl Fn(&crate::mesos::Agent) -> bool,
+        act: impl FnOnce(&mut History, usize),
+    ) -> bool {
         let fit = |(_, a): &(usize, &crate::mesos::Agent)| self.mesos.up && which(a);
         let agents: Vec<usize> = self.mesos.agents.iter().enumerate().filter(fit).map(|(at, _)| at).collect();
         if agents.is_empty() {

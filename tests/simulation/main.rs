@@ -68,7 +68,10 @@ fn simulate(kind: Kind, histories: u64) {
     if let Some((seed, what)) = broken.first() {
         let (_, story) = play(kind, *seed, true).err().unwrap_or_default();
         let all: Vec<String> = broken.iter().map(|(seed, what)| format!("seed {seed}: {what}")).collect();
-        panic!("{story}\n{}\n\nseed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --test simulation", all.join("\n"));
+        panic!(
+            "{story}\n{}\n\nseed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --test simulation",
+            all.join("\n")
+        );
     }
 }
 
