@@ -358,7 +358,7 @@ impl World {
                 }
                 Write::Forget { .. } => {
                     self.forgetting.insert(crate::store::state_key(name));
-                    for instance in self.instances.get(name) {
+                    if let Some(instance) = self.instances.get(name) {
                         let nodes = instance.nodes.keys().map(|ordinal| crate::store::node_key(name, *ordinal));
                         let requests = instance.requests.keys().map(|kind| crate::store::request_key(name, *kind));
                         self.forgetting.extend(nodes.chain(requests));

@@ -456,7 +456,11 @@ impl History {
             let at = *self.dice.pick(&alive);
             return self.tick_one(at);
         }
-        alive.into_iter().fold(false, |news, at| self.tick_one(at) || news)
+        let mut news = false;
+        for at in alive {
+            news |= self.tick_one(at);
+        }
+        news
     }
 
     fn tick_one(&mut self, at: usize) -> bool {
@@ -808,12 +812,21 @@ impl History {
         }
     }
 
+    /// An act of every kind; whether there was any to do.
+    fn sweep(&mut self) -> bool {
+        let mut news = false;
+        for kind in 0..KINDS {
+            news |= self.act(kind);
+        }
+        news
+    }
+
     /// Lets everything happen that happens by itself, until nothing does.
     fn settle(&mut self) {
         let end = self.now.plus_ms(PEACE_MS);
         let mut acts = 0;
         loop {
-            while (0..KINDS).fold(false, |news, kind| self.act(kind) || news) {
+            while self.sweep() {
                 acts += 1;
                 self.now = self.now.plus_ms(1);
                 if !self.robbed {

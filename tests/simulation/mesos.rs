@@ -34,6 +34,7 @@ pub enum Seen {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Agent {
     pub id: String,
     pub host: String,

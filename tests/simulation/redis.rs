@@ -15,6 +15,7 @@ pub enum Link {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Process {
     pub task_id: String,
     pub instance: String,
