@@ -86,7 +86,7 @@ impl History {
         let agents = 3 + dice.below(4);
         let mesos = Mesos::with_agents(agents, [420, 800, 2000][dice.below(3)]);
         let (faults, changes) = ([0, 2, 4, 8, 16][dice.below(5)], 1 + dice.below(6));
-        let names = ["a", "b", "c"][..1 + dice.below(3)].iter().map(ToString::to_string).collect();
+        let names = ["a", "b", "c"][..=dice.below(3)].iter().map(ToString::to_string).collect();
         let passes_max = 1 + dice.below(4);
         let mut history = History {
             dice,
@@ -183,11 +183,11 @@ impl History {
         let survivors = self.living();
         for (process, data) in lived {
             let p = &self.redis.processes[process];
-            let lives = survivors.iter().any(|(at, now)| *at == process && data & !now == 0);
+            let untouched = survivors.iter().any(|(at, now)| *at == process && data & !now == 0);
             let kept = self.redis.living(&p.instance).fold(0, |sum, p| sum | p.data);
             // A replica whose record was lost while nobody watched looks like one that was replaced.
             let looks_replaced = self.lost_node.as_ref() == Some(&p.task_id) && data & !kept == 0;
-            if !lives && !looks_replaced {
+            if !untouched && !looks_replaced {
                 let task_id = self.redis.processes[process].task_id.clone();
                 self.blame(Err(format!("the store was robbed, and {task_id} was killed or wiped")));
             }
@@ -269,7 +269,7 @@ impl History {
         }
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
-        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
+        if let Some(reason) = self.operator.as_ref().and_then(Operator::frozen_for_good) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
         }
         self.broken.is_some()
@@ -287,7 +287,9 @@ impl History {
         };
         let done = act(operator, &mut around, &mut self.dice);
         let broken = std::mem::take(&mut around.broken);
-        broken.into_iter().for_each(|what| self.blame(Err(what)));
+        for what in broken {
+            self.blame(Err(what));
+        }
         Some(done)
     }
 
@@ -596,7 +598,7 @@ impl History {
             distribution: 1 + self.dice.below(2),
             memory: "64Mi",
             config: "{}",
-            after: *self.dice.pick(&["30s", "2m", "5m"]),
+            after: ["30s", "2m", "5m"][self.dice.below(3)],
             hold: self.dice.percent(20),
         };
         self.specs.insert(name.to_string(), declared);

@@ -349,7 +349,9 @@ impl Mesos {
             return;
         };
         let mut rest = Bundle::default();
-        offers.iter().for_each(|(_, part)| rest.give(part));
+        for (_, part) in &offers {
+            rest.give(part);
+        }
         for launch in launches {
             let used = Bundle::of(&launch.pieces);
             if !rest.holds(&used)
@@ -499,8 +501,8 @@ impl Mesos {
                 }
             }
             Order::Kill(task_id) => {
-                let runs = |t: &&AgentTask| matches!(t.state, TaskState::Starting | TaskState::Running);
-                if self.agents[at].tasks.get(&task_id).filter(runs).is_some() {
+                let runs = |t: &AgentTask| matches!(t.state, TaskState::Starting | TaskState::Running);
+                if self.agents[at].tasks.get(&task_id).is_some_and(runs) {
                     self.update(at, &task_id, TaskState::Killing, None);
                 }
             }
@@ -677,8 +679,12 @@ impl Mesos {
         let missing: Vec<String> = self.tasks.iter().filter(missing).map(|(id, _)| id.clone()).collect();
         let kills = self.tasks.iter().filter(|(_, t)| t.agent == at && t.kill && t.latest.meaning() != Meaning::Dead);
         let kills: Vec<String> = kills.map(|(id, _)| id.clone()).collect();
-        missing.into_iter().for_each(|task_id| self.order(at, Order::Account(task_id)));
-        kills.into_iter().for_each(|task_id| self.order(at, Order::Kill(task_id)));
+        for task_id in missing {
+            self.order(at, Order::Account(task_id));
+        }
+        for task_id in kills {
+            self.order(at, Order::Kill(task_id));
+        }
         self.repeat(at, now);
     }
 
@@ -704,14 +710,13 @@ impl Mesos {
 
     /// Whether a task runs, or is about to, as far as agents and orders to them say.
     pub fn running(&self) -> impl Iterator<Item = (&str, usize)> {
-        let placed = self.agents.iter().enumerate().flat_map(|(at, agent)| {
+        self.agents.iter().enumerate().flat_map(|(at, agent)| {
             let live = agent.tasks.iter().filter(|(_, t)| t.state.meaning() != Meaning::Dead && agent.up);
             let ordered = agent.from_master.iter().filter_map(|order| match order {
                 Order::Run(launch) => Some(launch.task_id.as_str()),
                 _ => None,
             });
             live.map(|(id, _)| id.as_str()).chain(ordered).map(move |id| (id, at))
-        });
-        placed
+        })
     }
 }

@@ -378,7 +378,9 @@ impl Operator {
         if !launching.is_empty() {
             start(launching);
         }
-        others.into_iter().for_each(|work| start(vec![work]));
+        for work in others {
+            start(vec![work]);
+        }
         self.session_round(around);
     }
 

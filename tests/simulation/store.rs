@@ -124,7 +124,9 @@ impl Store {
     /// Loses keys as if they had never been.
     pub fn lose(&mut self, which: impl Fn(&str) -> bool) {
         let keys: Vec<String> = self.items.keys().filter(|key| which(key)).cloned().collect();
-        keys.iter().for_each(|key| self.delete(key));
+        for key in keys {
+            self.delete(&key);
+        }
     }
 
     /// The record of a task's node.
