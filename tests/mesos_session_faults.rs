@@ -609,7 +609,7 @@ async fn a_call_of_a_former_subscription_is_never_sent() {
 }
 
 #[tokio::test]
-async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again() {
+async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again_and_its_offers_are_given_back() {
     for answer in [Answer::Tear, Answer::Hang, plain("500 Internal Server Error", "")] {
         let master = FakeMaster::start([stream(&[subscribed()])]).await;
         master.answer_calls([answer]);
@@ -619,8 +619,9 @@ async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again() {
         session.send(subscription, MesosCall::Revive).unwrap();
         let (call, tasks, _, uncertain) = next_failed_call(&mut events).await;
         assert_eq!((call, tasks, uncertain), ("ACCEPT", vec!["t-1".into()], true));
-        wait_until("the call after it is there", TIMEOUT, async || master.calls().len() == 2).await;
-        assert_eq!(master.calls()[1].kind(), "REVIVE");
+        wait_until("the calls after it are there", TIMEOUT, async || master.calls().len() == 3).await;
+        assert_eq!(master.calls()[1].kind(), "DECLINE");
+        assert_eq!(master.calls()[2].kind(), "REVIVE");
         assert_eq!(session.subscription(), Some(subscription));
     }
 }
@@ -628,7 +629,8 @@ async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again() {
 #[tokio::test]
 async fn a_launch_that_the_master_refuses_is_told_with_its_words() {
     let master = FakeMaster::start([stream(&[subscribed()])]).await;
-    master.answer_calls([plain("400 Bad Request", "Failed to validate"), plain("501 Not Implemented", "")]);
+    let taken = plain("202 Accepted", "");
+    master.answer_calls([plain("400 Bad Request", "Failed to validate"), taken, plain("501 Not Implemented", "")]);
     let (session, mut events) = start(settings(&[&master]));
     let subscription = next_subscription(&mut events).await;
     session.send(subscription, accept("t-1")).unwrap();

@@ -76,9 +76,9 @@ impl Lane {
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         while let Some(outgoing) = queue.recv().await {
             let subscription = outgoing.subscription;
-            let taken = self.deliver(&outgoing).await;
+            let settled = self.deliver(&outgoing).await;
             if let MesosCall::Accept { offer_ids, .. } = outgoing.call
-                && !taken
+                && !settled
             {
                 // Offers that are neither accepted nor declined are never made again. If the ACCEPT
                 // was done after all, they are void, and this does nothing; if it is still under way,
@@ -89,20 +89,21 @@ impl Lane {
         }
     }
 
-    /// Sends one call, several times if that is safe and needed. Answers whether the master took it.
+    /// Sends one call, several times if that is safe and needed. False: the master may not have done
+    /// it, and the subscription goes on all the same.
     async fn deliver(&self, outgoing: &Outgoing) -> bool {
         let call = &outgoing.call;
         for attempts_left in (0..ATTEMPTS_MAX).rev() {
             let Some(subscription) = self.subscription(outgoing.subscription) else {
                 self.fail(call, "its subscription had ended before it was sent", false).await;
-                return false;
+                return true;
             };
             let reason = match self.attempt(&subscription, call).await {
                 Attempt::Done => return true,
                 Attempt::Void(reason) => {
                     self.report_void(&subscription, call, &reason);
                     self.fail(call, &reason, false).await;
-                    return false;
+                    return true;
                 }
                 Attempt::Refused(reason) => {
                     self.refused(call, &reason).await;
@@ -120,11 +121,11 @@ impl Lane {
             if attempts_left == 0 {
                 self.report_void(&subscription, call, &reason);
                 self.fail(call, &reason, false).await;
-                return false;
+                return true;
             }
             sleep(RESEND_PAUSE).await;
         }
-        false
+        true
     }
 
     fn subscription(&self, number: u64) -> Option<Arc<Subscription>> {
