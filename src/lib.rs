@@ -3,8 +3,12 @@
 
 pub mod api;
 pub mod board;
+pub mod cli;
+pub mod local;
 pub mod metrics;
 pub mod model;
+pub mod operator;
+pub mod settings;
 pub mod spec;
 pub mod status;
 pub mod store;

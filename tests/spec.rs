@@ -118,11 +118,11 @@ fn ranges_are_checked() {
         ("  cpus: lots", "line 6: spec.cpus: \"lots\" is not a number of cores such as 0.1"),
         (
             "  replaceUnreachableAfter: 10ms",
-            "line 6: spec.replaceUnreachableAfter: 10ms is out of range: allowed is 1s to 168h (7 days)",
+            "line 6: spec.replaceUnreachableAfter: 10ms is out of range: allowed is 1s to 1w",
         ),
         (
             "  replaceUnreachableAfter: 60",
-            "line 6: spec.replaceUnreachableAfter: \"60\" is not a period such as 250ms, 90s, 5m or 2h",
+            "line 6: spec.replaceUnreachableAfter: \"60\" is not a period such as 250ms, 90s, 5m, 2h, 3d or 4w",
         ),
         ("  onDataLoss: panic", "line 6: spec.onDataLoss: \"panic\" is not one of recreate, hold"),
         ("  placement: [spread]", "line 6: spec.placement: a list is not a map of fields"),

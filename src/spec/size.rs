@@ -154,14 +154,16 @@ impl JsonSchema for Cpus {
     }
 }
 
-/// A period in milliseconds. Written as `250ms`, `90s`, `5m`, `2h`.
+/// A period in milliseconds. Written as `250ms`, `90s`, `5m`, `2h`, `3d`, `4w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub u64);
 
-const PERIODS: [(&str, u64); 4] = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+/// `ms` first: it ends in `s`. Then the longest first, as they are printed.
+const PERIODS: [(&str, u64); 6] =
+    [("ms", 1), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
 /// What a period may look like, for messages.
-const PERIOD_FORMS: &str = "a period such as 250ms, 90s, 5m or 2h";
+const PERIOD_FORMS: &str = "a period such as 250ms, 90s, 5m, 2h, 3d or 4w";
 
 impl Default for Period {
     /// The default of `replaceUnreachableAfter`.
@@ -186,12 +188,10 @@ impl FromStr for Period {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (suffix, unit) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-            if self.0 != 0 && self.0.is_multiple_of(unit) {
-                return write!(f, "{}{suffix}", self.0 / unit);
-            }
+        match PERIODS[1..].iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
+            Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
+            None => write!(f, "{}ms", self.0),
         }
-        write!(f, "{}ms", self.0)
     }
 }
 
@@ -212,7 +212,7 @@ impl JsonSchema for Period {
         "Period".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"description": "A period: 250ms, 90s, 5m, 2h.", "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"})
+        json_schema!({"description": "A period: 250ms, 90s, 5m, 2h, 3d, 4w.", "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d|w)$"})
     }
 }
 
@@ -261,8 +261,24 @@ mod tests {
         for text in ["256Mi", "1Gi", "256M", "1G", "3M"] {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
-        for text in ["250ms", "90s", "5m", "2h"] {
+        for text in ["250ms", "90s", "5m", "2h", "3d", "4w"] {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_period_prints_in_the_largest_unit_that_fits_and_parses_back() {
+        for (text, ms) in [("0ms", 0), ("250ms", 250), ("90s", 90_000), ("1h", 3_600_000), ("3d", 259_200_000)] {
+            assert_eq!(text.parse(), Ok(Period(ms)));
+            assert_eq!(Period(ms).to_string(), text);
+        }
+        assert_eq!("672h".parse::<Period>().map(|p| p.to_string()), Ok("4w".to_string()));
+    }
+
+    #[test]
+    fn a_period_without_a_unit_or_too_long_is_refused() {
+        for text in ["", "5", "s", "5 s", "-5s", "1.5h", "99999999999999999w"] {
+            assert!(text.parse::<Period>().is_err(), "{text}");
         }
     }
 }

@@ -156,7 +156,7 @@ fn numbers(found: &mut Findings, spec: &InstanceSpec) {
         path.key("replaceUnreachableAfter"),
         wait,
         check((UNREACHABLE_MIN_MS..=UNREACHABLE_MAX_MS).contains(&wait.0), || {
-            format!("{wait} is out of range: allowed is 1s to 168h (7 days)")
+            format!("{wait} is out of range: allowed is 1s to 1w")
         }),
     );
 }

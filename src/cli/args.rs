@@ -1,0 +1,249 @@
+//! The command line's grammar. I/O: clap looks into the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::outcome::EXIT_HELP;
+use super::wait::Goal;
+use crate::settings::Flags;
+use crate::spec::Period;
+use crate::telemetry::Format;
+
+/// redisctl: replicated Redis on Apache Mesos, kept as declared
+#[derive(Debug, Parser)]
+#[command(name = "redisctl", version, after_help = EXIT_HELP, max_term_width = 100, subcommand_required = true)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    /// The operator's API
+    #[arg(long, global = true, env = "REDISCTL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:5656")]
+    pub server: String,
+    /// When to colour; `auto`: on a terminal, unless `NO_COLOR` is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub color: Color,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Also into pipes and files.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator: bring Redis on Mesos to what the store declares, and serve the API
+    Operator(Box<OperatorArgs>),
+    /// Run everything in one process, to try it out: operator, store and a local cluster
+    Local(LocalArgs),
+    /// Declare instances: create them, or change them to what the files say
+    Apply(ApplyArgs),
+    /// Show how files differ from what is declared now
+    Diff(DiffArgs),
+    /// List instances
+    Get(GetArgs),
+    /// Show everything about one instance
+    Describe(NameArgs),
+    /// Show what the operator would do now for an instance, and what it waits for
+    Plan(PlanArgs),
+    /// Show what happened to an instance, or to all
+    Events(EventsArgs),
+    /// Wait until an instance is ready, deleted, or has a condition
+    Wait(WaitArgs),
+    /// Delete instances, and their data
+    Delete(DeleteArgs),
+    /// Start an instance whose data is lost again, empty (`onDataLoss: hold` waits for this)
+    Recreate(NameArgs),
+    /// Print the JSON Schema of documents
+    Schema,
+    /// Print the versions of this program and of the operator
+    Version,
+    /// Print a completion script for a shell
+    Completion(CompletionArgs),
+}
+
+/// Arguments of `operator`.
+#[derive(Args, Debug)]
+#[command(after_help = "Each setting may also be given in the environment (as shown) and in the file of --config, \
+    where it has\nthe flag's name without the dashes: `probe-interval: 2s`. A flag wins over the environment, which \
+    wins over\nthe file. Periods are written as 250ms, 90s, 5m, 2h, 3d or 4w.")]
+pub struct OperatorArgs {
+    /// A YAML file with settings
+    #[arg(long, env = "REDISCTL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings in force, in the form of that file, and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Arguments of `local`.
+#[derive(Args, Debug)]
+pub struct LocalArgs {
+    /// How many agents the cluster has
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub agents: u32,
+    /// Where the HTTP API listens
+    #[arg(long, env = "REDISCTL_LISTEN", value_name = "IP:PORT", default_value = crate::settings::LISTEN)]
+    pub listen: SocketAddr,
+    /// Where the store and the files of the nodes are kept [default: a new directory, removed at the
+    /// end]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The redis-server to run: a path, or a name that is looked up in PATH
+    #[arg(long, env = "REDISCTL_REDIS_SERVER", value_name = "PATH", default_value = "redis-server")]
+    pub redis_server: String,
+    /// What is logged: error, warn, info, debug or trace, also by module [default: info]
+    #[arg(long, env = "REDISCTL_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How it is logged [default: text]
+    #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<Format>,
+}
+
+/// Arguments of `apply`.
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// A file, a directory (its *.yaml, *.yml and *.json, by name) or - for the standard input; may
+    /// be given several times. All documents are applied, or none
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Check the documents and say what would be done, but do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait until all of the instances are ready, and show each step
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "PERIOD", default_value = "5m")]
+    pub timeout: Period,
+}
+
+/// Arguments of `diff`.
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// As for `apply`
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// Arguments of `get`.
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// Names of instances [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How to print them
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub output: Output,
+    /// Go on, and print each change
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Only those with these labels: KEY=VALUE[,KEY=VALUE...]
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "names")]
+    pub selector: Option<String>,
+}
+
+/// How instances are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line each.
+    Table,
+    /// One line each, with more columns.
+    Wide,
+    /// As the API has them; with --watch one line each.
+    Json,
+    /// As the API has them.
+    Yaml,
+    /// As `redisinstance/NAME`.
+    Name,
+}
+
+/// How everything else is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// As the API has it; with --watch one line each.
+    Json,
+    /// As the API has it.
+    Yaml,
+}
+
+/// The name of an instance.
+#[derive(Args, Debug)]
+pub struct NameArgs {
+    /// The instance
+    pub name: String,
+}
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// The instance
+    pub name: String,
+    /// How to print it
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub output: Form,
+}
+
+/// Arguments of `events`.
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// The instance [default: all]
+    pub name: Option<String>,
+    /// Go on, and print each new event
+    #[arg(short, long)]
+    pub watch: bool,
+    /// How to print them
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub output: Form,
+}
+
+/// Arguments of `wait`.
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// The instances
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types
+    /// `SpecValid`, `Placed`, `MasterAvailable`, `ReplicasInSync` and `Ready`, and the statuses `True`
+    /// (the default), `False` and `Unknown`
+    #[arg(long = "for", value_name = "WHAT")]
+    pub goal: Goal,
+    /// How long to wait
+    #[arg(long, value_name = "PERIOD", default_value = "60s")]
+    pub timeout: Period,
+}
+
+/// Arguments of `delete`.
+#[derive(Args, Debug)]
+pub struct DeleteArgs {
+    /// The instances
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// Wait until they are gone, and show each step
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "PERIOD", default_value = "5m")]
+    pub timeout: Period,
+}
+
+/// Arguments of `completion`.
+#[derive(Args, Debug)]
+pub struct CompletionArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}

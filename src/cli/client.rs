@@ -1,0 +1,322 @@
+//! The client of the operator's HTTP API. I/O.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::outcome::{Exit, failure};
+use super::sse::{Message, Parser};
+use super::view::{Applied, AppliedAll, Instance, Items, Problem};
+use crate::board::{OperatorView, PlanView};
+
+/// To reach a machine that is up takes milliseconds; longer means that it is not.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one answer: applying hundreds of documents to a slow store takes seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A watch that is silent for so long is given up and taken up again: the operator sends a sign of
+/// life far more often.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
+/// Between attempts to take a watch up again: from the first to the last of these, doubled.
+const RETRY_MS: (u64, u64) = (200, 5000);
+/// After a watch of an instance that does not exist, until we look again.
+const ABSENT_RETRY: Duration = Duration::from_millis(100);
+
+/// Talks to one operator.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// What became of documents.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All of them were applied.
+    Applied(Vec<Applied>),
+    /// None was, for these reasons.
+    Refused(Problem),
+}
+
+impl Client {
+    /// A client of the operator at `http://HOST:PORT`.
+    pub fn new(server: &str) -> Result<Client> {
+        let wrong = || failure(Exit::Usage, format!("--server {server:?}: allowed is http://HOST:PORT"));
+        let base: Url = server.parse().map_err(|_| wrong())?;
+        if base.scheme() != "http" || !base.has_host() {
+            return Err(wrong());
+        }
+        // No proxy: operators are near, and a proxy of the environment cannot reach 127.0.0.1.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
+    }
+
+    /// The address, as in `--server`.
+    pub fn server(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.path_segments_mut().expect("http URLs have paths").pop_if_empty().extend(path);
+        self.http.request(method, url)
+    }
+
+    /// Instances, by name; those with these labels only.
+    pub async fn list(&self, selector: Option<&str>) -> Result<Vec<Instance>> {
+        let request = self.request(Method::GET, &["v1", "instances"]);
+        let request = request.query(&selector.map(|s| [("labelSelector", s)]));
+        let items: Items<Value> = self.answer(request).await?;
+        items.items.into_iter().map(|raw| self.read(Instance::from_json(raw))).collect()
+    }
+
+    /// One instance; none when there is no such one.
+    pub async fn get(&self, name: &str) -> Result<Option<Instance>> {
+        let request = self.request(Method::GET, &["v1", "instances", name]);
+        match self.answer(request).await {
+            Ok(raw) => self.read(Instance::from_json(raw)).map(Some),
+            Err(error) if super::outcome::exit_of(&error) == Exit::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One instance, or an error that says that there is none.
+    pub async fn expect(&self, name: &str) -> Result<Instance> {
+        let found = self.get(name).await?;
+        found.ok_or_else(|| failure(Exit::NotFound, format!("there is no instance {name:?}")))
+    }
+
+    /// Applies documents: all of them, or none.
+    pub async fn apply(&self, body: String, dry_run: bool) -> Result<Outcome> {
+        let request = self.request(Method::POST, &["v1", "instances"]).query(&dry_run.then_some([("dryRun", "true")]));
+        let response = self.send(request.header("content-type", "application/yaml").body(body)).await?;
+        if response.status() == StatusCode::UNPROCESSABLE_ENTITY {
+            return Ok(Outcome::Refused(self.read(response.json().await)?));
+        }
+        let applied: AppliedAll = self.read_answer(response).await?;
+        Ok(Outcome::Applied(applied.results))
+    }
+
+    /// Asks for an instance's deletion.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.done(self.request(Method::DELETE, &["v1", "instances", name])).await
+    }
+
+    /// Asks for an instance whose data is lost to be started again, empty.
+    pub async fn recreate(&self, name: &str) -> Result<()> {
+        self.done(self.request(Method::POST, &["v1", "instances", name, "recreate"])).await
+    }
+
+    /// What the operator would do now.
+    pub async fn plan(&self, name: &str) -> Result<PlanView> {
+        self.answer(self.request(Method::GET, &["v1", "instances", name, "plan"])).await
+    }
+
+    /// Events of one instance, or of all, oldest first, as they came.
+    pub async fn events(&self, name: Option<&str>) -> Result<Vec<Value>> {
+        let items: Items<Value> = self.answer(self.request(Method::GET, &events_path(name))).await?;
+        Ok(items.items)
+    }
+
+    /// The operator itself.
+    pub async fn operator(&self) -> Result<OperatorView> {
+        self.answer(self.request(Method::GET, &["v1", "operator"])).await
+    }
+
+    /// Watches one instance, or all of them, those with these labels only.
+    pub fn watch(&self, name: Option<&str>, selector: Option<&str>) -> Watch {
+        let mut path = vec!["v1", "instances"];
+        path.extend(name);
+        let request = self.request(Method::GET, &path).query(&[("watch", "true")]);
+        Watch::new(self, request.query(&selector.map(|s| [("labelSelector", s)])))
+    }
+
+    /// Watches events of one instance, or of all.
+    pub fn watch_events(&self, name: Option<&str>) -> Watch {
+        Watch::new(self, self.request(Method::GET, &events_path(name)).query(&[("watch", "true")]))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = self.send(request).await?;
+        self.read_answer(response).await
+    }
+
+    async fn done(&self, request: RequestBuilder) -> Result<()> {
+        let response = self.send(request).await?;
+        if response.status().is_success() { Ok(()) } else { Err(self.refusal(response).await) }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        request.timeout(ANSWER_TIMEOUT).send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn read_answer<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        if response.status().is_success() {
+            self.read(response.json().await)
+        } else {
+            Err(self.refusal(response).await)
+        }
+    }
+
+    /// An answer that cannot be read is not an operator's, or not one of our version.
+    fn read<T, E: Into<anyhow::Error>>(&self, read: Result<T, E>) -> Result<T> {
+        read.map_err(Into::into)
+            .with_context(|| format!("{} answers, but not as an operator of version {} does", self.server(), VERSION))
+    }
+
+    /// The error that a refused request is.
+    async fn refusal(&self, response: Response) -> anyhow::Error {
+        let status = response.status();
+        let path = response.url().path().to_string();
+        let Ok(problem) = response.json::<Problem>().await else {
+            return failure(Exit::Failed, format!("{} answers {status} to {path}: no operator does", self.server()));
+        };
+        let exit = match status {
+            StatusCode::NOT_FOUND => Exit::NotFound,
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        let Problem { title, detail, .. } = problem;
+        failure(exit, if detail.is_empty() { title } else { detail })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+        let server = self.server();
+        if error.is_timeout() && !error.is_connect() {
+            let waited_s = ANSWER_TIMEOUT.as_secs();
+            return failure(Exit::Unreachable, format!("the operator at {server} did not answer within {waited_s} s"));
+        }
+        failure(
+            Exit::Unreachable,
+            format!(
+                "no operator answers at {server}: start one with `redisctl local` or `redisctl operator ...`, \
+                 or name another with --server"
+            ),
+        )
+    }
+}
+
+/// The version of this binary.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn events_path(name: Option<&str>) -> Vec<&str> {
+    match name {
+        Some(name) => vec!["v1", "instances", name, "events"],
+        None => vec!["v1", "events"],
+    }
+}
+
+/// What a watch tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A connection stands, and starts with a list.
+    Connected,
+    /// An event came.
+    Message(Message),
+}
+
+/// A stream of events, taken up again whenever it breaks.
+pub struct Watch {
+    client: Client,
+    request: RequestBuilder,
+    stream: Option<BoxStream<'static, reqwest::Result<bytes::Bytes>>>,
+    parser: Parser,
+    pending: std::collections::VecDeque<Signal>,
+    /// Failed attempts since the last connection.
+    failures: u32,
+    /// It has been connected before: from then on a failure is not the end.
+    established: bool,
+}
+
+impl Watch {
+    fn new(client: &Client, request: RequestBuilder) -> Watch {
+        Watch {
+            client: client.clone(),
+            request,
+            stream: None,
+            parser: Parser::default(),
+            pending: std::collections::VecDeque::new(),
+            failures: 0,
+            established: false,
+        }
+    }
+
+    /// What comes next. An error is final: the first connection failed, or the stream is not one
+    /// of an operator.
+    pub async fn next(&mut self) -> Result<Signal> {
+        loop {
+            if let Some(signal) = self.pending.pop_front() {
+                return Ok(signal);
+            }
+            match &mut self.stream {
+                None => self.connect().await?,
+                Some(stream) => match stream.next().await {
+                    Some(Ok(bytes)) => self.take(&bytes)?,
+                    Some(Err(_)) | None => self.lost().await,
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        for message in self.parser.push(bytes).map_err(anyhow::Error::msg)? {
+            if message.event == "resync" {
+                self.stream = None; // The list of the next connection makes up for what we missed.
+                break;
+            }
+            self.pending.push_back(Signal::Message(message));
+        }
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<()> {
+        self.parser = Parser::default();
+        let request = self.request.try_clone().expect("a request without a body can be sent again");
+        match request.send().await {
+            Ok(response) if response.status().is_success() => {
+                self.stream = Some(response.bytes_stream().boxed());
+                self.pending.push_back(Signal::Connected);
+                self.established = true;
+                self.failures = 0;
+            }
+            Ok(response) if response.status() == StatusCode::NOT_FOUND => self.absent(response).await?,
+            Ok(response) if !self.established || response.status().is_client_error() => {
+                return Err(self.client.refusal(response).await);
+            }
+            Err(error) if !self.established => return Err(self.client.unreachable(&error)),
+            Ok(_) | Err(_) => self.lost().await,
+        }
+        Ok(())
+    }
+
+    /// The watched instance does not exist: an empty list, once; then we look again.
+    async fn absent(&mut self, response: Response) -> Result<()> {
+        let error = self.client.refusal(response).await;
+        if super::outcome::exit_of(&error) != Exit::NotFound {
+            return Err(error);
+        }
+        if self.established && self.failures == 0 {
+            tokio::time::sleep(ABSENT_RETRY).await;
+        }
+        self.established = true;
+        self.failures = 0;
+        let synced = Message { event: "synced".to_string(), data: String::new() };
+        self.pending.extend([Signal::Connected, Signal::Message(synced)]);
+        Ok(())
+    }
+
+    /// The connection is lost: says so once, and waits before the next attempt.
+    async fn lost(&mut self) {
+        self.stream = None;
+        if self.failures == 1 {
+            anstream::eprintln!("the operator at {} does not answer any more: trying again", self.client.server());
+        }
+        let pause_ms = RETRY_MS.0.saturating_mul(1 << self.failures.min(16)).min(RETRY_MS.1);
+        self.failures += 1;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+}

@@ -1,0 +1,141 @@
+//! `redisctl describe`: everything about one instance on a page. I/O in [`describe`] only.
+
+use anyhow::Result;
+use serde::Deserialize as _;
+
+use super::client::Client;
+use super::events;
+use super::outcome::Exit;
+use super::text::{self, Cell, STRONG, Table, age, cell, indent, now, print, size, styled};
+use super::view::{Event, Instance};
+use crate::board::OperatorView;
+use crate::model::{Role, Timestamp};
+use crate::status::NodeStatus;
+
+/// The width of the names in front of values.
+const LABEL_WIDTH: usize = 10;
+
+/// Runs `redisctl describe`.
+pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
+    let instance = client.expect(name).await?;
+    let events = client.events(Some(name)).await?;
+    let events = events.iter().map(Event::deserialize).collect::<Result<Vec<_>, _>>()?;
+    print(&page(&instance, &events, now())?)?;
+    Ok(Exit::Ok)
+}
+
+fn page(instance: &Instance, events: &[Event], now: Timestamp) -> Result<String> {
+    let spec = if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? };
+    let waiting: String = instance.waiting().iter().map(|reason| format!("- {reason}\n")).collect();
+    let events = if events.is_empty() { String::new() } else { events::table(events, now) };
+    let mut page = head(instance, now);
+    for (title, body) in [
+        ("Spec", spec),
+        ("Conditions", conditions(instance, now)),
+        ("Nodes", nodes(&instance.status.nodes)),
+        ("Waiting", waiting),
+        ("Events", events),
+    ] {
+        page += &section(title, &body);
+    }
+    Ok(page)
+}
+
+fn head(instance: &Instance, now: Timestamp) -> String {
+    let status = &instance.status;
+    let metadata = &instance.metadata;
+    let labels: Vec<String> = metadata.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = if labels.is_empty() { "none".to_string() } else { labels.join(", ") };
+    let created = metadata.created_at.map_or_else(|| "-".to_string(), |at| format!("{at} ({} ago)", age(now, at)));
+    let revision = match (metadata.revision, status.observed_revision) {
+        (declared, observed) if declared == observed => format!("{declared}, fully acted upon"),
+        (declared, 0) => format!("{declared}, not yet acted upon"),
+        (declared, observed) => format!("{declared}, acted upon up to {observed}"),
+    };
+    let phase = styled(&status.phase.to_string(), text::phase_style(status.phase));
+    let deleting = if metadata.deleting { ", deletion asked for" } else { "" };
+    [
+        ("Name", instance.name().to_string()),
+        ("Labels", labels),
+        ("Created", created),
+        ("Revision", revision),
+        ("Phase", format!("{phase}, {} nodes ready{deleting}", instance.readiness())),
+        ("Master", status.master.clone().unwrap_or_else(|| "none".to_string())),
+        ("Epoch", status.epoch.to_string()),
+    ]
+    .iter()
+    .map(|(name, value)| format!("{} {value}\n", styled(&format!("{:LABEL_WIDTH$}", format!("{name}:")), STRONG)))
+    .collect()
+}
+
+/// A heading with its indented text, or `none`.
+fn section(title: &str, body: &str) -> String {
+    let heading = styled(&format!("{title}:"), STRONG);
+    if body.is_empty() { format!("{heading} none\n") } else { format!("{heading}\n{}", indent(body, "  ")) }
+}
+
+fn conditions(instance: &Instance, now: Timestamp) -> String {
+    let row = |c: &crate::status::Condition| -> Vec<Cell> {
+        vec![
+            c.kind.to_string().into(),
+            cell(format!("{:?}", c.status), text::condition_style(c.status)),
+            age(now, c.last_transition_time).into(),
+            c.reason.as_str().into(),
+            c.message.as_str().into(),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = instance.status.conditions.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    Table::new(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]).page(&rows)
+}
+
+fn nodes(nodes: &[NodeStatus]) -> String {
+    let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_string()));
+    let row = |node: &NodeStatus| -> Vec<Cell> {
+        let link = if node.role == Role::Master { None } else { node.link.clone() };
+        vec![
+            node.name.as_str().into(),
+            node.role.to_string().into(),
+            cell(node.state, text::node_style(node.state)),
+            node.address.as_str().into(),
+            node.hostname.as_str().into(),
+            or_dash(node.domain.clone()),
+            or_dash(link),
+            or_dash(node.offset.map(|offset| offset.to_string())),
+            or_dash(node.lag.map(size)),
+            or_dash(node.used_memory.map(size)),
+            node.task_id.as_str().into(),
+            node.message.as_str().into(),
+        ]
+    };
+    if nodes.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<Cell>> = nodes.iter().map(row).collect();
+    Table::new(&[
+        "NAME", "ROLE", "STATE", "ADDRESS", "AGENT", "DOMAIN", "LINK", "OFFSET", "LAG", "USED", "TASK", "MESSAGE",
+    ])
+    .page(&rows)
+}
+
+/// The operator itself, for `redisctl version`.
+pub fn operator(server: &str, operator: &OperatorView) -> String {
+    let role = match (&operator.leader, operator.leading) {
+        (_, true) => "leads".to_string(),
+        (Some(leader), false) => format!("stands by, {} leads", leader.api),
+        (None, false) => "stands by, nobody is known to lead".to_string(),
+    };
+    let message =
+        if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
+    let store = if operator.store_synced { "read and watched" } else { "not read yet" };
+    let mut text = format!(
+        "operator: {} at {server}: {role}\n  store: {store}\n  mesos: {}{message}\n",
+        operator.version, operator.mesos
+    );
+    if let Some(reason) = &operator.frozen {
+        text += &format!("  {}: launches and kills nothing: {reason}\n", styled("frozen", text::BAD));
+    }
+    text
+}

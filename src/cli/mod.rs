@@ -1,0 +1,177 @@
+//! The command line: reads it, runs the command, turns the outcome into an exit code. I/O.
+//!
+//! `operator` and `local` run the operator in this process; every other command talks to a running
+//! one over its HTTP API and knows nothing of stores or Mesos.
+// Text is made here once for each command: what a line costs does not matter, how it reads does.
+#![allow(clippy::format_push_string, clippy::format_collect)]
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _};
+
+mod apply;
+mod args;
+mod client;
+mod describe;
+mod diff;
+mod documents;
+mod events;
+mod follow;
+mod get;
+mod outcome;
+mod serve;
+mod sse;
+mod text;
+mod view;
+mod wait;
+
+use args::{Cli, Color, Command, Form};
+use client::{Client, VERSION};
+use outcome::{Exit, exit_of, is_broken_pipe};
+use text::print;
+
+/// The hidden command by which the local cluster's agents start a task. Its arguments are the task's
+/// own: clap must not look at them.
+const TASK: &str = "__task";
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|command| command == TASK) {
+        return crate::local::task_main(args);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // Help to a closed pipe: nobody is there to be told.
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Ok as u8 });
+        }
+    };
+    set_colours(cli.color);
+    let exit = run(cli).unwrap_or_else(|error| report(&error));
+    ExitCode::from(exit as u8)
+}
+
+fn set_colours(color: Color) {
+    match color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+}
+
+/// Says what went wrong.
+fn report(error: &anyhow::Error) -> Exit {
+    if is_broken_pipe(error) {
+        return Exit::Ok;
+    }
+    anstream::eprintln!("{} {error:#}", text::styled("error:", text::BAD));
+    exit_of(error)
+}
+
+fn run(cli: Cli) -> Result<Exit> {
+    match cli.command {
+        Command::Operator(args) => serve::operator(*args),
+        Command::Local(args) => serve::local(args),
+        Command::Schema => schema(),
+        Command::Completion(args) => completion(args.shell),
+        command => {
+            // Commands mostly wait for one server: a thread of our own is enough, and starts faster.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let client = Client::new(&cli.server)?;
+            runtime.context("start the runtime")?.block_on(ask(&client, command))
+        }
+    }
+}
+
+/// The commands that talk to an operator.
+async fn ask(client: &Client, command: Command) -> Result<Exit> {
+    match command {
+        Command::Apply(args) => apply::apply(client, &args).await,
+        Command::Diff(args) => diff::diff(client, &args).await,
+        Command::Get(args) => get::get(client, &args).await,
+        Command::Describe(args) => describe::describe(client, &args.name).await,
+        Command::Plan(args) => plan(client, &args.name, args.output).await,
+        Command::Events(args) => events::events(client, &args).await,
+        Command::Wait(args) => wait::wait_for(client, &args).await,
+        Command::Delete(args) => delete(client, &args).await,
+        Command::Recreate(args) => recreate(client, &args.name).await,
+        Command::Version => version(client).await,
+        Command::Operator(_) | Command::Local(_) | Command::Schema | Command::Completion(_) => {
+            unreachable!("run() does these itself")
+        }
+    }
+}
+
+async fn plan(client: &Client, name: &str, form: Form) -> Result<Exit> {
+    let plan = client.plan(name).await?;
+    match form {
+        Form::Json => print(&(serde_json::to_string_pretty(&plan)? + "\n"))?,
+        Form::Yaml => print(&serde_yaml::to_string(&plan)?)?,
+        Form::Text if plan.steps.is_empty() && plan.waiting.is_empty() => {
+            print(&format!("{name}: nothing to do, nothing to wait for\n"))?;
+        }
+        Form::Text => {
+            let steps = plan.steps.iter().enumerate().map(|(i, step)| format!("  {}. {step}\n", i + 1));
+            let waiting = plan.waiting.iter().map(|reason| format!("  - {reason}\n"));
+            let section = |title: &str, lines: String| {
+                if lines.is_empty() { format!("{title}: nothing\n") } else { format!("{title}:\n{lines}") }
+            };
+            print(&(section("Would do", steps.collect()) + &section("Waits for", waiting.collect())))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+async fn delete(client: &Client, args: &args::DeleteArgs) -> Result<Exit> {
+    let mut failed = None;
+    let mut targets = Vec::new();
+    for name in &args.names {
+        match client.delete(name).await {
+            Ok(()) => {
+                print(&format!(
+                    "redisinstance/{name} deletion asked for: its nodes are killed, then its records go\n"
+                ))?;
+                targets.push(wait::Target::accepted(name, 0));
+            }
+            // The others are deleted all the same; the first error decides how we end.
+            Err(error) => {
+                let exit = report(&error);
+                failed = failed.or(Some(exit));
+            }
+        }
+    }
+    if args.wait && !targets.is_empty() {
+        wait::wait(client, &wait::Goal::Deleted, targets, args.timeout, true).await?;
+    }
+    Ok(failed.unwrap_or(Exit::Ok))
+}
+
+async fn recreate(client: &Client, name: &str) -> Result<Exit> {
+    client.recreate(name).await?;
+    print(&format!("redisinstance/{name} recreation asked for: it starts again, empty\n"))?;
+    Ok(Exit::Ok)
+}
+
+async fn version(client: &Client) -> Result<Exit> {
+    print(&format!("client: {VERSION}\n"))?;
+    match client.operator().await {
+        Ok(operator) => print(&describe::operator(client.server(), &operator))?,
+        Err(error) => print(&format!("operator: {error:#}\n"))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn schema() -> Result<Exit> {
+    print(&(serde_json::to_string_pretty(&crate::spec::schema())? + "\n"))?;
+    Ok(Exit::Ok)
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "redisctl", &mut script);
+    print(&String::from_utf8(script).context("the completion script")?)?;
+    Ok(Exit::Ok)
+}

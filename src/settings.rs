@@ -1,0 +1,372 @@
+//! Settings of `redisctl operator` and `redisctl local`: flags, environment, file and defaults. I/O.
+//!
+//! Each setting of the operator is a field of [`Flags`], which is read twice: from the command line
+//! (where clap looks into the environment for what is not given), and from the file of `--config`,
+//! where it has the flag's name without the dashes. [`resolve`] puts the layers together, flag over
+//! environment over file over default, and checks the outcome.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Period;
+use crate::telemetry;
+
+/// Where the operator, and its API, listens by default.
+pub const LISTEN: &str = "127.0.0.1:5656";
+
+/// What may be set of the operator; absent: not said here.
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "settings such as probe-interval: 5s")]
+pub struct Flags {
+    /// Where instances are declared and recorded: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or
+    /// `file:PATH` [required]
+    #[arg(long, env = "REDISCTL_STORE", value_name = "URL")]
+    pub store: Option<String>,
+    /// The Mesos masters: `http://HOST:PORT[,HOST:PORT...]`; the leading one is found by itself
+    /// [required]
+    #[arg(long, env = "REDISCTL_MESOS", value_name = "URL")]
+    pub mesos: Option<String>,
+    /// Where the HTTP API listens [default: 127.0.0.1:5656]
+    #[arg(long, env = "REDISCTL_LISTEN", value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where other operators reach this API [default: http:// and the address of --listen]
+    #[arg(long, env = "REDISCTL_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<String>,
+    /// The Mesos role whose resources are used [default: redisctl]
+    #[arg(long, env = "REDISCTL_ROLE", value_name = "ROLE")]
+    pub role: Option<String>,
+    /// The principal to authenticate as with Mesos [default: none]
+    #[arg(long, env = "REDISCTL_PRINCIPAL", value_name = "NAME")]
+    pub principal: Option<String>,
+    /// A file that holds the principal's secret, and nothing else [default: none]
+    #[arg(long, env = "REDISCTL_SECRET_FILE", value_name = "PATH")]
+    pub secret_file: Option<PathBuf>,
+    /// The framework's name, as Mesos shows it [default: redisctl]
+    #[arg(long, env = "REDISCTL_FRAMEWORK_NAME", value_name = "NAME")]
+    pub framework_name: Option<String>,
+    /// The user that tasks run as on the agents [default: the user that runs this]
+    #[arg(long, env = "REDISCTL_USER", value_name = "USER")]
+    pub user: Option<String>,
+    /// How long Mesos keeps the tasks running with no operator connected [default: 4w]
+    #[arg(long, env = "REDISCTL_FAILOVER_TIMEOUT", value_name = "PERIOD")]
+    pub failover_timeout: Option<Period>,
+    /// What runs `spec.redis.image` on the agents [default: mesos]
+    #[arg(long, env = "REDISCTL_CONTAINERIZER", value_name = "KIND")]
+    pub containerizer: Option<Containerizer>,
+    /// The redis-server of the agents, for instances without an image: a path, or a name that is
+    /// looked up in PATH there [default: redis-server]
+    #[arg(long, env = "REDISCTL_REDIS_SERVER", value_name = "PATH")]
+    pub redis_server: Option<String>,
+    /// How often each node is probed [default: 5s]
+    #[arg(long, env = "REDISCTL_PROBE_INTERVAL", value_name = "PERIOD")]
+    pub probe_interval: Option<Period>,
+    /// How long a node may take to answer [default: 1s]
+    #[arg(long, env = "REDISCTL_REDIS_TIMEOUT", value_name = "PERIOD")]
+    pub redis_timeout: Option<Period>,
+    /// How often each instance is looked at even when nothing happens [default: 30s]
+    #[arg(long, env = "REDISCTL_RESYNC_INTERVAL", value_name = "PERIOD")]
+    pub resync_interval: Option<Period>,
+    /// How many instances are acted upon at once [default: 64]
+    #[arg(long, env = "REDISCTL_RECONCILE_CONCURRENCY", value_name = "NUMBER")]
+    pub reconcile_concurrency: Option<usize>,
+    /// How long the leadership of a dead operator lasts before another takes over [default: 3s]
+    #[arg(long, env = "REDISCTL_LEADER_TTL", value_name = "PERIOD")]
+    pub leader_ttl: Option<Period>,
+    /// What is logged: error, warn, info, debug or trace, also by module (`info,redisctl::mesos=debug`)
+    /// [default: info]
+    #[arg(long, env = "REDISCTL_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How it is logged [default: text]
+    #[arg(long, env = "REDISCTL_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<telemetry::Format>,
+}
+
+/// Fills each field from the first that has it. A field that is left out does not compile.
+macro_rules! first_of {
+    ($upper:ident, $lower:ident: $($field:ident),+ $(,)?) => {
+        Flags { $($field: $upper.$field.or($lower.$field)),+ }
+    };
+}
+
+impl Flags {
+    /// These settings, and `lower` where they say nothing.
+    #[must_use]
+    pub fn or(self, lower: Flags) -> Flags {
+        first_of!(self, lower:
+            store, mesos, listen, advertise, role, principal, secret_file, framework_name, user,
+            failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
+            resync_interval, reconcile_concurrency, leader_ttl, log_level, log_format,
+        )
+    }
+}
+
+/// What runs container images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Containerizer {
+    /// Mesos' own (UCR).
+    #[default]
+    Mesos,
+    /// The agent's Docker daemon.
+    Docker,
+}
+
+/// The settings in force. Printed by `operator --print-config` in the form that `--config` reads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OperatorSettings {
+    /// `etcd://...` or `file:...`, for [`crate::store::Store::open`].
+    pub store: String,
+    /// `HOST:PORT` of each master.
+    #[serde(serialize_with = "join_masters")]
+    pub mesos: Vec<String>,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where other operators reach it, without a slash at the end.
+    pub advertise: String,
+    /// The Mesos role.
+    pub role: String,
+    /// The Mesos principal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// Where its secret is: read it by [`OperatorSettings::secret`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+    /// The framework's name.
+    pub framework_name: String,
+    /// The user that tasks run as.
+    pub user: String,
+    /// Mesos' `failover_timeout`.
+    pub failover_timeout: Period,
+    /// What runs images.
+    pub containerizer: Containerizer,
+    /// The redis-server of the agents.
+    pub redis_server: String,
+    /// Between two probes of one node.
+    pub probe_interval: Period,
+    /// For one answer of a node.
+    pub redis_timeout: Period,
+    /// Between two passes of an instance without events.
+    pub resync_interval: Period,
+    /// Instances acted upon at once.
+    pub reconcile_concurrency: usize,
+    /// Time to live of the leader's lease.
+    pub leader_ttl: Period,
+    /// What is logged, and how.
+    #[serde(flatten)]
+    pub log: telemetry::Settings,
+}
+
+#[allow(clippy::ptr_arg)] // The signature is serde's.
+fn join_masters<S: serde::Serializer>(masters: &Vec<String>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("http://{}", masters.join(",")))
+}
+
+/// The settings of `redisctl local`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalSettings {
+    /// How many agents the local cluster has.
+    pub agents: u32,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where the store and the nodes' files are; none: a temporary directory, removed at the end.
+    pub dir: Option<PathBuf>,
+    /// The redis-server that nodes run.
+    pub redis_server: String,
+    /// What is logged, and how.
+    pub log: telemetry::Settings,
+}
+
+/// Reads the file of `--config`. An error names the file, the key and the line.
+pub fn read_file(path: &Path) -> Result<Flags> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
+    parse_file(&text).with_context(|| format!("--config {}", path.display()))
+}
+
+/// The settings that a file says. An empty file says nothing.
+fn parse_file(text: &str) -> Result<Flags> {
+    let result: Result<Option<Flags>, _> = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text));
+    result.map(Option::unwrap_or_default).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.into_inner().to_string();
+        if message.contains(" at line ") {
+            return anyhow::Error::msg(message);
+        }
+        // Types of ours do not know where they are read, and at the file's start no line is told.
+        let line = text.lines().position(|line| line.starts_with(&format!("{key}:"))).map_or(1, |i| i + 1);
+        let key = if key == "." || message.contains(&key) { String::new() } else { format!("{key}: ") };
+        anyhow::anyhow!("{key}{message} at line {line}")
+    })
+}
+
+/// The settings in force: what is given, defaults for the rest. Everything is checked; an error
+/// names the flag, the value and what is allowed.
+pub fn resolve(given: Flags) -> Result<OperatorSettings> {
+    let text = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_string());
+    let period = |value: Option<Period>, default_ms| value.unwrap_or(Period(default_ms));
+    let listen = given.listen.unwrap_or_else(default_listen);
+    let settings = OperatorSettings {
+        store: store(given.store)?,
+        mesos: masters(given.mesos)?,
+        listen,
+        advertise: advertise(given.advertise, listen)?,
+        role: text(given.role, "redisctl"),
+        principal: given.principal,
+        secret_file: given.secret_file,
+        framework_name: text(given.framework_name, "redisctl"),
+        user: given.user.map_or_else(current_user, Ok)?,
+        failover_timeout: period(given.failover_timeout, 4 * 7 * 24 * 3_600_000),
+        containerizer: given.containerizer.unwrap_or_default(),
+        redis_server: text(given.redis_server, "redis-server"),
+        probe_interval: period(given.probe_interval, 5000),
+        redis_timeout: period(given.redis_timeout, 1000),
+        resync_interval: period(given.resync_interval, 30_000),
+        reconcile_concurrency: given.reconcile_concurrency.unwrap_or(64),
+        leader_ttl: period(given.leader_ttl, 3000),
+        log: log_settings(given.log_level, given.log_format)?,
+    };
+    check(&settings)?;
+    Ok(settings)
+}
+
+/// The address of `--listen` when nobody says another.
+pub fn default_listen() -> SocketAddr {
+    LISTEN.parse().expect("the constant is an address")
+}
+
+/// The log settings in force.
+pub fn log_settings(level: Option<String>, format: Option<telemetry::Format>) -> Result<telemetry::Settings> {
+    let level = level.unwrap_or_else(|| "info".to_string());
+    telemetry::filter(&level).context("--log-level")?;
+    Ok(telemetry::Settings { level, format: format.unwrap_or_default() })
+}
+
+const STORE_FORMS: &str = "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH";
+
+fn store(given: Option<String>) -> Result<String> {
+    let Some(url) = given else { bail!("--store is not set: {STORE_FORMS}") };
+    let well_formed = match (url.strip_prefix("etcd://"), url.strip_prefix("file:")) {
+        (Some(rest), _) => {
+            rest.split_once('/').is_some_and(|(hosts, prefix)| !prefix.is_empty() && hosts.split(',').all(is_host_port))
+        }
+        (None, Some(path)) => !path.trim_start_matches('/').is_empty(),
+        (None, None) => false,
+    };
+    if !well_formed {
+        bail!("--store {url:?}: {STORE_FORMS}");
+    }
+    Ok(url)
+}
+
+fn masters(given: Option<String>) -> Result<Vec<String>> {
+    const FORM: &str = "allowed is http://HOST:PORT[,HOST:PORT...]";
+    let Some(text) = given else { bail!("--mesos is not set: {FORM}") };
+    let Some(hosts) = text.strip_prefix("http://") else { bail!("--mesos {text:?}: {FORM}") };
+    let host = |host: &str| host.strip_prefix("http://").unwrap_or(host).trim_end_matches('/').to_string();
+    let hosts: Vec<String> = hosts.split(',').map(host).collect();
+    if let Some(wrong) = hosts.iter().find(|host| !is_host_port(host)) {
+        bail!("--mesos {text:?}: {wrong:?} is not HOST:PORT; {FORM}");
+    }
+    Ok(hosts)
+}
+
+fn advertise(given: Option<String>, listen: SocketAddr) -> Result<String> {
+    let Some(url) = given else {
+        if listen.ip().is_unspecified() {
+            bail!("--listen {listen} names no address that others could reach: set --advertise http://HOST:PORT too");
+        }
+        return Ok(format!("http://{listen}"));
+    };
+    if !url.strip_prefix("http://").is_some_and(|rest| is_host_port(rest.trim_end_matches('/'))) {
+        bail!("--advertise {url:?}: allowed is http://HOST:PORT");
+    }
+    Ok(url.trim_end_matches('/').to_string())
+}
+
+/// `HOST:PORT`, `IP:PORT` or `[IPv6]:PORT`.
+fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host_is_good = match bracketed {
+        Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')),
+    };
+    host_is_good && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// What concerns one value alone, or two of them together.
+fn check(settings: &OperatorSettings) -> Result<()> {
+    let period = |flag: &str, value: Period, min: u64, max: u64| {
+        if !(min..=max).contains(&value.0) {
+            bail!("--{flag} {value}: allowed is {} to {}", Period(min), Period(max));
+        }
+        Ok(())
+    };
+    period("failover-timeout", settings.failover_timeout, 60_000, 52 * 7 * 24 * 3_600_000)?;
+    period("probe-interval", settings.probe_interval, 100, 600_000)?;
+    period("redis-timeout", settings.redis_timeout, 50, 60_000)?;
+    period("resync-interval", settings.resync_interval, 1000, 3_600_000)?;
+    period("leader-ttl", settings.leader_ttl, 1000, 60_000)?; // etcd counts leases in seconds.
+    if !(1..=10_000).contains(&settings.reconcile_concurrency) {
+        bail!("--reconcile-concurrency {}: allowed is 1 to 10000", settings.reconcile_concurrency);
+    }
+    for (flag, value) in [
+        ("role", &settings.role),
+        ("framework-name", &settings.framework_name),
+        ("user", &settings.user),
+        ("redis-server", &settings.redis_server),
+    ] {
+        if value.is_empty() {
+            bail!("--{flag} is empty: leave it out for its default");
+        }
+    }
+    check_role(&settings.role)?;
+    match (&settings.principal, &settings.secret_file) {
+        (None, Some(path)) => bail!("--secret-file {}: it needs --principal beside it", path.display()),
+        _ => Ok(()),
+    }
+}
+
+/// What Mesos allows of a role: it refuses the subscription otherwise.
+fn check_role(role: &str) -> Result<()> {
+    let part_is_good = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part != "*"
+            && !part.starts_with('-')
+            && !part.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\')
+    };
+    if role == "*" || role.split('/').all(part_is_good) {
+        return Ok(());
+    }
+    bail!("--role {role:?}: allowed are names such as redisctl or prod/redis, without spaces and backslashes");
+}
+
+/// The name of the user that runs this process.
+fn current_user() -> Result<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let named = std::fs::read_to_string("/etc/passwd").ok().and_then(|passwd| {
+        passwd.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then(|| name.to_string())
+        })
+    });
+    named
+        .or_else(|| std::env::var("USER").ok().filter(|user| !user.is_empty()))
+        .with_context(|| format!("--user is not set, and user {uid} has no name on this machine"))
+}
+
+impl OperatorSettings {
+    /// The principal's secret, when there is one to authenticate with.
+    pub fn secret(&self) -> Result<Option<String>> {
+        let Some(path) = &self.secret_file else { return Ok(None) };
+        let secret = std::fs::read_to_string(path).with_context(|| format!("--secret-file {}", path.display()))?;
+        Ok(Some(secret.trim_end_matches(['\n', '\r']).to_string()))
+    }
+}

@@ -1,0 +1,12 @@
+//! The command line, run as users run it, against a toy of the operator's API. I/O.
+
+// `json!` values and texts that are made in place read better without `&`.
+#![allow(clippy::needless_pass_by_value)]
+
+mod changing;
+mod fake;
+mod real;
+mod run;
+mod sample;
+mod settings;
+mod showing;

@@ -1,0 +1,129 @@
+//! Settings of the operator: where they come from, what wins, and what is refused. I/O.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use crate::run::{Ended, ended, redisctl, run};
+
+const GIVEN: [&str; 6] = [
+    "operator",
+    "--print-config",
+    "--store",
+    "etcd://10.0.0.1:2379,10.0.0.2:2379/redisctl",
+    "--mesos",
+    "http://m1:5050,m2:5050",
+];
+
+fn print_config(file: &str, environment: &[(&str, &str)], flags: &[&str]) -> Ended {
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    config.write_all(file.as_bytes()).unwrap();
+    let mut command = redisctl(&[&GIVEN[..], &["--config", config.path().to_str().unwrap()], flags].concat());
+    ended(command.envs(environment.iter().copied()))
+}
+
+fn settings(shown: &Ended) -> BTreeMap<String, serde_json::Value> {
+    assert_eq!(shown.code, 0, "{shown:?}");
+    serde_yaml::from_str(&shown.out).unwrap()
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let file = "role: of-file\nprobe-interval: 9s\nlog-format: json\nredis-timeout: 2s\n";
+    let shown = print_config(
+        file,
+        &[("REDISCTL_ROLE", "of-environment"), ("REDISCTL_PROBE_INTERVAL", "8s")],
+        &["--role", "of-flag"],
+    );
+    let settings = settings(&shown);
+    assert_eq!(settings["role"], "of-flag");
+    assert_eq!(settings["probe-interval"], "8s");
+    assert_eq!(settings["redis-timeout"], "2s");
+    assert_eq!(settings["log-format"], "json");
+    assert_eq!(settings["leader-ttl"], "3s");
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let shown = print_config(
+        "failover-timeout: 672h\nsecret-file: /etc/secret\nprincipal: us\n",
+        &[],
+        &["--listen", "[::1]:80"],
+    );
+    let again = print_config(&shown.out, &[], &[]);
+    assert_eq!(again.out, shown.out);
+    let settings = settings(&again);
+    assert_eq!(settings["failover-timeout"], "4w");
+    assert_eq!(settings["mesos"], "http://m1:5050,m2:5050");
+    assert_eq!(settings["advertise"], "http://[::1]:80");
+}
+
+#[test]
+fn help_names_the_default_and_the_variable_of_each_setting() {
+    let help = run(&["operator", "--help"]).out;
+    // One line for each setting, whatever the width of the terminal.
+    let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = run(&GIVEN);
+    for (name, value) in settings(&shown) {
+        let variable = format!("[env: REDISCTL_{}=]", name.to_uppercase().replace('-', "_"));
+        let start = help.find(&format!("--{name} <")).unwrap_or_else(|| panic!("--{name} in {help}"));
+        let about = &help[start..];
+        let about = &about[..about.find("[env: ").unwrap() + variable.len()];
+        assert!(about.ends_with(&variable), "{variable} in {about}");
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        if !["store", "mesos", "user", "advertise"].contains(&name.as_str()) {
+            assert!(about.contains(&format!("[default: {value}]")), "[default: {value}] in {about}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_the_key_and_the_line() {
+    let unknown = print_config("role: a\nprobe-intervall: 5s\n", &[], &[]);
+    assert_eq!(unknown.code, 2, "{unknown:?}");
+    assert!(
+        unknown.err.contains("unknown field `probe-intervall`") && unknown.err.contains("at line 2"),
+        "{unknown:?}"
+    );
+    let wrong = print_config("role: a\n\nprobe-interval: 5 s\n", &[], &[]);
+    assert!(
+        wrong.err.contains("probe-interval: \"5 s\" is not a period such as") && wrong.err.contains("at line 3"),
+        "{wrong:?}"
+    );
+    assert_eq!(run(&["operator", "--config", "/nowhere"]).code, 2);
+    assert_eq!(print_config("", &[], &[]).code, 0, "an empty file says nothing");
+}
+
+#[test]
+fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
+    for (flags, expected) in [
+        (
+            ["--store", "redis://a"],
+            "--store \"redis://a\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH",
+        ),
+        (["--store", "etcd://a:1"], "--store \"etcd://a:1\": allowed are"),
+        (["--store", "file:"], "--store \"file:\": allowed are"),
+        (["--mesos", "m1:5050"], "--mesos \"m1:5050\": allowed is http://HOST:PORT[,HOST:PORT...]"),
+        (["--mesos", "http://m1:5050,m2"], "\"m2\" is not HOST:PORT"),
+        (["--listen", "0.0.0.0:5656"], "set --advertise http://HOST:PORT too"),
+        (["--listen", "localhost"], "invalid value 'localhost' for '--listen <IP:PORT>'"),
+        (["--advertise", "ftp://x"], "--advertise \"ftp://x\": allowed is http://HOST:PORT"),
+        (["--role", "a b"], "--role \"a b\": allowed are names"),
+        (["--probe-interval", "1ms"], "--probe-interval 1ms: allowed is 100ms to 10m"),
+        (["--leader-ttl", "7"], "\"7\" is not a period such as 250ms"),
+        (["--reconcile-concurrency", "0"], "--reconcile-concurrency 0: allowed is 1 to 10000"),
+        (["--containerizer", "podman"], "[possible values: mesos, docker]"),
+        (["--log-level", "loud=much"], "--log-level: \"loud=much\": allowed are error, warn"),
+        (["--log-level", "loud"], "--log-level: \"loud\": allowed are error, warn"),
+        (["--secret-file", "/x"], "--secret-file /x: it needs --principal"),
+    ] {
+        let mut given = GIVEN.to_vec();
+        if let Some(i) = given.iter().position(|g| *g == flags[0]) {
+            given.drain(i..i + 2);
+        }
+        let shown = run(&[&given[..], &flags].concat());
+        assert_eq!(shown.code, 2, "{flags:?}: {shown:?}");
+        assert!(shown.err.contains(expected), "{expected:?} in {shown:?}");
+    }
+    let missing = run(&["operator", "--mesos", "http://m:1"]);
+    assert!(missing.code == 2 && missing.err.contains("--store is not set: allowed are etcd://"), "{missing:?}");
+}
