@@ -96,7 +96,8 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
         d.event(EventKind::Normal, "SpecAccepted", d.o.name.to_string(), format!("revision {revision} is in force"));
         return Ok(());
     };
-    let errors = spec::check_change(&record.spec, &instance.spec);
+    let launched = record.has_launched();
+    let errors = if launched { spec::check_change(&record.spec, &instance.spec) } else { Vec::new() };
     if !errors.is_empty() {
         return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
     }
