@@ -225,7 +225,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         probe_interval: period(given.probe_interval, 5000),
         redis_timeout: period(given.redis_timeout, 1000),
         resync_interval: period(given.resync_interval, 30_000),
-        reconcile_concurrency: given.reconcile_concurrency.unwrap_or(64),
+        reconcile_concurrency: given.reconcile_concurrency.unwrap_or(256),
         leader_ttl: period(given.leader_ttl, 3000),
         log: log_settings(given.log_level, given.log_format)?,
     };

@@ -544,6 +544,8 @@ fn kill_stopped(d: &mut Draft) {
             Some(again) => d.revisit(again),
             None => d.step(Action::Kill { task_id }, why),
         }
-        d.wait(format!("{} is being stopped", d.node_name(ordinal)));
+        if d.record.as_ref().is_some_and(|record| !record.deleting) {
+            d.wait(format!("{} is being stopped", d.node_name(ordinal)));
+        }
     }
 }
