@@ -46,6 +46,7 @@ struct Operator {
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
 pub async fn run(settings: OperatorSettings) -> Result<()> {
+    raise_open_files();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let stop = stop_signal()?;
     let store = tokio::select! {
@@ -53,6 +54,15 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
         () = stop.cancelled() => return Ok(()),
     };
     serve(settings, store, listener, stop).await
+}
+
+/// Each node costs a connection, and many systems allow a process 1,024 files unless it asks for more.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("raise the limit of open files from {:?}: {error}; connections beyond it are not kept", limit.current);
+    }
 }
 
 async fn open_store(url: &str) -> Result<Store> {
@@ -301,6 +311,7 @@ fn candidate_id() -> String {
 /// Runs an operator, its store and a local cluster in this process, until it is told to stop; then
 /// its nodes are ended too.
 pub async fn run_local(settings: LocalSettings) -> Result<()> {
+    raise_open_files();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let listen = listener.local_addr().context("the API's address")?;
     let stop = stop_signal()?;

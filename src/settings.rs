@@ -70,7 +70,7 @@ pub struct Flags {
     /// How often each instance is looked at even when nothing happens [default: 30s]
     #[arg(long, env = "REDISCTL_RESYNC_INTERVAL", value_name = "PERIOD")]
     pub resync_interval: Option<Period>,
-    /// How many instances are acted upon at once [default: 64]
+    /// How many instances are acted upon at once [default: 256]
     #[arg(long, env = "REDISCTL_RECONCILE_CONCURRENCY", value_name = "NUMBER")]
     pub reconcile_concurrency: Option<usize>,
     /// How long the leadership of a dead operator lasts before another takes over [default: 3s]
