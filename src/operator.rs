@@ -4,7 +4,7 @@
 //! Standing by and leading share nothing but the board: whoever is elected starts from the store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,6 +42,8 @@ struct Operator {
     store: Store,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    /// What this process has seen of the store: see [`World::resuming`].
+    seen: Arc<Mutex<Option<(u64, i64)>>>,
 }
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
@@ -100,7 +102,7 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
     info!("API: {}", settings.advertise);
     let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone().cancelled_owned())));
-    let operator = Operator { settings, store, board, metrics };
+    let operator = Operator { settings, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
         () = stop.cancelled() => {}
@@ -170,9 +172,10 @@ impl Operator {
                 Input::Done { .. } => continue,
             };
             let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
+            if listed {
+                world = World::default(); // A standby judges nothing: it shows whatever the store says.
+            }
             let dirty = world.apply(event, now());
-            // A standby judges nothing: whatever the store says is what it shows.
-            world.frozen = None;
             if listed {
                 self.show_leader().await;
                 self.board.set_operator(|o| o.store_synced = true);
@@ -222,6 +225,7 @@ impl Operator {
             redis,
             inputs: (out, inputs),
             relist,
+            seen: self.seen.clone(),
             board: self.board.clone(),
             metrics: self.metrics.clone(),
         };
@@ -231,7 +235,8 @@ impl Operator {
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
         };
-        Controller::new(settings, parts, framework_id).run().await
+        let seen = *self.seen.lock().expect("no holder panics");
+        Controller::new(settings, parts, World::resuming(seen, framework_id)).run().await
     }
 
     /// The framework id that the store has. None: a new framework is registered, which is right

@@ -4,7 +4,7 @@
 //! controller never waits for a pass: its outcome comes back as an event.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -23,12 +23,15 @@ use crate::reconcile::offers::{Asked, plan_session};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
 use crate::reconcile::{invariants, view};
-use crate::store::{FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
+use crate::store::{self, FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
 /// The first backoff after a failed pass, and the longest, in milliseconds.
 const BACKOFF_MS: (u64, u64) = (100, 30_000);
+
+/// Between two tries to record the framework id; nothing else can be done meanwhile.
+const FRAMEWORK_RETRY: Duration = Duration::from_millis(500);
 
 /// What the controller needs to know.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub struct Parts {
     pub inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     /// Makes the reflector list the store again.
     pub relist: Arc<Notify>,
+    /// What this process has seen of the store: see [`World::resuming`].
+    pub seen: Arc<Mutex<Option<(u64, i64)>>>,
     /// Where views are put up.
     pub board: Arc<Board>,
     /// Counts and durations.
@@ -100,17 +105,16 @@ pub fn now() -> Timestamp {
 }
 
 impl Controller {
-    /// A controller that knows nothing yet but its framework id, if it has one.
-    pub fn new(settings: Settings, parts: Parts, framework_id: Option<String>) -> Controller {
+    /// A controller that knows no more than `world` yet.
+    pub fn new(settings: Settings, parts: Parts, world: World) -> Controller {
         let next_resync = Instant::now() + settings.resync_interval;
-        let mut world = World::default();
-        world.framework_id.clone_from(&framework_id);
+        let framework_stored = world.framework_id.clone();
         Controller {
             settings,
             parts,
             world,
             asked: Asked::default(),
-            framework_stored: framework_id,
+            framework_stored,
             dirty: BTreeSet::new(),
             busy: BTreeMap::new(),
             wanting: BTreeSet::new(),
@@ -185,6 +189,7 @@ impl Controller {
         }
         let frozen = self.world.frozen.is_some();
         let dirty = self.world.apply(event, now());
+        *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
         if let Some(reason) = self.world.frozen.as_ref().filter(|_| !frozen) {
             error!("frozen, nothing is launched or killed: {reason}");
         }
@@ -291,7 +296,12 @@ impl Controller {
                 self.framework_stored = Some(id);
                 Ok(true)
             }
-            Err(error) => bail!("record the framework id {id}: {error}"),
+            Err(error @ store::Error::Conflict(_)) => bail!("record the framework id {id}: {error}"),
+            Err(error) => {
+                warn!("record the framework id {id}: {error}; trying again");
+                tokio::time::sleep(FRAMEWORK_RETRY).await;
+                Ok(false)
+            }
         }
     }
 

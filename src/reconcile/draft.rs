@@ -44,6 +44,11 @@ impl Default for PlanSettings {
 /// Writes of one plan, events not counted: these are one write, and status is another; etcd takes 128.
 const WRITES_MAX: usize = 120;
 
+/// A subscription is this old before anything is launched or scaled down under it: Mesos first says
+/// which tasks of ours it knows, and one that is not recorded means that the store has lost something.
+pub const SETTLE_MS: u64 = 300;
+const JUST_SUBSCRIBED: &str = "Mesos has just been subscribed to, and may know tasks that are not recorded";
+
 /// How the instance ends, when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -145,6 +150,9 @@ impl<'a> Draft<'a> {
             return Err(format!("the operator is frozen: {reason}"));
         }
         match self.o.session {
+            Session::Subscribed { since, .. } if self.o.now.since_ms(*since) < SETTLE_MS => {
+                return Err(JUST_SUBSCRIBED.to_string());
+            }
             Session::Subscribed { .. } => {}
             Session::Disconnected(reason) => return Err(format!("Mesos: not subscribed: {reason}")),
             Session::Ended(message) => return Err(format!("Mesos: the session is over: {message}")),

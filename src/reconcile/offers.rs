@@ -22,8 +22,6 @@ const LAUNCH_NEWS_MS: u64 = 30_000;
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
 const ASK_MAX: usize = 1000;
-/// An unrecorded task is judged after this time: its record may be on the way.
-const STRANGER_MS: u64 = 5000;
 /// A KILL of a superseded task is repeated after this time.
 const KILL_AGAIN_MS: u64 = 5000;
 
@@ -81,7 +79,7 @@ pub fn plan_session(
     }
     if world.frozen.is_none() {
         ask_after_tasks(world, asked, busy, now, &mut plan);
-        meet_strangers(world, now, &mut plan);
+        meet_strangers(world, busy, now, &mut plan);
     }
     give_back_offers(world, wanting, busy, &mut plan);
     turn_offers(world, asked, wanting, busy, now, &mut plan);
@@ -128,11 +126,11 @@ fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>
 
 /// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that
 /// the store has forgotten something.
-fn meet_strangers(world: &World, now: Timestamp, plan: &mut SessionPlan) {
+///
+/// While a pass of its instance is under way, the record of a task may be on its way to us.
+fn meet_strangers(world: &World, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
     for (task_id, stranger) in &world.strangers {
-        let judged_at = stranger.since.plus_ms(STRANGER_MS);
-        if judged_at > now {
-            plan.revisit(judged_at);
+        if parse_task_id(task_id).is_some_and(|(name, _)| busy.contains(name)) {
             continue;
         }
         let update = &stranger.update;

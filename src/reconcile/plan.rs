@@ -11,7 +11,9 @@ use crate::model::{
 };
 use crate::placement::{Needs, Occupied, Pool, place};
 use crate::reconcile::action::{Action, Plan};
+use crate::reconcile::draft::SETTLE_MS;
 pub use crate::reconcile::draft::{Draft, Ending, Observed, PlanSettings};
+use crate::reconcile::world::Session;
 use crate::reconcile::{launch, report};
 use crate::spec::{self, OnDataLoss, RedisInstance};
 
@@ -43,6 +45,12 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         scale_up(&mut draft, &master, pool);
     }
     kill_stopped(&mut draft);
+    if let Session::Subscribed { since, .. } = o.session {
+        let settled_at = since.plus_ms(SETTLE_MS);
+        if settled_at > o.now {
+            draft.revisit(settled_at);
+        }
+    }
     let mut plan = report::finish(draft);
     if o.frozen.is_some() {
         // What is known may be wrong: nothing is done and nothing is written, only said.
@@ -535,7 +543,7 @@ fn kill_stopped(d: &mut Draft) {
         .filter_map(|node| Some((node.ordinal, node.task_id.clone(), node.stop.clone()?)))
         .collect();
     for (ordinal, task_id, why) in doomed {
-        if d.o.frozen.is_some() || !matches!(d.o.session, crate::reconcile::world::Session::Subscribed { .. }) {
+        if d.o.frozen.is_some() || !matches!(d.o.session, Session::Subscribed { .. }) {
             d.wait(format!("{} cannot be killed now: {}", d.node_name(ordinal), d.may_act().err().unwrap_or_default()));
             continue;
         }

@@ -199,8 +199,6 @@ impl Node {
 pub struct Stranger {
     /// The newest news of it.
     pub update: TaskUpdate,
-    /// Known since.
-    pub since: Timestamp,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
     /// The update has been acknowledged, or needs no acknowledgement.
@@ -265,6 +263,18 @@ impl Default for World {
 }
 
 impl World {
+    /// Knows nothing yet but which store this process has seen, and up to which revision: one that
+    /// has gone back since is noticed.
+    pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>) -> World {
+        let (store_id, revision) = seen.map_or((None, 0), |(id, revision)| (Some(id), revision));
+        World { store_id, revision, framework_id, ..World::default() }
+    }
+
+    /// Which store has been seen, and up to which revision.
+    pub fn seen(&self) -> Option<(u64, i64)> {
+        self.store_id.map(|id| (id, self.revision))
+    }
+
     /// Folds in one event; answers which instances must be looked at again.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Dirty {
         match event {
@@ -355,7 +365,7 @@ impl World {
     /// Stops all acting, for good: only a new start on a sound store ends it.
     pub fn freeze(&mut self, reason: &str) {
         if self.frozen.is_none() {
-            self.frozen = Some(reason.to_string());
+            self.frozen = Some(format!("{reason}. Restart the operator when the store is sound"));
         }
     }
 
@@ -558,7 +568,7 @@ impl World {
                 self.pool.remove(&offer_id);
                 Dirty::default()
             }
-            MesosEvent::Update(update) => self.updated(update, now),
+            MesosEvent::Update(update) => self.updated(update),
             MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
             MesosEvent::CallFailed { task_ids, .. } => {
                 for task_id in &task_ids {
@@ -581,7 +591,7 @@ impl World {
         }
     }
 
-    fn updated(&mut self, update: TaskUpdate, now: Timestamp) -> Dirty {
+    fn updated(&mut self, update: TaskUpdate) -> Dirty {
         if let Some((name, node)) = self.node_of(&update.task_id) {
             let dirty = Dirty::one(name);
             node.hear(update);
@@ -594,7 +604,6 @@ impl World {
         }
         let known = self.strangers.get(&update.task_id);
         let stranger = Stranger {
-            since: known.map_or(now, |s| s.since),
             killed_at: known.and_then(|s| s.killed_at),
             acknowledged,
             update,
