@@ -266,14 +266,16 @@ impl Operator {
         }
         let records = self.store.list("nodes/").await.context("list records")?.items.len();
         if records > 0 {
-            return Ok(Err(format!("the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}")));
+            return Ok(Err(format!(
+                "the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}"
+            )));
         }
         let settings = self.mesos_settings();
         match mesos::frameworks(&settings).await {
             Ok(frameworks) => {
-                let ours = frameworks.iter().find(|f| {
-                    f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty()
-                });
+                let ours = frameworks
+                    .iter()
+                    .find(|f| f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty());
                 Ok(ours.map_or(Ok(None), |f| {
                     Err(format!(
                         "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",

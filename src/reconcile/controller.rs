@@ -15,7 +15,7 @@ use crate::board::Board;
 use crate::failover::redis::{Pace, Prober, Redis, Target};
 use crate::mesos::Session as Mesos;
 use crate::metrics::Metrics;
-use crate::model::{MesosCall, NoAnswer, MesosEvent, Probe, Timestamp};
+use crate::model::{MesosCall, MesosEvent, NoAnswer, Probe, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Observed, PlanSettings};
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
@@ -173,7 +173,9 @@ impl Controller {
 
     fn learn(&mut self, event: Event) {
         match &event {
-            Event::Probed(probe) => self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer")),
+            Event::Probed(probe) => {
+                self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"))
+            }
             Event::Mesos(MesosEvent::Update(update)) => self.parts.metrics.task_update(update.state),
             Event::Listed(_) => {
                 self.synced = true;
@@ -262,7 +264,8 @@ impl Controller {
 
     fn wake_due(&mut self) {
         let now = now();
-        let due: Vec<String> = self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<String> =
+            self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             self.revisits.remove(&name);
             self.dirty.insert(name);
@@ -356,10 +359,18 @@ impl Controller {
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }
-            plan = Plan { waiting: vec![format!("the plan was refused: {broken}")], status: plan.status, ..Plan::default() };
+            plan = Plan {
+                waiting: vec![format!("the plan was refused: {broken}")],
+                status: plan.status,
+                ..Plan::default()
+            };
         }
         self.parts.board.set(view::instance_view(name, instance, &plan));
-        if plan.wants_offers { self.wanting.insert(name.to_string()) } else { self.wanting.remove(name) };
+        if plan.wants_offers {
+            self.wanting.insert(name.to_string())
+        } else {
+            self.wanting.remove(name)
+        };
         if let Some(at) = plan.revisit_at {
             self.revisits.insert(name.to_string(), at);
         }

@@ -203,7 +203,8 @@ impl<'a> Draft<'a> {
         let stored = self.o.instance.record.as_ref().map(|record| &record.value);
         let state = self.record.iter().filter(|record| stored != Some(*record)).cloned().map(Write::State);
         let (new, old): (Vec<_>, Vec<_>) = self.nodes.iter().partition(|(ordinal, _)| self.seen(**ordinal).is_none());
-        let changed = old.into_iter().filter(|(k, record)| self.seen(**k).is_none_or(|node| node.record.value != **record));
+        let changed =
+            old.into_iter().filter(|(k, record)| self.seen(**k).is_none_or(|node| node.record.value != **record));
         let nodes = new.into_iter().chain(changed).map(|(_, record)| Write::Node(record.clone()));
         let gone = self.o.instance.nodes.keys().filter(|ordinal| !self.nodes.contains_key(ordinal));
         let gone = gone.map(|ordinal| Write::ForgetNode(*ordinal));

@@ -12,14 +12,14 @@
 //! are pure; `controller.rs` and `execute.rs` do all I/O.
 
 pub mod action;
+pub mod controller;
 pub mod draft;
+pub mod execute;
 pub mod invariants;
 mod launch;
 pub mod offers;
-pub mod controller;
-pub mod execute;
 pub mod plan;
 pub mod reflector;
-pub mod view;
 mod report;
+pub mod view;
 pub mod world;

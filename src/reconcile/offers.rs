@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{MesosCall, Meaning, Timestamp, parse_task_id};
+use crate::model::{Meaning, MesosCall, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -87,7 +87,13 @@ pub fn plan_session(
 }
 
 /// Explicit reconciliation of everything not heard of, implicit once and then rarely.
-fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
+fn ask_after_tasks(
+    world: &mut World,
+    asked: &mut Asked,
+    busy: &BTreeSet<String>,
+    now: Timestamp,
+    plan: &mut SessionPlan,
+) {
     if asked.implicit_at.is_some_and(|at| at <= now) {
         plan.calls.push(MesosCall::Reconcile(Vec::new()));
         asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));

@@ -334,9 +334,15 @@ fn repair_roles(d: &mut Draft, master: &Master) {
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
         } else if stray {
-            d.step(Action::Follow { task_id, node: address, master }, format!("{} does not follow the recorded master", node.name()));
+            d.step(
+                Action::Follow { task_id, node: address, master },
+                format!("{} does not follow the recorded master", node.name()),
+            );
         } else if !answer.link_up && answer.is_blank() {
-            d.step(Action::Kick { task_id, node: address, master }, format!("{} booted before its master listened", node.name()));
+            d.step(
+                Action::Kick { task_id, node: address, master },
+                format!("{} booted before its master listened", node.name()),
+            );
         }
     }
 }
@@ -433,7 +439,9 @@ fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     }
     if let Some(at) = retry_at(d).filter(|at| *at > d.o.now) {
         let failures = d.record.as_ref().map_or(0, |record| record.failures);
-        d.wait(format!("{missing} of {want} nodes are missing; nodes died {failures} times in a row: next launch at {at}"));
+        d.wait(format!(
+            "{missing} of {want} nodes are missing; nodes died {failures} times in a row: next launch at {at}"
+        ));
         d.revisit(at);
         return;
     }
@@ -456,7 +464,9 @@ fn unsure_reasons(d: &mut Draft) {
         .collect();
     for (name, since) in unsure {
         let at = since.plus_ms(after.0);
-        d.wait(format!("{name} is out of Mesos' sight since {since}; it is replaced at {at} (replaceUnreachableAfter {after})"));
+        d.wait(format!(
+            "{name} is out of Mesos' sight since {since}; it is replaced at {at} (replaceUnreachableAfter {after})"
+        ));
         d.revisit(at);
     }
 }
@@ -525,7 +535,12 @@ fn add_node(d: &mut Draft, ordinal: u32, placement: crate::placement::Placement)
     let launch = launch::launch(&node, &placement, epoch, follows.as_ref(), &d.o.settings.redis_server);
     let what = if first { format!("the master of epoch {epoch}") } else { "a replica".to_string() };
     let name = node.name();
-    d.event(EventKind::Normal, "NodeLaunched", name.clone(), format!("as {what} on {} ({})", node.hostname, node.address));
+    d.event(
+        EventKind::Normal,
+        "NodeLaunched",
+        name.clone(),
+        format!("as {what} on {} ({})", node.hostname, node.address),
+    );
     d.nodes.insert(ordinal, node);
     d.claims.push(placement);
     d.step(Action::Launch(launch), format!("{name} is {what}"));

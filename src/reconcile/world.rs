@@ -330,7 +330,9 @@ impl World {
             self.freeze("the store is another one than before (its id has changed)");
         } else if listing.revision < self.revision {
             let (before, after) = (self.revision, listing.revision);
-            self.freeze(&format!("the store has gone back from revision {before} to {after}, as after a restore from a backup"));
+            self.freeze(&format!(
+                "the store has gone back from revision {before} to {after}, as after a restore from a backup"
+            ));
         }
         let present: BTreeSet<&str> = listing.items.iter().map(|item| item.key.as_str()).collect();
         for key in self.known_keys() {
@@ -387,7 +389,8 @@ impl World {
         match (kind, sub) {
             ("instances", None) => {
                 if instance.document.as_ref().is_none_or(|d| d.revision < item.revision) {
-                    instance.document = Some(Document { revision: item.revision, parsed: parse_document(name, &item.value) });
+                    instance.document =
+                        Some(Document { revision: item.revision, parsed: parse_document(name, &item.value) });
                 }
             }
             ("state", None) => set_newer(&mut instance.record, item)?,
@@ -447,7 +450,9 @@ impl World {
         match kind {
             "state" | "nodes" if !self.forgetting.remove(key) => {
                 // Only we delete records. The record is kept in mind: its task may run.
-                self.freeze(&format!("the record {key} has vanished from the store, and the operator did not remove it"));
+                self.freeze(&format!(
+                    "the record {key} has vanished from the store, and the operator did not remove it"
+                ));
             }
             "state" => self.edit(name, |instance| instance.record = None),
             "nodes" => {
@@ -521,7 +526,8 @@ impl World {
     }
 
     fn forget(&mut self, name: &str, document: Option<i64>) {
-        let ordinals: Vec<u32> = self.instances.get(name).map(|i| i.nodes.keys().copied().collect()).unwrap_or_default();
+        let ordinals: Vec<u32> =
+            self.instances.get(name).map(|i| i.nodes.keys().copied().collect()).unwrap_or_default();
         for ordinal in ordinals {
             self.forget_node(name, ordinal);
         }
@@ -603,11 +609,7 @@ impl World {
             return Dirty::default();
         }
         let known = self.strangers.get(&update.task_id);
-        let stranger = Stranger {
-            killed_at: known.and_then(|s| s.killed_at),
-            acknowledged,
-            update,
-        };
+        let stranger = Stranger { killed_at: known.and_then(|s| s.killed_at), acknowledged, update };
         self.strangers.insert(stranger.update.task_id.clone(), stranger);
         Dirty::default()
     }
@@ -674,7 +676,8 @@ pub const EVENTS_MAX: usize = 50;
 pub fn merge_events(kept: Option<&[InstanceEvent]>, new: Vec<InstanceEvent>) -> Vec<InstanceEvent> {
     let mut events = kept.unwrap_or_default().to_vec();
     for event in new {
-        let same = |e: &InstanceEvent| e.reason == event.reason && e.object == event.object && e.message == event.message;
+        let same =
+            |e: &InstanceEvent| e.reason == event.reason && e.object == event.object && e.message == event.message;
         if let Some(index) = events.iter().position(same) {
             let old = events.remove(index);
             events.push(InstanceEvent { first_at: old.first_at, count: old.count.saturating_add(1), ..event });
