@@ -20,10 +20,12 @@ use crate::failover::redis::{Prober, Redis};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
 use crate::metrics::Metrics;
-use crate::reconcile::controller::{Controller, Exit, Parts, Settings, now};
+use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
+use crate::reconcile::parts::{Exit, Parts, Settings, now};
 use crate::reconcile::reflector::reflect;
+use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
 use crate::settings::{Flags, LocalSettings, OperatorSettings};
@@ -55,7 +57,7 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
         store = open_store(&settings.store) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    serve(settings, store, listener, stop).await
+    Box::pin(serve(settings, store, listener, stop)).await
 }
 
 /// Each node costs a connection, and many systems allow a process 1,024 files unless it asks for more.
@@ -115,7 +117,7 @@ impl Operator {
     async fn lead_for_ever(&self) -> Result<()> {
         let candidate = Candidate { id: candidate_id(), api: self.settings.advertise.clone() };
         loop {
-            let leadership = self.stand_by(&candidate).await;
+            let leadership = Box::pin(self.stand_by(&candidate)).await;
             info!(id = candidate.id, "elected: this operator leads");
             self.board.set_operator(|o| {
                 o.leading = true;
@@ -212,16 +214,17 @@ impl Operator {
             framework_id = self.sound_framework() => framework_id,
         };
         let (out, inputs) = mpsc::channel(INPUTS_MAX);
-        let (probes, probed) = mpsc::channel(PROBES_MAX);
+        let (results, outcomes) = mpsc::channel(PROBES_MAX);
         let relist = Arc::new(Notify::new());
         let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0));
+        let prober = Prober::start(redis.clone(), results);
         let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let parts = Parts {
             store: self.store.clone(),
             leadership,
             mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
-            prober: (Prober::start(redis.clone(), probes), probed),
+            probes: (Targets::new(prober, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
             redis,
             inputs: (out, inputs),
             relist,
@@ -231,7 +234,6 @@ impl Operator {
         };
         let settings = Settings {
             plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
-            probe_interval: Duration::from_millis(self.settings.probe_interval.0),
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
         };
@@ -337,7 +339,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     };
     eprintln!("redisctl local: {} agents, API at http://{listen}, files in {}", settings.agents, dir.display());
     eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server http://{listen}");
-    serve(crate::settings::resolve(flags)?, store, listener, stop).await
+    Box::pin(serve(crate::settings::resolve(flags)?, store, listener, stop)).await
 }
 
 /// The directory of a local cluster; a temporary one is removed when the second value is dropped.

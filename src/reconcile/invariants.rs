@@ -129,10 +129,10 @@ fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &m
         match node {
             None => broken.push(format!("{task_id} is killed, but not recorded")),
             Some(node) if node.stop.is_none() => {
-                broken.push(format!("{task_id} is killed, but its record does not say so"))
+                broken.push(format!("{task_id} is killed, but its record does not say so"));
             }
             Some(node) if node.ordinal == master => {
-                broken.push(format!("{task_id} is the recorded master and would be killed"))
+                broken.push(format!("{task_id} is the recorded master and would be killed"));
             }
             Some(_) => {}
         }

@@ -33,7 +33,7 @@ pub struct Asked {
     offers_on: bool,
     revived_at: Option<Timestamp>,
     wanting: BTreeSet<String>,
-    asked_at: Option<Timestamp>,
+    sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
     implicit_at: Option<Timestamp>,
 }
@@ -112,20 +112,20 @@ fn ask_after_tasks(
         }
     }
     if unheard.is_empty() {
-        asked.asked_at = None;
+        asked.sent_at = None;
         asked.ask_delay_ms = ASK_AGAIN_MS.0;
         return;
     }
-    let due = asked.asked_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
+    let due = asked.sent_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
     if due > now {
         plan.revisit(due);
         return;
     }
-    asked.ask_delay_ms = match asked.asked_at {
+    asked.ask_delay_ms = match asked.sent_at {
         None => ASK_AGAIN_MS.0,
         Some(_) => (asked.ask_delay_ms * 2).min(ASK_AGAIN_MS.1),
     };
-    asked.asked_at = Some(now);
+    asked.sent_at = Some(now);
     plan.revisit(now.plus_ms(asked.ask_delay_ms));
     plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
 }
@@ -204,7 +204,7 @@ fn turn_offers(
         plan.calls.push(MesosCall::Revive);
         asked.offers_on = true;
         asked.revived_at = Some(now);
-        asked.wanting = wanting.clone();
+        asked.wanting.clone_from(wanting);
         plan.revisit(now.plus_ms(REVIVE_AGAIN_MS));
     } else {
         plan.revisit(due);

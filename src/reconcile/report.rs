@@ -177,14 +177,11 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
 }
 
 fn spec_valid(d: &Draft) -> Verdict {
-    match &d.invalid {
-        Some(why) => Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone()),
-        None => {
-            let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
-            let message = format!("revision {revision} is in force");
-            Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", message)
-        }
+    if let Some(why) = &d.invalid {
+        return Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone());
     }
+    let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
+    Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", format!("revision {revision} is in force"))
 }
 
 fn placed(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
