@@ -110,8 +110,8 @@ impl Cluster {
     pub fn stop_master(&self) {
         let server = self.master.lock().expect("no holder panics").take();
         if let Some(server) = server {
+            server.stop(); // First: a stream that ends in order is no sign of a death.
             self.shared.with(state::State::master_stopped);
-            server.stop();
         }
     }
 }

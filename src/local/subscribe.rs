@@ -166,7 +166,7 @@ impl State {
             bytes.truncate(*left);
             *left -= bytes.len();
         }
-        let full = subscriber.pieces.try_send(Piece::Bytes(bytes)).is_err();
+        let full = !bytes.is_empty() && subscriber.pieces.try_send(Piece::Bytes(bytes)).is_err();
         if cut {
             self.faults.cut_after = None;
             let _ = subscriber.pieces.try_send(Piece::Cut); // Full: it is closed just below.
