@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::agent::Message;
 use super::bag::Bag;
 use super::framework::Task;
 use super::json::{id, id_of, items, now_s};
@@ -118,10 +119,8 @@ impl State {
         framework.tasks.insert(task_id.clone(), task);
         let framework_info = framework.info.clone();
         let agent = self.master.agents[&offer.agent_id].agent;
-        if self.linked(agent) {
-            let key = (framework_id.to_string(), task_id);
-            self.agent_launch(agent, &key, framework_info, info, offer.role.clone());
-        } // Otherwise the message is lost, as it is with the real one.
+        let key = (framework_id.to_string(), task_id);
+        self.to_agent(agent, Message::Launch { key, framework_info, info, role: offer.role.clone() });
     }
 
     fn refuse(&mut self, framework: &str, info: &Value, state: TaskState, reason: &str, message: &str) {

@@ -32,6 +32,16 @@ pub(super) struct Agent {
     pub reachable: bool,
     /// Tasks with a process, or with updates that are not acknowledged.
     pub tasks: BTreeMap<TaskKey, AgentTask>,
+    /// What the master sent while the network failed: it arrives when the network works again.
+    pub inbox: Vec<Message>,
+}
+
+/// What a master sends to an agent.
+pub(super) enum Message {
+    Launch { key: TaskKey, framework_info: Value, info: Value, role: String },
+    Kill { key: TaskKey, grace: Option<Duration> },
+    Acknowledge { key: TaskKey, uuid: String },
+    Shutdown { framework: String },
 }
 
 /// A task on its agent.
@@ -61,7 +71,7 @@ pub(super) enum Process {
 
 impl Agent {
     pub fn new(spec: AgentSpec) -> Agent {
-        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new() }
+        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new(), inbox: Vec::new() }
     }
 
     pub fn total(&self) -> Bag {
@@ -104,8 +114,36 @@ impl AgentTask {
 }
 
 impl State {
-    /// The master's RUN message.
-    pub fn agent_launch(&mut self, agent: usize, key: &TaskKey, framework_info: Value, info: Value, role: String) {
+    /// Sends a message to an agent: it arrives at once, late, or never.
+    pub fn to_agent(&mut self, agent: usize, message: Message) {
+        if self.linked(agent) {
+            self.deliver(agent, message);
+        } else if self.agents[agent].up && !self.agents[agent].reachable {
+            self.agents[agent].inbox.push(message);
+        }
+    }
+
+    /// The network between the agent and the master works again.
+    pub fn link_healed(&mut self, agent: usize) {
+        self.agents[agent].reachable = true;
+        for message in std::mem::take(&mut self.agents[agent].inbox) {
+            self.deliver(agent, message);
+        }
+        self.register(agent);
+    }
+
+    fn deliver(&mut self, agent: usize, message: Message) {
+        match message {
+            Message::Launch { key, framework_info, info, role } => {
+                self.agent_launch(agent, &key, framework_info, info, role);
+            }
+            Message::Kill { key, grace } => self.agent_kill(agent, &key, grace),
+            Message::Acknowledge { key, uuid } => self.agent_acknowledged(agent, &key, &uuid),
+            Message::Shutdown { framework } => self.agent_shutdown(agent, &framework),
+        }
+    }
+
+    fn agent_launch(&mut self, agent: usize, key: &TaskKey, framework_info: Value, info: Value, role: String) {
         let run = self.new_run();
         let mut task = AgentTask::new(framework_info, info, role, run);
         if let Some((state, reason, message)) = self.refusal(&task.info) {
@@ -191,7 +229,7 @@ impl State {
         self.push_update(agent, key, state, &more);
     }
 
-    /// The master's KILL message.
+    /// Ends a task: SIGTERM now, SIGKILL when the grace period is over.
     pub fn agent_kill(&mut self, agent: usize, key: &TaskKey, grace: Option<Duration>) {
         let Some(task) = self.agents[agent].tasks.get_mut(key) else { return };
         if is_terminal(task.state) {
@@ -247,6 +285,7 @@ impl State {
     /// The agent's own process dies; its tasks run on, and what becomes of them is kept for later.
     pub fn agent_died(&mut self, agent: usize) {
         if std::mem::replace(&mut self.agents[agent].up, false) {
+            self.agents[agent].inbox.clear();
             self.link_broken(agent);
         }
     }

@@ -138,17 +138,15 @@ impl Cluster {
         self.on_agent(hostname, State::agent_recovered)
     }
 
-    /// The network between the machine and the master fails; its processes go on.
+    /// The network between the machine and the master fails; its processes go on. What is sent
+    /// meanwhile arrives when it works again.
     pub fn partition_agent(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, State::cut_off)
     }
 
     /// The network works again.
     pub fn heal_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            state.agents[agent].reachable = true;
-            state.register(agent);
-        })
+        self.on_agent(hostname, State::link_healed)
     }
 
     /// The machine hangs: nothing on it runs, nothing on it ends.
@@ -163,8 +161,7 @@ impl Cluster {
     pub fn thaw_machine(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, |state, agent| {
             state.signal_all(agent, Signal::CONT);
-            state.agents[agent].reachable = true;
-            state.register(agent);
+            state.link_healed(agent);
         })
     }
 

@@ -118,9 +118,13 @@ impl Shared {
     /// Does something with the state.
     pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
+        let before = state.waited_for();
         let result = f(&mut state);
+        let changed = state.waited_for() != before;
         drop(state);
-        self.changed.notify_all();
+        if changed {
+            self.changed.notify_all();
+        }
         result
     }
 
@@ -186,6 +190,11 @@ impl State {
     pub fn at(&mut self, at: Instant, due: Due) {
         self.next_timer += 1;
         self.timers.insert((at, self.next_timer), due);
+    }
+
+    /// What the threads that sleep on the state wait for.
+    fn waited_for(&self) -> (Option<Instant>, usize, bool) {
+        (self.timers.keys().next().map(|(at, _)| *at), self.processes, self.closed)
     }
 
     /// A number for a run of a task's process: a late report of an earlier run is known by it.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::agent::Message;
 use super::framework::{Framework, Subscriber, has_capability, is_terminal};
 use super::json::{id, id_of, now_s, texts, uuid};
 use super::state::{Due, State};
@@ -138,9 +139,7 @@ impl State {
         }
         self.master.completed.push(framework);
         for agent in 0..self.agents.len() {
-            if self.linked(agent) {
-                self.agent_shutdown(agent, framework_id);
-            }
+            self.to_agent(agent, Message::Shutdown { framework: framework_id.to_string() });
         }
     }
 

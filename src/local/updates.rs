@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::agent::Message;
 use super::framework::is_terminal;
 use super::json::{id, id_of, now_s, uuid_base64};
 use super::state::{Due, State, TaskKey};
@@ -169,12 +170,12 @@ impl State {
             let task = framework.tasks.remove(task_id).expect("it was there a moment ago");
             framework.complete(task);
         }
-        if self.linked(agent) {
-            self.agent_acknowledged(agent, &(framework_id.to_string(), task_id.to_string()), uuid);
-        }
+        let key = (framework_id.to_string(), task_id.to_string());
+        self.to_agent(agent, Message::Acknowledge { key, uuid: uuid.to_string() });
     }
 
-    fn agent_acknowledged(&mut self, agent: usize, key: &TaskKey, uuid: &str) {
+    /// An acknowledgement arrives at the agent.
+    pub fn agent_acknowledged(&mut self, agent: usize, key: &TaskKey, uuid: &str) {
         let Some(task) = self.agents[agent].tasks.get_mut(key) else { return };
         if task.updates.queue.front().is_none_or(|head| head.uuid() != uuid) {
             return;

@@ -99,3 +99,28 @@ pub async fn a_new_master_learns_of_tasks_from_the_agents(mut rig: Rig) {
     again.until("t", "TASK_KILLED").await;
     assert_eq!(rig.processes("sleep"), 0);
 }
+
+pub async fn a_machine_that_hangs_goes_on_where_it_was(mut rig: Rig) {
+    let (scheduler, host, agent_id) = sleeping(&rig).await;
+    rig.freeze_machine(&host);
+    is_given_up(&rig, &scheduler, &agent_id).await;
+    rig.thaw_machine(&host);
+    let back = scheduler.status("t").await;
+    assert_eq!((back["state"].as_str(), back["uuid"].as_str()), (Some("TASK_RUNNING"), None));
+    assert_eq!(back["reason"], "REASON_AGENT_REREGISTERED");
+    assert_eq!(rig.processes("sleep"), 1);
+    scheduler.ok("KILL", json!({"task_id": {"value": "t"}})).await;
+    scheduler.until("t", "TASK_KILLED").await;
+}
+
+pub async fn what_is_sent_to_a_machine_that_hangs_for_a_moment_arrives(mut rig: Rig) {
+    let scheduler = Scheduler::new(&rig.address()).await;
+    let offers = scheduler.offers(AGENTS).await;
+    let host = offers[0]["hostname"].as_str().unwrap().to_string();
+    rig.freeze_machine(&host);
+    scheduler.launch(&offers[0], &[task("t", &offers[0], &["sleep", "600"])]).await;
+    scheduler.reconcile("t", None).await;
+    assert_eq!(scheduler.status("t").await["state"], "TASK_STAGING");
+    rig.thaw_machine(&host);
+    scheduler.until("t", "TASK_RUNNING").await;
+}

@@ -46,7 +46,10 @@ facts! {
         calls_of_an_ended_subscription_are_refused,
         a_declined_offer_stays_away_until_revive,
         suppressed_roles_get_no_offers_until_revive,
-        a_filter_ends_when_there_is_more_to_offer_than_was_refused;
+        a_filter_ends_when_there_is_more_to_offer_than_was_refused,
+        a_filter_outlives_a_subscription_but_not_an_outage,
+        two_frameworks_share_what_there_is,
+        a_framework_that_stays_away_too_long_is_removed_with_its_tasks;
     tasks:
         a_task_starts_runs_and_is_killed,
         an_update_waits_for_the_acknowledgement_of_the_one_before,
@@ -65,5 +68,7 @@ facts! {
     losses:
         a_dead_machine_is_unreachable_and_its_tasks_have_failed_when_it_is_back,
         a_dead_agents_tasks_run_on_and_come_back,
+        a_machine_that_hangs_goes_on_where_it_was,
+        what_is_sent_to_a_machine_that_hangs_for_a_moment_arrives,
         a_new_master_learns_of_tasks_from_the_agents;
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::rig::{AGENTS, CPUS, MEM, Rig};
-use crate::scheduler::{ROLE, Scheduler, framework_info, post, scalar, task};
+use crate::scheduler::{ROLE, Scheduler, TIMEOUT, framework_info, post, scalar, task};
+use crate::support::wait_until;
 
 /// More than an allocation interval: whoever has no offer now gets none.
 const TWO_ROUNDS: Duration = Duration::from_millis(2500);
@@ -164,7 +165,7 @@ pub async fn calls_of_an_ended_subscription_are_refused(rig: Rig) {
     let (stream_id, framework_id) = (second.stream_id.clone(), second.framework_id.clone());
     drop(second);
     let revive = json!({"type": "REVIVE", "framework_id": {"value": framework_id}}).to_string();
-    crate::support::wait_until("the master sees the end of the stream", crate::scheduler::TIMEOUT, async || {
+    wait_until("the master sees the end of the stream", TIMEOUT, async || {
         let answer = first.raw(&[("mesos-stream-id", &stream_id)], revive.clone()).await;
         answer == (403, "Framework is not subscribed".to_string())
     })
@@ -226,4 +227,51 @@ pub async fn a_filter_ends_when_there_is_more_to_offer_than_was_refused(rig: Rig
     let again = scheduler.offers(1).await;
     assert_eq!(again[0]["agent_id"], offer["agent_id"]);
     assert_eq!((scalar(&again[0], "cpus"), scalar(&again[0], "mem")), (CPUS, MEM));
+}
+
+pub async fn a_filter_outlives_a_subscription_but_not_an_outage(rig: Rig) {
+    let first = Scheduler::new(&rig.address()).await;
+    let offers = first.offers(AGENTS).await;
+    let body = json!({"offer_ids": offer_ids(&offers), "filters": {"refuse_seconds": 3600}});
+    first.ok("DECLINE", body).await;
+    let second = first.again().await;
+    assert_eq!(offered(&second.during(TWO_ROUNDS).await), 0);
+    let (stream_id, framework_id) = (second.stream_id.clone(), second.framework_id.clone());
+    drop(second);
+    let question = json!({"type": "RECONCILE", "framework_id": {"value": framework_id}, "reconcile": {}}).to_string();
+    wait_until("the master sees the end of the stream", TIMEOUT, async || {
+        first.raw(&[("mesos-stream-id", &stream_id)], question.clone()).await.0 == 403
+    })
+    .await;
+    let third = first.again().await;
+    assert_eq!(third.offers(AGENTS).await.len(), AGENTS);
+}
+
+pub async fn two_frameworks_share_what_there_is(rig: Rig) {
+    let first = Scheduler::new(&rig.address()).await;
+    let offers = first.offers(AGENTS).await;
+    let second = Scheduler::new(&rig.address()).await;
+    first.run(&offers[0], task("t", &offers[0], &["sleep", "600"])).await;
+    let body = json!({"offer_ids": offer_ids(&offers[1..]), "filters": {"refuse_seconds": 0}});
+    first.ok("DECLINE", body).await;
+    assert!(!second.offers(1).await.is_empty());
+    // Neither has a say over the other's tasks and offers.
+    second.ok("KILL", json!({"task_id": {"value": "t"}})).await;
+    assert_eq!(second.status("t").await["state"], "TASK_UNKNOWN");
+    second.ok("RECONCILE", json!({})).await;
+    assert_eq!(second.during(Duration::from_millis(500)).await.iter().filter(|e| e["type"] == "UPDATE").count(), 0);
+    assert_eq!(rig.processes("sleep"), 1);
+}
+
+pub async fn a_framework_that_stays_away_too_long_is_removed_with_its_tasks(rig: Rig) {
+    let mut info = framework_info();
+    info["failover_timeout"] = 0.5.into();
+    let scheduler = Scheduler::with(&rig.address(), json!({"framework_info": info}), None).await;
+    let offers = scheduler.offers(AGENTS).await;
+    scheduler.run(&offers[0], task("t", &offers[0], &["sleep", "600"])).await;
+    let framework_id = scheduler.framework_id.clone();
+    drop(scheduler);
+    wait_until("the task is killed", TIMEOUT, async || rig.processes("sleep") == 0).await;
+    let info = json!({"framework_info": framework_info()});
+    assert_eq!(refused(&rig, info, Some(&framework_id)).await, "Framework has been removed");
 }

@@ -82,6 +82,20 @@ impl Rig {
         }
     }
 
+    pub fn freeze_machine(&mut self, host: &str) {
+        match self {
+            Rig::Local(cluster) => cluster.freeze_machine(host).expect("the agent exists"),
+            Rig::Mesos(mesos) => mesos.freeze_machine(mesos.agent_of(host)),
+        }
+    }
+
+    pub fn thaw_machine(&mut self, host: &str) {
+        match self {
+            Rig::Local(cluster) => cluster.thaw_machine(host).expect("the agent exists"),
+            Rig::Mesos(mesos) => mesos.thaw_machine(mesos.agent_of(host)),
+        }
+    }
+
     pub fn stop_master(&mut self) {
         match self {
             Rig::Local(cluster) => cluster.stop_master(),
