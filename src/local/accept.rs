@@ -120,7 +120,7 @@ impl State {
         let framework_info = framework.info.clone();
         let agent = self.master.agents[&offer.agent_id].agent;
         let key = (framework_id.to_string(), task_id);
-        self.to_agent(agent, Message::Launch { key, framework_info, info, role: offer.role.clone() });
+        self.send_to_agent(agent, Message::Launch { key, framework_info, info, role: offer.role.clone() });
     }
 
     fn refuse(&mut self, framework: &str, info: &Value, state: TaskState, reason: &str, message: &str) {
@@ -133,7 +133,7 @@ impl State {
             "agent_id": id(id_of(info, "agent_id").unwrap_or_default()),
             "timestamp": now_s(),
         });
-        self.send_update(framework, status);
+        self.send_update(framework, &status);
     }
 }
 

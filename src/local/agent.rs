@@ -34,6 +34,8 @@ pub(super) struct Agent {
     pub tasks: BTreeMap<TaskKey, AgentTask>,
     /// What the master sent while the network failed: it arrives when the network works again.
     pub inbox: Vec<Message>,
+    /// Processes that are not reaped yet.
+    pub processes: usize,
 }
 
 /// What a master sends to an agent.
@@ -71,7 +73,7 @@ pub(super) enum Process {
 
 impl Agent {
     pub fn new(spec: AgentSpec) -> Agent {
-        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new(), inbox: Vec::new() }
+        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new(), inbox: Vec::new(), processes: 0 }
     }
 
     pub fn total(&self) -> Bag {
@@ -115,7 +117,7 @@ impl AgentTask {
 
 impl State {
     /// Sends a message to an agent: it arrives at once, late, or never.
-    pub fn to_agent(&mut self, agent: usize, message: Message) {
+    pub fn send_to_agent(&mut self, agent: usize, message: Message) {
         if self.linked(agent) {
             self.deliver(agent, message);
         } else if self.agents[agent].up && !self.agents[agent].reachable {
@@ -160,8 +162,11 @@ impl State {
         let sandbox = self.sandbox(agent, key);
         let agent_id = self.agents[agent].agent_id().to_string();
         let command = process::Command::new(&self.config.task_helper, key, &agent_id, &info, sandbox);
-        self.processes += 1;
-        process::start(self.shared(), agent, key.clone(), run, command);
+        if process::start(&self.shared(), agent, key.clone(), run, command) {
+            self.agents[agent].processes += 1;
+        } else {
+            self.task_started(agent, key, run, Err("the machine has no thread left".to_string()));
+        }
     }
 
     /// What this kind of agent cannot run: it has neither cgroups nor images, as the test rig's.

@@ -112,7 +112,7 @@ pub struct ClusterConfig {
     pub heartbeat_interval: Duration,
     /// Between two rounds of offers.
     pub allocation_interval: Duration,
-    /// From the loss of an agent to TASK_UNREACHABLE.
+    /// From the loss of an agent to `TASK_UNREACHABLE`.
     pub agent_timeout: Duration,
     /// How long agents take to find a new master, or a killed agent to recover.
     pub reregister_delay: Duration,

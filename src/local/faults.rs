@@ -21,6 +21,7 @@ const REORDER_BY: Duration = Duration::from_millis(100);
 
 /// What goes wrong next.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
 pub(super) struct Faults {
     pub answer: Option<Answer>,
     /// Bytes until the stream is cut.
@@ -67,7 +68,7 @@ pub struct TaskView {
 
 impl State {
     /// Sends a status to the framework; here updates are lost, late, doubled or out of order.
-    pub fn send_update(&mut self, framework_id: &str, status: Value) {
+    pub fn send_update(&mut self, framework_id: &str, status: &Value) {
         let Some(stream) = self.stream_of(framework_id).map(str::to_string) else { return };
         let faults = &mut self.faults;
         if faults.drop_updates > 0 {
@@ -83,7 +84,7 @@ impl State {
             }
         }
         faults.last_sent.retain(|_, at| *at > now);
-        let task_id = id_of(&status, "task_id").unwrap_or_default().to_string();
+        let task_id = id_of(status, "task_id").unwrap_or_default().to_string();
         let at = faults.last_sent.get(&task_id).map_or(at, |last| at.max(*last));
         let copies = if faults.duplicate_updates { 2 } else { 1 };
         let event = json!({"type": "UPDATE", "update": {"status": status}});
@@ -121,19 +122,21 @@ impl Cluster {
         });
     }
 
-    /// The machine dies: its processes at once; its tasks are TASK_UNREACHABLE after the agent timeout.
+    /// The machine dies: its processes are dead when this returns; its tasks are `TASK_UNREACHABLE` after the agent timeout.
     pub fn kill_machine(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, State::machine_died)
+        self.on_agent(hostname, State::machine_died)?;
+        self.shared.wait_until_reaped(|agent| agent.spec.hostname == hostname, super::REAP_TIMEOUT);
+        Ok(())
     }
 
-    /// `kill -9` of the agent's own process: its tasks run on, and are TASK_UNREACHABLE after the
+    /// `kill -9` of the agent's own process: its tasks run on, and are `TASK_UNREACHABLE` after the
     /// agent timeout.
     pub fn kill_agent(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, State::agent_died)
     }
 
     /// Starts an agent again after [`Cluster::kill_machine`] or [`Cluster::kill_agent`], with the same
-    /// agent id: the tasks that are dead are TASK_FAILED, the others run on.
+    /// agent id: the tasks that are dead are `TASK_FAILED`, the others run on.
     pub fn restart_agent(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, State::agent_recovered)
     }

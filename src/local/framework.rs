@@ -102,7 +102,7 @@ impl Framework {
         self.completed.push(task);
     }
 
-    /// As GET_FRAMEWORKS shows it, but for its offers.
+    /// As `GET_FRAMEWORKS` shows it, but for its offers.
     pub fn to_json(&self) -> Value {
         let connected = self.subscriber.is_some();
         let mut json = json!({
@@ -126,7 +126,7 @@ impl Task {
         self.update.as_ref().map_or(self.state, |(state, _)| *state)
     }
 
-    /// As GET_TASKS shows it.
+    /// As `GET_TASKS` shows it.
     pub fn to_json(&self, framework_id: &str) -> Value {
         let mut json = json!({
             "name": self.info["name"],

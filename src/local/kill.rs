@@ -28,6 +28,6 @@ impl State {
         let Some(registration) = self.master.agents.get_mut(&agent_id) else { return };
         registration.killed.insert(key.clone());
         let agent = registration.agent;
-        self.to_agent(agent, Message::Kill { key, grace: duration(&call["kill_policy"]["grace_period"]) });
+        self.send_to_agent(agent, Message::Kill { key, grace: duration(&call["kill_policy"]["grace_period"]) });
     }
 }

@@ -106,7 +106,7 @@ impl State {
         })
     }
 
-    /// As an OFFERS event and GET_FRAMEWORKS show it.
+    /// As an OFFERS event and `GET_FRAMEWORKS` show it.
     pub fn offer_json(&self, offer: &Offer) -> Value {
         let agent = self.master.agents[&offer.agent_id].agent;
         let spec = &self.agents[agent].spec;

@@ -27,7 +27,7 @@ impl State {
                 .collect()
         };
         for status in answers {
-            self.send_update(framework_id, status);
+            self.send_update(framework_id, &status);
         }
     }
 

@@ -73,7 +73,7 @@ impl State {
         Subscription { framework, stream, pieces }
     }
 
-    /// UPDATE_FRAMEWORK; an error is the text of a 400.
+    /// `UPDATE_FRAMEWORK`; an error is the text of a 400.
     pub fn update_framework(&mut self, framework_id: &str, call: &Value) -> Result<(), String> {
         let info = &call["framework_info"];
         let suppressed: BTreeSet<String> = texts(&call["suppressed_roles"]).into_iter().collect();
@@ -139,7 +139,7 @@ impl State {
         }
         self.master.completed.push(framework);
         for agent in 0..self.agents.len() {
-            self.to_agent(agent, Message::Shutdown { framework: framework_id.to_string() });
+            self.send_to_agent(agent, Message::Shutdown { framework: framework_id.to_string() });
         }
     }
 
@@ -194,7 +194,7 @@ impl State {
     }
 }
 
-/// A RecordIO record.
+/// A `RecordIO` record.
 fn record(event: &Value) -> Bytes {
     let body = event.to_string();
     Bytes::from(format!("{}\n{body}", body.len()))

@@ -104,7 +104,7 @@ impl State {
         }
         self.after(wait, Due::Retry { agent, task: key.clone(), uuid, wait });
         if linked {
-            self.master_update(key, head, latest);
+            self.master_update(key, &head, latest);
         }
     }
 
@@ -134,7 +134,7 @@ impl State {
     }
 
     /// An update arrives at the master.
-    fn master_update(&mut self, key: &TaskKey, update: Update, latest: TaskState) {
+    fn master_update(&mut self, key: &TaskKey, update: &Update, latest: TaskState) {
         let (framework_id, task_id) = key;
         let Some(framework) = self.master.frameworks.get_mut(framework_id) else { return };
         let mut ended = None;
@@ -154,7 +154,7 @@ impl State {
             registration.killed.remove(key);
             registration.free.add(&resources);
         }
-        self.send_update(framework_id, update.status);
+        self.send_update(framework_id, &update.status);
     }
 
     /// ACKNOWLEDGE.
@@ -171,7 +171,7 @@ impl State {
             framework.complete(task);
         }
         let key = (framework_id.to_string(), task_id.to_string());
-        self.to_agent(agent, Message::Acknowledge { key, uuid: uuid.to_string() });
+        self.send_to_agent(agent, Message::Acknowledge { key, uuid: uuid.to_string() });
     }
 
     /// An acknowledgement arrives at the agent.

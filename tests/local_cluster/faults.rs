@@ -276,7 +276,7 @@ async fn heartbeats_come_at_the_interval_that_is_set() {
 
 #[tokio::test]
 async fn an_agent_that_joins_is_offered_at_once() {
-    let cluster = start(|config| config.allocation_interval = Duration::from_secs(600));
+    let cluster = start(|config| config.allocation_interval = Duration::from_mins(10));
     let (scheduler, _) = subscribed(&cluster).await;
     let spec = redisctl::local::AgentSpec::new("agent-9").unwrap().cpus(1.0).mem(64).ports(2).attribute("disk", "ssd");
     cluster.add_agent(spec);

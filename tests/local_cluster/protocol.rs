@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::rig::{AGENTS, CPUS, MEM, Rig};
+use crate::rig::{AGENTS, CPUS, MEM_MIB, Rig};
 use crate::scheduler::{ROLE, Scheduler, TIMEOUT, framework_info, post, scalar, task};
 use crate::support::wait_until;
 
@@ -46,7 +46,7 @@ pub async fn a_subscription_starts_with_its_id_a_heartbeat_and_offers(rig: Rig) 
     assert_eq!(agents.len(), AGENTS);
     assert_eq!(racks, BTreeSet::from(["r1", "r2", "r3"]));
     for offer in &offers {
-        assert_eq!((scalar(offer, "cpus"), scalar(offer, "mem")), (CPUS, MEM));
+        assert_eq!((scalar(offer, "cpus"), scalar(offer, "mem")), (CPUS, f64::from(MEM_MIB)));
         assert_eq!(offer["framework_id"]["value"], id);
         assert_eq!(offer["allocation_info"], json!({"role": ROLE}));
         assert_eq!(offer["url"]["address"]["ip"], "127.0.0.1");
@@ -226,7 +226,7 @@ pub async fn a_filter_ends_when_there_is_more_to_offer_than_was_refused(rig: Rig
     scheduler.until("t", "TASK_KILLED").await;
     let again = scheduler.offers(1).await;
     assert_eq!(again[0]["agent_id"], offer["agent_id"]);
-    assert_eq!((scalar(&again[0], "cpus"), scalar(&again[0], "mem")), (CPUS, MEM));
+    assert_eq!((scalar(&again[0], "cpus"), scalar(&again[0], "mem")), (CPUS, f64::from(MEM_MIB)));
 }
 
 pub async fn a_filter_outlives_a_subscription_but_not_an_outage(rig: Rig) {

@@ -10,7 +10,7 @@ use crate::support::{AgentSpec, Mesos, process};
 pub const AGENTS: usize = 3;
 /// What each of them offers.
 pub const CPUS: f64 = 4.0;
-pub const MEM: f64 = 4096.0;
+pub const MEM_MIB: u32 = 4096;
 
 /// A cluster under test.
 pub enum Rig {
@@ -31,7 +31,7 @@ impl Rig {
 
     pub async fn mesos() -> Rig {
         let agents: Vec<AgentSpec> =
-            AgentSpec::racks(AGENTS).into_iter().map(|a| a.cpus(CPUS).mem(MEM as u64)).collect();
+            AgentSpec::racks(AGENTS).into_iter().map(|a| a.cpus(CPUS).mem(MEM_MIB.into())).collect();
         Rig::Mesos(Box::new(Mesos::start(&agents).await))
     }
 

@@ -179,7 +179,7 @@ impl Scheduler {
         offers
     }
 
-    /// Takes the next status of a task. TASK_KILLING is passed over: not every executor sends it.
+    /// Takes the next status of a task. `TASK_KILLING` is passed over: not every executor sends it.
     pub async fn status(&self, task_id: &str) -> Value {
         self.status_that(task_id, "says something", |_| true).await
     }
