@@ -89,10 +89,10 @@ fn validate(call: &Value) -> Result<(), String> {
         if call["subscribe"].is_null() {
             return Err("Expecting 'subscribe' to be present".to_string());
         }
-        return match framework_id == id_of(&call["subscribe"]["framework_info"], "id") {
-            true => Ok(()),
-            false => Err("'framework_id' differs from 'subscribe.framework_info.id'".to_string()),
-        };
+        if framework_id != id_of(&call["subscribe"]["framework_info"], "id") {
+            return Err("'framework_id' differs from 'subscribe.framework_info.id'".to_string());
+        }
+        return Ok(());
     }
     if framework_id.is_none() {
         return Err("Expecting 'framework_id' to be present".to_string());

@@ -1,5 +1,5 @@
-//! What a fake Redis server answers: enough of its commands to be probed, configured and re-pointed. Pure
-//! but for the clock.
+//! What a fake Redis server answers: enough of its commands to be probed, configured and re-pointed. I/O
+//! (it reads the clock).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

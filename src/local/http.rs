@@ -177,23 +177,35 @@ fn not_allowed(method: &Method) -> Response {
 
 fn subscribed(shared: Arc<Shared>, subscription: Subscription) -> Response {
     let headers = [(CONTENT_TYPE.as_str(), "application/json".to_string()), (STREAM_ID, subscription.stream.clone())];
-    (headers, Body::from_stream(EventStream { shared, subscription })).into_response()
+    (headers, Body::from_stream(EventStream { shared, subscription, cut: false })).into_response()
 }
 
 /// The body of a subscription; tells the master when the scheduler is gone.
 struct EventStream {
     shared: Arc<Shared>,
     subscription: Subscription,
+    /// It breaks when it is asked next.
+    cut: bool,
 }
 
 impl Stream for EventStream {
     type Item = std::io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.subscription.pieces.poll_recv(context).map(|piece| match piece? {
-            Piece::Bytes(bytes) => Some(Ok(bytes)),
-            Piece::Cut => Some(Err(std::io::ErrorKind::ConnectionReset.into())),
-        })
+        if self.cut {
+            return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())));
+        }
+        match self.subscription.pieces.poll_recv(context) {
+            Poll::Ready(Some(Piece::Cut)) => {
+                // What was sent before is written out while nothing more comes.
+                self.cut = true;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Piece::Bytes(bytes))) => Poll::Ready(Some(Ok(bytes))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

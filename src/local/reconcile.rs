@@ -1,4 +1,4 @@
-//! RECONCILE: what the master answers about tasks. Pure but for the clock.
+//! RECONCILE: what the master answers about tasks. I/O (it tells the time).
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ impl State {
                 .collect()
         };
         for status in answers {
-            self.send_update(framework_id, status);
+            self.send_update(framework_id, &status);
         }
     }
 
