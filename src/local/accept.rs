@@ -1,4 +1,4 @@
-//! ACCEPT: checks offers and tasks as the master does, and launches what is left. Pure but for the clock.
+//! ACCEPT: checks offers and tasks as the master does, and launches what is left. I/O (it tells the time).
 
 use serde_json::{Value, json};
 

@@ -232,33 +232,33 @@ impl State {
         }
     }
 
-    /// The machine dies.
-    pub fn agent_died(&mut self, agent: usize) {
-        self.agents[agent].up = false;
-        let processes: Vec<Process> = self.agents[agent].tasks.values().map(|task| task.process).collect();
-        for process in processes {
-            self.signal(process, Signal::KILL);
-        }
+    /// The machine dies, and all that runs on it.
+    pub fn machine_died(&mut self, agent: usize) {
+        self.signal_all(agent, Signal::KILL);
         for key in self.agents[agent].tasks.keys().cloned().collect::<Vec<_>>() {
             let run = self.new_run(); // From now on, reports of its process are late.
-            self.agents[agent].tasks.get_mut(&key).expect("it was listed a moment ago").run = run;
+            let task = self.agents[agent].tasks.get_mut(&key).expect("it was listed a moment ago");
+            task.run = run;
+            task.process = Process::Ended;
         }
-        self.link_broken(agent);
+        self.agent_died(agent);
     }
 
-    /// The machine is back: the agent remembers its tasks and finds none of them alive.
+    /// The agent's own process dies; its tasks run on, and what becomes of them is kept for later.
+    pub fn agent_died(&mut self, agent: usize) {
+        if std::mem::replace(&mut self.agents[agent].up, false) {
+            self.link_broken(agent);
+        }
+    }
+
+    /// The agent starts again: it remembers its tasks, and says which of them are not alive any more.
     pub fn agent_recovered(&mut self, agent: usize) {
-        self.agents[agent].up = true;
-        let lost: Vec<TaskKey> = self.agents[agent]
-            .tasks
-            .iter_mut()
-            .filter(|(_, task)| !is_terminal(task.state))
-            .map(|(key, task)| {
-                task.process = Process::Ended;
-                key.clone()
-            })
-            .collect();
-        for key in lost {
+        if std::mem::replace(&mut self.agents[agent].up, true) {
+            return;
+        }
+        let tasks = self.agents[agent].tasks.iter();
+        let lost = tasks.filter(|(_, task)| !is_terminal(task.state) && task.process == Process::Ended);
+        for key in lost.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             let more = json!({
                 "source": "SOURCE_AGENT",
                 "reason": "REASON_EXECUTOR_TERMINATED",
@@ -268,6 +268,13 @@ impl State {
             self.push_update(agent, &key, TaskState::Failed, &more);
         }
         self.after(self.config.reregister_delay, Due::Reregister { agent });
+    }
+
+    /// Sends a signal to all that runs on the machine.
+    pub fn signal_all(&self, agent: usize, signal: Signal) {
+        for task in self.agents[agent].tasks.values() {
+            self.signal(task.process, signal);
+        }
     }
 
     /// The master asks for a task that never arrived here.
@@ -289,7 +296,7 @@ impl State {
     /// The cluster ends.
     pub fn kill_everything(&mut self) {
         for agent in 0..self.agents.len() {
-            self.agent_died(agent);
+            self.machine_died(agent);
         }
     }
 

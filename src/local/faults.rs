@@ -1,4 +1,4 @@
-//! Faults on demand, and what can be seen from outside. Pure but for the clock.
+//! Faults on demand, and what can be seen from outside. I/O.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use super::agent::Process;
+use super::agent::{Agent, Process};
 use super::bag::Bag;
+use super::config::AgentSpec;
 use super::json::id_of;
 use super::state::{Due, State};
 use crate::model::TaskState;
@@ -101,38 +102,67 @@ impl State {
     }
 }
 
+impl State {
+    /// Nothing passes between the agent and the master any more.
+    fn cut_off(&mut self, agent: usize) {
+        self.agents[agent].reachable = false;
+        if let Some(agent_id) = self.agents[agent].id.clone() {
+            self.start_outage(&agent_id);
+        }
+    }
+}
+
 impl Cluster {
-    /// The machine dies: its processes at once, its tasks are TASK_UNREACHABLE after the agent timeout.
-    pub fn kill_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            if state.agents[agent].up {
-                state.agent_died(agent);
-            }
-        })
+    /// One more agent; it registers at once.
+    pub fn add_agent(&self, spec: AgentSpec) {
+        self.shared.with(|state| {
+            state.agents.push(Agent::new(spec));
+            state.register(state.agents.len() - 1);
+        });
     }
 
-    /// The machine that died comes back, with the same agent id and none of its tasks alive.
-    pub fn start_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            if !state.agents[agent].up {
-                state.agent_recovered(agent);
-            }
-        })
+    /// The machine dies: its processes at once; its tasks are TASK_UNREACHABLE after the agent timeout.
+    pub fn kill_machine(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::machine_died)
+    }
+
+    /// `kill -9` of the agent's own process: its tasks run on, and are TASK_UNREACHABLE after the
+    /// agent timeout.
+    pub fn kill_agent(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::agent_died)
+    }
+
+    /// Starts an agent again after [`Cluster::kill_machine`] or [`Cluster::kill_agent`], with the same
+    /// agent id: the tasks that are dead are TASK_FAILED, the others run on.
+    pub fn restart_agent(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::agent_recovered)
     }
 
     /// The network between the machine and the master fails; its processes go on.
     pub fn partition_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            state.agents[agent].reachable = false;
-            if let Some(agent_id) = state.agents[agent].id.clone() {
-                state.start_outage(&agent_id);
-            }
-        })
+        self.on_agent(hostname, State::cut_off)
     }
 
     /// The network works again.
     pub fn heal_agent(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, |state, agent| {
+            state.agents[agent].reachable = true;
+            state.register(agent);
+        })
+    }
+
+    /// The machine hangs: nothing on it runs, nothing on it ends.
+    pub fn freeze_machine(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, |state, agent| {
+            state.signal_all(agent, Signal::STOP);
+            state.cut_off(agent);
+        })
+    }
+
+    /// The machine goes on.
+    pub fn thaw_machine(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, |state, agent| {
+            state.signal_all(agent, Signal::CONT);
             state.agents[agent].reachable = true;
             state.register(agent);
         })

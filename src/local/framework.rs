@@ -1,4 +1,4 @@
-//! What the master knows of a framework and of a task. Pure.
+//! What the master knows of a framework and of a task. I/O (it holds the stream).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -87,10 +87,6 @@ impl Framework {
             vec![info["role"].as_str().unwrap_or("*").to_string()]
         };
         self.suppressed.retain(|role| self.roles.contains(role));
-    }
-
-    pub fn has(&self, capability: &str) -> bool {
-        has_capability(&self.info, capability)
     }
 
     pub fn failover_timeout(&self) -> Duration {

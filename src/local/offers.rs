@@ -1,4 +1,4 @@
-//! Who is offered what: allocation, filters, DECLINE, REVIVE, SUPPRESS, RESCIND. Pure but for the clock.
+//! Who is offered what: allocation, filters, DECLINE, REVIVE, SUPPRESS, RESCIND. I/O (it reads the clock).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

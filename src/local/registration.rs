@@ -1,4 +1,4 @@
-//! The master's side of an agent's coming, going and coming back. Pure but for the clock.
+//! The master's side of an agent's coming, going and coming back. I/O (it tells the time).
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Status updates: the agent's queue per task, the master's forwarding, acknowledgements. Pure but for the clock.
+//! Status updates: the agent's queue per task, the master's forwarding, acknowledgements. I/O (it tells the time).
 
 use std::collections::VecDeque;
 use std::time::Duration;
