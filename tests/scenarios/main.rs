@@ -18,11 +18,18 @@ mod world;
 /// Makes a test of each scenario for each kind of cluster.
 macro_rules! scenarios {
     ($($module:ident: $($name:ident),+ $(,)?;)+) => {
-        mod mesos {
+        scenarios_on! { local Local: $($module: $($name),+;)+ }
+        scenarios_on! { mesos Mesos: $($module: $($name),+;)+ }
+    };
+}
+
+macro_rules! scenarios_on {
+    ($tests:ident $kind:ident: $($module:ident: $($name:ident),+;)+) => {
+        mod $tests {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    super::$module::$name(crate::cluster::Kind::Mesos).await;
+                    super::$module::$name(crate::cluster::Kind::$kind).await;
                 }
             )+)+
         }

@@ -15,7 +15,7 @@ use crate::support::{AgentSpec, Etcd, holds_for, redis, wait_until};
 
 /// How long anything may take, on a loaded machine: far longer than it should, as what is tested is
 /// that it happens at all. Scenarios about speed say their own.
-pub const TIMEOUT: Duration = Duration::from_mins(1);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long is looked to see that nothing happens.
 pub const QUIET: Duration = Duration::from_secs(3);
 /// The operator's keys in etcd.
@@ -186,8 +186,8 @@ impl World {
             let keys = self.etcd.keys(PREFIX).await;
             let left: Vec<&String> = keys.iter().filter(|key| key.split('/').nth(2) != Some("operator")).collect();
             anyhow::ensure!(left.is_empty(), "keys {left:?}");
-            let running = self.cluster.running_tasks().await?;
-            anyhow::ensure!(running.is_empty(), "tasks {running:?}");
+            let kept = self.cluster.kept_tasks().await?;
+            anyhow::ensure!(kept.is_empty(), "tasks {kept:?}");
             let servers = self.cluster.redis_servers();
             anyhow::ensure!(servers.is_empty(), "redis-server processes {servers:?}");
             Ok(())
