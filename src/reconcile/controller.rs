@@ -439,12 +439,15 @@ impl Controller {
     fn probe(&mut self, name: &str) {
         let known = self.probed.remove(name).unwrap_or_default();
         let mut wanted: BTreeMap<String, Pace> = BTreeMap::new();
-        for node in self.world.instances.get(name).into_iter().flat_map(|instance| instance.nodes.values()) {
+        let instance = self.world.instances.get(name);
+        let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
+        let orphaned = master.is_some_and(|master| master.record.value.task.is_dead());
+        for node in instance.into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
             if record.task.is_dead() {
                 continue;
             }
-            let settled = node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
+            let settled = !orphaned && node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
             let pace = if settled { Pace::Steady(self.settings.probe_interval) } else { Pace::Eager };
             if known.get(&record.task_id) != Some(&pace) {
                 let target = Target { task_id: record.task_id.clone(), address: record.address.clone(), pace };

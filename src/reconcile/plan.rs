@@ -7,7 +7,7 @@
 
 use crate::failover::{self, Master, proved_empty};
 use crate::model::{
-    EventKind, InstanceRecord, Meaning, NodeRecord, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp,
+    Answer, EventKind, InstanceRecord, Meaning, NodeRecord, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp,
 };
 use crate::placement::{Needs, Occupied, Pool, place};
 use crate::reconcile::action::{Action, Plan};
@@ -19,6 +19,8 @@ use crate::spec::{self, OnDataLoss, RedisInstance};
 const KILL_AGAIN_MS: u64 = 5000;
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
+/// A node that seems empty is asked whether it still is so often, once its master is dead.
+const PROOF_AGAIN_MS: u64 = 250;
 /// Nodes launched in one pass: a node is one write of the transaction, which has room for 128.
 const LAUNCHES_MAX: usize = 90;
 /// A node that lived this long before it died is no crash loop.
@@ -272,7 +274,11 @@ fn handle_data_loss(d: &mut Draft) {
     if record.initialized {
         let holders: Vec<u32> = d.nodes.keys().copied().filter(|ordinal| !proved_empty(d, *ordinal)).collect();
         if !holders.is_empty() {
-            return; // Somebody may have the data: see `failover`.
+            // Somebody may have the data: see `failover`. Whoever is blank may soon prove it.
+            if holders.iter().all(|ordinal| d.answer(*ordinal).is_some_and(Answer::is_blank)) {
+                d.revisit(d.o.now.plus_ms(PROOF_AGAIN_MS));
+            }
+            return;
         }
         if record.spec.on_data_loss == OnDataLoss::Hold && !asked {
             let name = d.o.name;
