@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{InstanceRecord, NodeRecord};
+use crate::model::{InstanceRecord, NodeRecord, TaskRecord};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
@@ -151,10 +151,18 @@ fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) 
     if !moved || !before.initialized || after.deleting() {
         return;
     }
+    let master = before.master.and_then(|master| o.instance.nodes.get(&master)).map(|node| &node.record.value.task);
+    let died_at = match master {
+        Some(TaskRecord::Dead { at, .. }) => Some(*at),
+        _ => None,
+    };
     for node in o.instance.nodes.values() {
         let dead_in_plan = after.nodes.get(&node.record.value.ordinal).is_none_or(|record| record.task.is_dead());
+        // Only an answer to a question that was put after the master's death says what is left.
         let empty = node.silent.is_none()
-            && node.answer.as_ref().is_some_and(|(answer, _)| answer.keys == 0 && answer.offset <= 1);
+            && node.answer.as_ref().is_some_and(|(answer, at)| {
+                answer.keys == 0 && answer.offset <= 1 && !answer.link_up && died_at.is_some_and(|died_at| *at > died_at)
+            });
         if !dead_in_plan && !empty {
             broken.push(format!(
                 "{} may hold data, and the master's place would be given away",

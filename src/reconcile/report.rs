@@ -18,13 +18,24 @@ pub fn finish(draft: Draft) -> Plan {
     if draft.ending.is_some() {
         return draft.into_plan();
     }
+    let known = draft.o.instance.status.as_ref().map(|status| &status.value);
+    if let Some(known) = known.filter(|_| is_blind(&draft)) {
+        let status = known.clone();
+        return Plan { status: Some(status), ..draft.into_plan() };
+    }
     let status = status(&draft);
-    let stored = draft.o.instance.status.as_ref().map(|status| status.value.without_gauges());
-    let changed = stored.as_ref() != Some(&status.without_gauges());
+    let changed = known.map(InstanceStatus::without_gauges) != Some(status.without_gauges());
     let mut plan = draft.into_plan();
     plan.status = Some(status);
     plan.status_changed = changed;
     plan
+}
+
+/// A leader that has just begun has asked no node yet: what it does not know is not what is not so.
+/// Until each node that runs was asked once, which takes a moment, what was said before stands.
+fn is_blind(d: &Draft) -> bool {
+    let asked = |ordinal: u32| d.seen(ordinal).is_none_or(|node| node.answer.is_some() || node.silent.is_some());
+    d.nodes.iter().any(|(ordinal, node)| node.task == TaskRecord::Running && !asked(*ordinal))
 }
 
 fn status(d: &Draft) -> InstanceStatus {

@@ -197,7 +197,7 @@ pub async fn what_does_not_fit_waits_with_a_reason_and_goes_on_with_a_further_ag
     assert!(placed.message.contains("48 MiB"), "{placed:?}");
     assert!(world.cli(&["describe", "orders"], "").await.contains("48 MiB"));
 
-    world.cluster.add_agent(AgentSpec::rack("r4")).await;
+    world.cluster.add_agent(3, AgentSpec::rack("r4")).await;
     let status = world.ready("orders", 3).await;
     assert!(status.nodes.iter().any(|node| node.hostname == "agent-4"), "{:?}", status.nodes);
     world.finish().await;

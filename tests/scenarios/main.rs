@@ -18,11 +18,18 @@ mod world;
 /// Makes a test of each scenario for each kind of cluster.
 macro_rules! scenarios {
     ($($module:ident: $($name:ident),+ $(,)?;)+) => {
-        mod mesos {
+        scenarios_on! { local Local: $($module: $($name),+;)+ }
+        scenarios_on! { mesos Mesos: $($module: $($name),+;)+ }
+    };
+}
+
+macro_rules! scenarios_on {
+    ($tests:ident $kind:ident: $($module:ident: $($name:ident),+;)+) => {
+        mod $tests {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    super::$module::$name(crate::cluster::Kind::Mesos).await;
+                    super::$module::$name(crate::cluster::Kind::$kind).await;
                 }
             )+)+
         }
@@ -42,7 +49,7 @@ scenarios! {
         a_replica_that_dies_is_replaced,
         nodes_of_a_dead_machine_are_replaced_after_the_time_that_the_spec_says,
         a_node_on_a_lost_agent_that_returns_in_time_is_taken_back,
-        a_node_on_a_lost_agent_that_returns_too_late_is_removed,
+        a_node_on_a_lost_agent_that_returns_too_late_leaves_no_surplus,
         a_machine_that_hangs_and_wakes_leaves_no_surplus_node,
         a_master_that_dies_while_a_replica_lives_is_left_alone_and_said,
         an_instance_that_lost_every_node_starts_again_empty_and_says_so,
@@ -50,7 +57,9 @@ scenarios! {
     control:
         the_mesos_master_dies_and_returns,
         an_operator_killed_at_random_moments_goes_on_where_it_was,
-        an_operator_restarted_with_healthy_instances_writes_and_launches_nothing,
+        an_operator_killed_again_and_again_amid_changes_loses_nothing,
+        an_operator_restarted_with_twenty_healthy_instances_only_takes_the_lead,
+        two_operators_started_at_once_never_both_act,
         a_standby_takes_over_from_a_killed_leader_within_five_seconds,
         a_leader_that_hangs_and_wakes_never_acts_beside_its_successor,
         etcd_stops_and_comes_back,

@@ -318,8 +318,9 @@ impl Probing {
         self.silent_in_flight += usize::from(was_silent);
         let (redis, target) = (self.redis.clone(), node.target.clone());
         self.in_flight.push(Box::pin(async move {
+            let at = now();
             let result = redis.probe(&target.address).await;
-            Done { target, result, at: now(), was_silent }
+            Done { target, result, at, was_silent }
         }));
     }
 
