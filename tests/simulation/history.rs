@@ -1,0 +1,755 @@
+//! One history: what happens next is up to the dice; what must hold is looked at after every step. Pure.
+
+use std::collections::BTreeMap;
+
+use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp};
+use redisctl::store::{instance_key, request_key};
+
+use crate::dice::Dice;
+use crate::judge::{self, Judge};
+use crate::mesos::{Mesos, Seen};
+use crate::operator::{Around, Fate, Operator, call_text};
+use crate::redis::Redis;
+use crate::store::Store;
+
+/// Steps with faults and users, before all is left in peace.
+const STEPS: usize = 220;
+/// How long a history is left in peace: longer than every timeout.
+const PEACE_MS: u64 = 30 * 60_000;
+/// Acts until peace must have been found.
+const ACTS_MAX: usize = 30_000;
+/// Keys that clients write in one history.
+const KEYS_MAX: u32 = 120;
+/// Kinds of acts that need no fault.
+const KINDS: usize = 17;
+
+pub struct History {
+    dice: Dice,
+    now: Timestamp,
+    store: Store,
+    mesos: Mesos,
+    redis: Redis,
+    operator: Option<Operator>,
+    passes_max: usize,
+    subscription: u64,
+    judge: Judge,
+    story: Option<Vec<String>>,
+    names: Vec<String>,
+    keys: u32,
+    faults: usize,
+    changes: usize,
+    peace: bool,
+    /// ACCEPTs whose sender has given up, but which may still arrive.
+    late_accepts: Vec<(u64, MesosCall)>,
+    /// What the prober told last, so that peace comes to an end.
+    told: BTreeMap<String, Result<Answer, NoAnswer>>,
+    specs: BTreeMap<String, Declared>,
+    /// What went wrong.
+    pub broken: Option<String>,
+    pub acts: usize,
+}
+
+/// A spec as users write it here.
+#[derive(Clone)]
+struct Declared {
+    replicas: usize,
+    distribution: usize,
+    memory: &'static str,
+    config: &'static str,
+    after: &'static str,
+    hold: bool,
+}
+
+impl Declared {
+    fn document(&self, name: &str) -> String {
+        let Declared { replicas, distribution, memory, config, after, hold } = self;
+        let hold = if *hold { "hold" } else { "recreate" };
+        format!(
+            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
+             memory: {memory}, distribution: {distribution}, placement: {{spreadBy: rack}}, \
+             replaceUnreachableAfter: {after}, onDataLoss: {hold}, redis: {{config: {config}}}}}\n"
+        )
+    }
+}
+
+impl History {
+    pub fn new(seed: u64, told: bool) -> History {
+        let mut dice = Dice::new(seed);
+        let agents = 3 + dice.below(4);
+        let mesos = Mesos::with_agents(agents, [420, 800, 2000][dice.below(3)]);
+        let (faults, changes) = ([0, 2, 4, 8, 16][dice.below(5)], 1 + dice.below(6));
+        let names = ["a", "b", "c"][..1 + dice.below(3)].iter().map(ToString::to_string).collect();
+        let passes_max = 1 + dice.below(4);
+        let mut history = History {
+            dice,
+            now: Timestamp(1_700_000_000_000),
+            store: Store::default(),
+            mesos,
+            redis: Redis::default(),
+            operator: None,
+            passes_max,
+            subscription: 0,
+            judge: Judge::default(),
+            story: told.then(Vec::new),
+            names,
+            keys: 0,
+            faults,
+            changes,
+            peace: false,
+            late_accepts: Vec::new(),
+            told: BTreeMap::new(),
+            specs: BTreeMap::new(),
+            broken: None,
+            acts: 0,
+        };
+        for name in history.names.clone() {
+            history.declare(&name);
+        }
+        history
+    }
+
+    /// The whole story; what went wrong, if anything did.
+    pub fn run(mut self) -> History {
+        for _ in 0..STEPS {
+            self.now = self.now.plus_ms(1 + self.dice.below(20) as u64);
+            match self.dice.below(100) {
+                0..3 if self.faults > 0 => self.fault(),
+                3..5 if self.changes > 0 => self.change(),
+                5..9 => self.client(),
+                9..11 => self.pass_time(),
+                _ => drop((0..8).any(|_| {
+                    let kind = self.dice.below(KINDS);
+                    self.act(kind)
+                })),
+            }
+            if self.judged() {
+                return self;
+            }
+        }
+        self.heal();
+        self.settle();
+        if self.broken.is_none() {
+            self.last_judgement();
+        }
+        self
+    }
+
+    pub fn story(&self) -> String {
+        self.story.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now.0 - 1_700_000_000_000;
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>9} {}", now, line()));
+        }
+    }
+
+    fn blame(&mut self, outcome: Result<(), String>) {
+        if let Err(what) = outcome {
+            if let Some(mind) = self.operator.as_ref().map(Operator::mind) {
+                self.say(|| mind);
+            }
+            self.say(|| format!("BROKEN: {what}"));
+            self.broken.get_or_insert(what);
+        }
+    }
+
+    /// Whether something is broken.
+    fn judged(&mut self) -> bool {
+        let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
+        self.blame(outcome);
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+            self.blame(Err(format!("the operator is frozen: {reason}")));
+        }
+        self.broken.is_some()
+    }
+
+    fn with_operator<T>(&mut self, act: impl FnOnce(&mut Operator, &mut Around, &mut Dice) -> T) -> Option<T> {
+        let operator = self.operator.as_mut()?;
+        let mut around = Around {
+            store: &mut self.store,
+            mesos: &mut self.mesos,
+            redis: &mut self.redis,
+            now: self.now,
+            broken: Vec::new(),
+            story: self.story.as_mut(),
+        };
+        let done = act(operator, &mut around, &mut self.dice);
+        let broken = std::mem::take(&mut around.broken);
+        broken.into_iter().for_each(|what| self.blame(Err(what)));
+        Some(done)
+    }
+
+    // --- What goes on by itself --------------------------------------------------------------
+
+    /// Does an act of this kind, if there is one to do.
+    fn act(&mut self, kind: usize) -> bool {
+        match kind {
+            0 => self.turn(),
+            1 => self.reflect(),
+            2 => self.advance(),
+            3 => self.deliver(0),
+            4 => self.deliver(1),
+            5 => self.on_agent(|agent| !agent.to_master.is_empty(), |h, at| h.mesos.hear(at)),
+            6 => self.on_agent(|agent| !agent.from_master.is_empty() && agent.serving, |h, at| {
+                h.mesos.obey(at, &mut h.redis);
+            }),
+            7 => self.on_agent(
+                |a| a.up && a.serving && a.tasks.values().any(|t| t.state == TaskState::Killing),
+                |h, at| drop(h.mesos.reap(at, &mut h.redis)),
+            ),
+            8 | 9 => self.tick(),
+            10 | 11 => self.probe(),
+            12 => self.allocate(),
+            13 => self.subscribe(),
+            14 => self.on_agent(crate::mesos::Agent::can_register, |h, at| {
+                let was = h.mesos.agents[at].seen;
+                h.say(|| format!("agent S{at} registers, it was {was:?}"));
+                h.mesos.register(at, &mut h.redis, h.now);
+            }) ,
+            15 => self.timers(),
+            _ => self.rise(),
+        }
+    }
+
+    fn on_agent(&mut self, which: impl Fn(&crate::mesos::Agent) -> bool, act: impl FnOnce(&mut History, usize)) -> bool {
+        let fit = |(_, a): &(usize, &crate::mesos::Agent)| self.mesos.up && which(a);
+        let agents: Vec<usize> = self.mesos.agents.iter().enumerate().filter(fit).map(|(at, _)| at).collect();
+        if agents.is_empty() {
+            return false;
+        }
+        let at = *self.dice.pick(&agents);
+        act(self, at);
+        true
+    }
+
+    fn turn(&mut self) -> bool {
+        let now = self.now;
+        let Some(operator) = &self.operator else { return false };
+        if !operator.has_input(&self.mesos) && operator.next_wake() > now {
+            return false;
+        }
+        self.say(|| "the operator takes a turn".to_string());
+        let most = 1 + self.dice.below(6);
+        self.with_operator(|operator, around, dice| operator.turn(around, dice, most));
+        true
+    }
+
+    fn reflect(&mut self) -> bool {
+        let Some(operator) = &mut self.operator else { return false };
+        if operator.watched.is_none() {
+            operator.list(&self.store);
+            return true;
+        }
+        operator.watch(&self.store)
+    }
+
+    fn advance(&mut self) -> bool {
+        let rounds = self.operator.as_ref().map_or(0, |operator| operator.rounds.len());
+        if rounds == 0 {
+            return false;
+        }
+        let nth = self.dice.below(rounds);
+        let fate = if self.peace || self.faults == 0 || !self.dice.percent(3) {
+            Fate::Answered
+        } else {
+            self.faults -= 1;
+            *self.dice.pick(&[Fate::DoneUnknown, Fate::NotDoneUnknown, Fate::LaterUnknown])
+        };
+        self.with_operator(|operator, around, dice| operator.advance(nth, fate, around, dice));
+        true
+    }
+
+    /// The next call reaches the master.
+    fn deliver(&mut self, lane: usize) -> bool {
+        let Some((subscription, call)) = self.operator.as_mut().and_then(|o| o.calls[lane].pop_front()) else {
+            return false;
+        };
+        let lost = !self.peace && self.faults > 0 && self.dice.percent(2);
+        if self.mesos.subscription != Some(subscription) || !self.mesos.up {
+            self.say(|| format!("too late: {}", call_text(&call)));
+            self.fail(&call, false);
+        } else if lost && matches!(call, MesosCall::Accept { .. }) {
+            self.faults -= 1;
+            self.fail(&call, true);
+            match self.dice.below(3) {
+                0 => self.say(|| format!("lost: {}", call_text(&call))),
+                1 => self.arrive(call),
+                _ => self.late_accepts.push((subscription, call)),
+            }
+        } else {
+            self.arrive(call);
+        }
+        true
+    }
+
+    fn fail(&mut self, call: &MesosCall, uncertain: bool) {
+        if let MesosCall::Accept { launches, .. } = call {
+            let task_ids = launches.iter().map(|launch| launch.task_id.clone()).collect();
+            let message = "no answer".to_string();
+            self.mesos.events.push_back(MesosEvent::CallFailed { call: "ACCEPT", task_ids, message, uncertain });
+        }
+    }
+
+    fn arrive(&mut self, call: MesosCall) {
+        self.say(|| format!("the master gets {}", call_text(&call)));
+        if let MesosCall::Acknowledge { task_id, uuid, .. } = &call {
+            let outcome = self.acknowledged(task_id, uuid);
+            self.blame(outcome);
+        }
+        let launches: Vec<(String, String)> = match &call {
+            MesosCall::Accept { launches, .. } => {
+                launches.iter().map(|launch| (launch.task_id.clone(), launch.agent_id.clone())).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (task_id, _) in &launches {
+            if self.store.node(task_id).is_none() && self.late_accepts.is_empty() && !self.peace {
+                // It may be forgotten again when the call was slow; never sent before it was recorded.
+                self.say(|| format!("{task_id} has no record any more"));
+            }
+        }
+        self.mesos.call(call, self.now);
+        for (task_id, agent_id) in launches {
+            let at = self.mesos.agents.iter().position(|agent| agent.id == agent_id).expect("one of ours");
+            let outcome = judge::distribution(&task_id, at, &self.store, &self.mesos);
+            self.blame(outcome);
+        }
+    }
+
+    /// Whether a death was recorded before it is acknowledged.
+    fn acknowledged(&self, task_id: &str, uuid: &str) -> Result<(), String> {
+        let ended = self.mesos.agents.iter().any(|agent| agent.ended(task_id, uuid));
+        match self.store.node(task_id) {
+            Some(node) if ended && !node.task.is_dead() => {
+                Err(format!("the death of {task_id} is acknowledged before it is recorded"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tick(&mut self) -> bool {
+        let alive: Vec<usize> = (0..self.redis.processes.len()).filter(|at| self.redis.processes[*at].alive).collect();
+        if alive.is_empty() {
+            return false;
+        }
+        if !self.peace {
+            let at = *self.dice.pick(&alive);
+            return self.tick_one(at);
+        }
+        alive.into_iter().fold(false, |news, at| self.tick_one(at) || news)
+    }
+
+    fn tick_one(&mut self, at: usize) -> bool {
+        let p = &self.redis.processes[at];
+        let reached = |agent: usize| self.mesos.agents[agent].reached();
+        let master = p.follows.as_ref().and_then(|address| self.redis.at(address));
+        let linked = reached(p.agent) && master.is_none_or(|m| reached(self.redis.processes[m].agent));
+        let before = (p.listening, p.link, p.data, p.follows.clone());
+        let ping = !self.peace && self.dice.percent(20);
+        let copied = self.redis.tick(at, linked, ping);
+        if let Some(copy) = copied {
+            let outcome = judge::copied(&copy, &self.redis);
+            self.blame(outcome);
+        }
+        let p = &self.redis.processes[at];
+        let news = before != (p.listening, p.link, p.data, p.follows.clone());
+        if news {
+            let line = format!("{} listens {} link {:?} keys {:b}", p.task_id, p.listening, p.link, p.data);
+            self.say(|| line);
+        }
+        news
+    }
+
+    fn probe(&mut self) -> bool {
+        let Some(operator) = &self.operator else { return false };
+        let targets: Vec<_> = operator.probed.iter().map(|(id, address)| (id.clone(), address.clone())).collect();
+        if targets.is_empty() {
+            return false;
+        }
+        let only = (!self.peace).then(|| self.dice.below(targets.len()));
+        let mut news = false;
+        for (nth, (task_id, address)) in targets.into_iter().enumerate() {
+            if only.is_some_and(|only| only != nth) {
+                continue;
+            }
+            let reached = self.mesos.agents.iter().any(|agent| agent.host == address.host && agent.reached());
+            let result = match self.redis.at(&address) {
+                _ if !reached => Err(NoAnswer::Timeout),
+                None => Err(NoAnswer::Refused),
+                Some(at) => Ok(self.redis.answer(at)),
+            };
+            if self.told.get(&task_id) == Some(&result) && self.peace {
+                continue;
+            }
+            self.told.insert(task_id.clone(), result.clone());
+            news = true;
+            if let Some(operator) = &mut self.operator {
+                operator.probes.push_back(Probe { task_id, result, at: self.now });
+            }
+        }
+        news
+    }
+
+    fn allocate(&mut self) -> bool {
+        let due = self.mesos.can_allocate(self.now);
+        if due {
+            self.mesos.allocate(self.now);
+        }
+        due
+    }
+
+    fn subscribe(&mut self) -> bool {
+        if self.operator.is_none() || !self.mesos.up || self.mesos.subscription.is_some() {
+            return false;
+        }
+        self.subscription += 1;
+        let number = self.subscription;
+        self.say(|| format!("subscription {number}"));
+        self.mesos.subscribe(number);
+        true
+    }
+
+    /// What the master and the agents do when it is time.
+    fn timers(&mut self) -> bool {
+        let mut news = false;
+        for at in 0..self.mesos.agents.len() {
+            if self.mesos.up && self.mesos.gives_up_at(at).is_some_and(|due| due <= self.now) {
+                self.say(|| format!("the master gives up agent S{at}"));
+                self.mesos.give_up(at);
+                news = true;
+            }
+            if self.mesos.repeats(at) && self.mesos.agents[at].repeat_at <= self.now {
+                self.mesos.repeat(at, self.now);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// What had ended starts again: master, operator, machines; late messages arrive.
+    fn rise(&mut self) -> bool {
+        if !self.mesos.up {
+            self.say(|| "another Mesos master leads".to_string());
+            self.mesos.up = true;
+        } else if self.operator.is_none() {
+            self.say(|| "an operator starts".to_string());
+            self.operator = Some(Operator::start(&mut self.store, self.passes_max, self.now));
+            self.told.clear();
+        } else if let Some(txn) = self.operator.as_mut().and_then(|operator| operator.late.pop()) {
+            let done = self.store.commit(&txn).is_ok();
+            self.say(|| format!("a late transaction arrives, done: {done}"));
+        } else if let Some((subscription, call)) = self.late_accepts.pop() {
+            if self.mesos.subscription == Some(subscription) {
+                self.arrive(call);
+            }
+        } else {
+            let down = |(_, a): &(usize, &crate::mesos::Agent)| !a.lost && (!a.up || a.cut || !a.serving || a.draining);
+            let down: Vec<usize> = self.mesos.agents.iter().enumerate().filter(down).map(|(at, _)| at).collect();
+            if down.is_empty() {
+                return false;
+            }
+            let at = *self.dice.pick(&down);
+            self.say(|| format!("agent S{at} is well again"));
+            self.recover(at);
+        }
+        true
+    }
+
+    fn recover(&mut self, at: usize) {
+        if !self.mesos.agents[at].up {
+            self.mesos.boot(at);
+        }
+        let agent = &mut self.mesos.agents[at];
+        (agent.cut, agent.serving, agent.draining) = (false, true, false);
+    }
+
+    // --- Users, clients and time -------------------------------------------------------------
+
+    fn declare(&mut self, name: &str) {
+        let declared = Declared {
+            replicas: self.dice.below(4),
+            distribution: 1 + self.dice.below(2),
+            memory: "64Mi",
+            config: "{}",
+            after: *self.dice.pick(&["30s", "2m", "5m"]),
+            hold: self.dice.percent(20),
+        };
+        self.specs.insert(name.to_string(), declared);
+        self.write_document(name);
+    }
+
+    fn write_document(&mut self, name: &str) {
+        let document = self.specs[name].document(name);
+        self.say(|| format!("the user writes {}", document.lines().last().unwrap_or_default()));
+        self.store.put(&instance_key(name), document);
+    }
+
+    fn change(&mut self) {
+        self.changes -= 1;
+        let name = self.dice.pick(&self.names).clone();
+        let Some(revision) = self.store.instances.get(&name).and_then(|stored| stored.document) else {
+            return self.declare(&name);
+        };
+        let (replicas, distribution) = (self.dice.below(5), 1 + self.dice.below(3));
+        let config = *self.dice.pick(&["{maxmemory-policy: allkeys-lru}", "{databases: 32}", "{}"]);
+        let declared = self.specs.get_mut(&name).expect("declared");
+        match self.dice.below(10) {
+            0..4 => declared.replicas = replicas,
+            4 => declared.distribution = distribution,
+            5 => declared.config = config,
+            6 => declared.memory = if declared.memory == "64Mi" { "96Mi" } else { "64Mi" },
+            7 => {
+                self.say(|| format!("the user deletes {name}"));
+                let request = Request { at: self.now, revision };
+                let request = serde_json::to_vec(&request).expect("plain");
+                return self.store.put(&request_key(&name, RequestKind::Delete), request);
+            }
+            8 => {
+                self.say(|| format!("the user removes the document of {name}"));
+                return self.store.delete(&instance_key(&name));
+            }
+            _ => {
+                if self.dice.percent(50) {
+                    self.say(|| format!("the user writes rubbish for {name}"));
+                    return self.store.put(&instance_key(&name), "kind: Rubbish");
+                }
+                self.say(|| format!("the user asks to recreate {name}"));
+                let request = Request { at: self.now, revision };
+                let request = serde_json::to_vec(&request).expect("plain");
+                return self.store.put(&request_key(&name, RequestKind::Recreate), request);
+            }
+        }
+        self.write_document(&name);
+    }
+
+    /// A client writes a key where the status says.
+    fn client(&mut self) {
+        let name = self.dice.pick(&self.names).clone();
+        let status = self.store.instances.get(&name).and_then(|stored| stored.status.as_ref());
+        let Some(master) = status.and_then(|status| status.master.clone()) else { return };
+        let here = |p: &crate::redis::Process| p.alive && p.listening && p.address.to_string() == master;
+        let Some(at) = self.redis.processes.iter().position(here) else { return };
+        let p = &self.redis.processes[at];
+        if p.role != Role::Master || self.keys >= KEYS_MAX || !self.mesos.agents[p.agent].reached() {
+            return;
+        }
+        let (key, task_id, instance) = (self.keys, p.task_id.clone(), p.instance.clone());
+        if instance != name {
+            return self.blame(Err(format!("clients of {name} are sent to {task_id}")));
+        }
+        self.say(|| format!("a client writes key {key} to {task_id}"));
+        self.redis.write(at, key);
+        self.keys += 1;
+    }
+
+    fn pass_time(&mut self) {
+        let ms = *self.dice.pick(&[100, 1000, 1000, 5000, 20_000, 80_000, 400_000]);
+        self.now = self.now.plus_ms(ms);
+        self.say(|| "time passes".to_string());
+    }
+
+    // --- Faults ------------------------------------------------------------------------------
+
+    fn fault(&mut self) {
+        self.faults -= 1;
+        let at = self.dice.below(self.mesos.agents.len());
+        match self.dice.below(22) {
+            0..4 => self.crash_operator(),
+            4 | 5 => {
+                self.say(|| "the Mesos session is cut".to_string());
+                let arrive = self.dice.below(self.mesos.events.len() + 1);
+                self.mesos.cut_session(arrive);
+            }
+            6 => {
+                self.say(|| "the Mesos master dies".to_string());
+                let arrive = self.dice.below(self.mesos.events.len() + 1);
+                self.mesos.fail_over(arrive, self.now);
+            }
+            7..11 => {
+                let living = |p: &crate::redis::Process| p.alive;
+                let living: Vec<usize> =
+                    self.redis.processes.iter().enumerate().filter(|(_, p)| living(p)).map(|(at, _)| at).collect();
+                if !living.is_empty() {
+                    let process = *self.dice.pick(&living);
+                    let task_id = self.redis.processes[process].task_id.clone();
+                    self.say(|| format!("{task_id} dies"));
+                    self.mesos.dies(process, &mut self.redis);
+                }
+            }
+            11 | 12 => {
+                self.say(|| format!("the machine of agent S{at} dies"));
+                self.mesos.crash(at, &mut self.redis, self.now);
+                self.mesos.agents[at].lost = self.dice.percent(20);
+            }
+            13 | 14 => {
+                self.say(|| format!("agent S{at} is cut off"));
+                self.mesos.unlink(at, self.now);
+                self.mesos.agents[at].cut = true;
+            }
+            15 => {
+                self.say(|| format!("the Mesos agent of S{at} is restarted"));
+                self.mesos.unlink(at, self.now);
+                self.mesos.agents[at].serving = false;
+            }
+            16 => {
+                let nth = self.dice.below(self.mesos.has_offers().max(1));
+                if self.mesos.rescind(nth) {
+                    self.say(|| "an offer is rescinded".to_string());
+                }
+            }
+            17 => {
+                self.say(|| "the watch breaks".to_string());
+                if let Some(operator) = &mut self.operator {
+                    operator.watched = None;
+                }
+            }
+            18 => {
+                let Some(operator) = &mut self.operator else { return };
+                let now = self.now;
+                let targets: Vec<String> = operator.probed.keys().cloned().collect();
+                if !targets.is_empty() {
+                    let task_id = self.dice.pick(&targets).clone();
+                    self.told.remove(&task_id);
+                    operator.probes.push_back(Probe { task_id, result: Err(NoAnswer::Timeout), at: now });
+                }
+            }
+            19 => self.gone(at),
+            20 => {
+                self.say(|| format!("agent S{at} is drained; its updates come twice"));
+                self.mesos.agents[at].draining = true;
+                self.mesos.repeat(at, self.now);
+            }
+            _ => self.meddle(),
+        }
+    }
+
+    fn crash_operator(&mut self) {
+        self.say(|| "the operator is killed".to_string());
+        let Some(mut operator) = self.operator.take() else { return };
+        // What it had sent before may be done, in part.
+        for lane in 0..2 {
+            for _ in 0..self.dice.below(operator.calls[lane].len() + 1) {
+                let (subscription, call) = operator.calls[lane].pop_front().expect("counted");
+                if self.mesos.subscription == Some(subscription) {
+                    self.arrive(call);
+                }
+            }
+        }
+        if let Some(txn) = operator.late.pop() {
+            let _ = self.store.commit(&txn);
+        }
+        self.mesos.cut_session(0);
+        self.mesos.events.clear();
+    }
+
+    /// A human says that the agent will not come back. Mostly that is so.
+    fn gone(&mut self, at: usize) {
+        self.say(|| format!("a human says that agent S{at} is gone"));
+        let seen = self.mesos.agents[at].seen;
+        if matches!(seen, Seen::Recovering(_) | Seen::Gone | Seen::Removed) {
+            return;
+        }
+        self.mesos.unlink(at, self.now);
+        if self.dice.percent(80) {
+            self.mesos.crash(at, &mut self.redis, self.now);
+            self.mesos.agents[at].lost = true;
+        } else {
+            self.mesos.agents[at].cut = true;
+        }
+        self.mesos.lose_agent(at, Seen::Gone, TaskState::GoneByOperator, "REASON_AGENT_REMOVED_BY_OPERATOR");
+    }
+
+    /// A human makes a master of a replica.
+    fn meddle(&mut self) {
+        let replica = |p: &crate::redis::Process| p.alive && p.listening && p.role == Role::Replica;
+        let replicas: Vec<usize> =
+            self.redis.processes.iter().enumerate().filter(|(_, p)| replica(p)).map(|(at, _)| at).collect();
+        if replicas.is_empty() {
+            return;
+        }
+        let p = &mut self.redis.processes[*self.dice.pick(&replicas)];
+        p.role = Role::Master;
+        p.follows = None;
+        p.meddled = true;
+        let task_id = p.task_id.clone();
+        self.say(|| format!("a human makes a master of {task_id}"));
+    }
+
+    // --- Peace -------------------------------------------------------------------------------
+
+    fn heal(&mut self) {
+        self.say(|| "--- peace: nothing goes wrong any more ---".to_string());
+        self.peace = true;
+        for at in 0..self.mesos.agents.len() {
+            if !self.mesos.agents[at].lost {
+                self.recover(at);
+            }
+        }
+    }
+
+    /// Lets everything happen that happens by itself, until nothing does.
+    fn settle(&mut self) {
+        let end = self.now.plus_ms(PEACE_MS);
+        let mut acts = 0;
+        loop {
+            while (0..KINDS).fold(false, |news, kind| self.act(kind) || news) {
+                acts += 1;
+                let outcome = self.judge.unrecorded(&self.store, &self.mesos, self.now);
+                self.blame(outcome);
+                if acts > ACTS_MAX {
+                    self.blame(Err("it does not come to rest".to_string()));
+                }
+                if self.judged() {
+                    return;
+                }
+            }
+            let agents = (0..self.mesos.agents.len()).filter_map(|at| {
+                let repeat = self.mesos.repeats(at).then_some(self.mesos.agents[at].repeat_at);
+                repeat.into_iter().chain(self.mesos.gives_up_at(at)).min()
+            });
+            let wake = self.operator.as_ref().map(Operator::next_wake);
+            let next = agents.chain(wake).min().unwrap_or(end).max(self.now.plus_ms(1));
+            if next > end {
+                self.acts += acts;
+                return;
+            }
+            self.now = next;
+        }
+    }
+
+    fn last_judgement(&mut self) {
+        let mut all_ready = true;
+        for name in self.names.clone() {
+            match judge::settled(&name, &self.store, &self.mesos, &self.redis) {
+                Ok(ready) => all_ready &= ready,
+                Err(what) => self.blame(Err(what)),
+            }
+        }
+        if self.broken.is_none() {
+            self.restart(all_ready);
+        }
+    }
+
+    /// An operator that starts where all is well has nothing to do.
+    fn restart(&mut self, all_ready: bool) {
+        self.crash_operator();
+        self.say(|| "--- the last restart ---".to_string());
+        let launched = self.mesos.launched.len();
+        self.rise();
+        let revision = self.store.revision;
+        self.settle();
+        if self.store.revision != revision && all_ready {
+            let (before, after) = (revision, self.store.revision);
+            self.blame(Err(format!("all was well, and a restarted operator wrote: revision {before} -> {after}")));
+        }
+        let acts = self.operator.as_ref().map_or(0, |operator| operator.acts);
+        if acts > 0 && all_ready {
+            self.blame(Err(format!("all was well, and a restarted operator made {acts} plans with something in them")));
+        }
+        if self.mesos.launched.len() != launched {
+            self.blame(Err("nothing had changed, and a restarted operator launched nodes".to_string()));
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What must hold whatever happens, judged on the toy cluster from outside: the operator's own
+//! opinion is not asked. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redisctl::model::{Address, InstanceRecord, Meaning, TaskRecord, Timestamp};
+use redisctl::reconcile::action::{Action, Plan, Write};
+use redisctl::reconcile::draft::Observed;
+use redisctl::spec::OnDataLoss;
+use redisctl::status::{ConditionStatus, ConditionType, InstanceStatus, Phase};
+
+use crate::mesos::{Mesos, Seen};
+use crate::operator::Around;
+use crate::redis::{Copied, Data, Link, Process, Redis};
+use crate::store::{Store, Stored};
+use redisctl::model::Role;
+
+fn data_of<'a>(processes: impl Iterator<Item = &'a Process>) -> Data {
+    processes.fold(0, |sum, p| sum | p.data)
+}
+
+/// A plan may not kill who, for all that the operator has been told, may hold the last copy.
+pub fn plan(o: &Observed, plan: &Plan, around: &mut Around) {
+    let written = plan.writes.iter().find_map(|write| match write {
+        Write::State(record) => Some(record),
+        _ => None,
+    });
+    let Some(record) = written.or(o.instance.record.as_ref().map(|r| &r.value)) else { return };
+    if record.deleting {
+        return;
+    }
+    let killed: BTreeSet<&str> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::Kill { task_id } => Some(task_id.as_str()),
+            _ => None,
+        })
+        .collect();
+    let (going, staying): (Vec<&Process>, Vec<&Process>) =
+        around.redis.living(o.name).partition(|p| killed.contains(p.task_id.as_str()));
+    let lost = data_of(going.into_iter()) & !data_of(staying.into_iter());
+    let master = record.master.and_then(|ordinal| o.instance.nodes.get(&ordinal));
+    let believed = master.is_some_and(|node| {
+        let dead = node.update.as_ref().is_some_and(|u| u.state.meaning() == Meaning::Dead);
+        node.silent.is_none() && node.answer.is_some() && !dead && !node.record.value.task.is_dead()
+    });
+    if lost != 0 && !believed {
+        around.broken.push(format!("{killed:?} would be killed, and keys {lost:b} of {} with them", o.name));
+    }
+}
+
+/// A KILL is sent only after the decision is recorded.
+pub fn kill(task_id: &str, around: &mut Around) {
+    let recorded = around.store.node(task_id).is_none_or(|node| node.stop.is_some());
+    if !recorded {
+        around.broken.push(format!("{task_id} is killed, and nothing is recorded of it"));
+    }
+}
+
+/// REPLICAOF reaches the node that is meant, and names the recorded master.
+pub fn follow(task_id: &str, at: usize, master: &Address, around: &mut Around) {
+    let process = &around.redis.processes[at];
+    if process.task_id != task_id {
+        around.broken.push(format!("REPLICAOF for {task_id} reaches {}", process.task_id));
+    }
+    if let Some(target) = around.redis.at(master).map(|at| &around.redis.processes[at])
+        && target.instance != process.instance
+    {
+        around.broken.push(format!("{task_id} is told to follow {}, a node of another instance", target.task_id));
+    }
+}
+
+/// A full copy may not wipe the last copy of anything, or bring another instance's data.
+pub fn copied(copy: &Copied, redis: &Redis) -> Result<(), String> {
+    let (to, from) = (&redis.processes[copy.to], &redis.processes[copy.from]);
+    if to.instance != from.instance {
+        return Err(format!("{} has received the data of {}, which is another instance's", to.task_id, from.task_id));
+    }
+    let lost = copy.before & !data_of(redis.living(&to.instance));
+    if lost != 0 {
+        return Err(format!("keys {lost:b} are lost: {} was wiped by following {}", to.task_id, from.task_id));
+    }
+    Ok(())
+}
+
+/// What is remembered from step to step.
+#[derive(Default)]
+pub struct Judge {
+    epochs: BTreeMap<String, InstanceRecord>,
+    /// Tasks that run and are not recorded, and since when.
+    unrecorded: BTreeMap<String, Timestamp>,
+}
+
+/// A task may run without a record for so long, while nothing is wrong with anybody.
+const UNRECORDED_MS: u64 = 60_000;
+
+impl Judge {
+    /// What must hold after every step.
+    pub fn step(&mut self, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<(), String> {
+        let mut masters: BTreeMap<&str, &str> = BTreeMap::new();
+        let serving = |p: &&Process| {
+            let gone = mesos.agents[p.agent].seen == Seen::Gone;
+            p.alive && p.role == Role::Master && p.data != 0 && !p.meddled && !gone
+        };
+        for p in redis.processes.iter().filter(serving) {
+            if let Some(other) = masters.insert(&p.instance, &p.task_id) {
+                return Err(format!("{other} and {} are both masters with data", p.task_id));
+            }
+        }
+        for (name, stored) in &store.instances {
+            self.epochs(name, stored)?;
+        }
+        mesos.broken.first().map_or(Ok(()), |what| Err(what.clone()))
+    }
+
+    fn epochs(&mut self, name: &str, stored: &Stored) -> Result<(), String> {
+        let Some(record) = &stored.record else {
+            self.epochs.remove(name);
+            return Ok(());
+        };
+        if self.epochs.get(name) == Some(record) {
+            return Ok(());
+        }
+        if let Some(before) = self.epochs.insert(name.to_string(), record.clone())
+            && before.created_at == record.created_at
+        {
+            if record.epoch < before.epoch || record.next_ordinal < before.next_ordinal {
+                return Err(format!("{name}: epoch or count of nodes has fallen: {before:?} -> {record:?}"));
+            }
+            let both = before.master.is_some() && record.master.is_some();
+            if both && before.master != record.master && before.epoch == record.epoch {
+                return Err(format!("{name}: two masters in epoch {}", record.epoch));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tasks that run long without a record, while operator and Mesos work.
+    pub fn unrecorded(&mut self, store: &Store, mesos: &Mesos, now: Timestamp) -> Result<(), String> {
+        let known = |id: &str| store.node(id).is_some();
+        let reachable = |at: usize| mesos.agents[at].linked();
+        let unknown: BTreeSet<&str> =
+            mesos.running().filter(|(id, at)| !known(id) && reachable(*at)).map(|(id, _)| id).collect();
+        self.unrecorded.retain(|id, _| unknown.contains(id.as_str()));
+        for id in unknown {
+            let since = *self.unrecorded.entry(id.to_string()).or_insert(now);
+            if now.since_ms(since) > UNRECORDED_MS {
+                return Err(format!("{id} runs without a record since {since}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// More of an instance's nodes on one agent than its spec allows.
+pub fn distribution(task_id: &str, agent: usize, store: &Store, mesos: &Mesos) -> Result<(), String> {
+    let Some((name, _)) = redisctl::model::parse_task_id(task_id) else { return Ok(()) };
+    let Some(record) = store.instances.get(name).and_then(|stored| stored.record.as_ref()) else { return Ok(()) };
+    let ours = |id: &str| redisctl::model::parse_task_id(id).is_some_and(|(n, _)| n == name);
+    let there = mesos.running().filter(|(id, at)| *at == agent && ours(id)).count();
+    if there > record.spec.distribution as usize {
+        return Err(format!("{there} nodes of {name} run on one agent, allowed are {}", record.spec.distribution));
+    }
+    Ok(())
+}
+
+/// How an instance must be once nothing goes wrong any more and time has passed.
+pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<bool, String> {
+    let Some(stored) = store.instances.get(name) else { return Ok(true) };
+    let Some(document) = stored.document else {
+        return undeclared(name, stored, store, mesos).map(|()| true);
+    };
+    let Some(status) = &stored.status else {
+        return Err(format!("{name} is declared and has no status"));
+    };
+    let Some(record) = &stored.record else {
+        let said = status.condition(ConditionType::SpecValid).is_some_and(|c| c.status == ConditionStatus::False);
+        return if said { Ok(false) } else { Err(format!("{name} is declared and not recorded: {status:?}")) };
+    };
+    if record.deleting {
+        let stuck = stored.nodes.values().any(|node| !node.task.is_dead() && out_of_reach(&node.agent_id, mesos));
+        return if stuck { Ok(false) } else { Err(format!("{name} does not go away: {status:?}")) };
+    }
+    if status.phase == Phase::Ready {
+        ready(name, document, record, stored, status, redis)?;
+        return Ok(true);
+    }
+    let ready = status.condition(ConditionType::Ready);
+    if ready.is_none_or(|condition| condition.message.is_empty()) {
+        return Err(format!("{name} is {} and does not say why", status.phase));
+    }
+    if excused(name, record, stored, status, mesos, redis) {
+        Ok(false)
+    } else {
+        Err(format!("{name} should be ready: {status:?}; {record:?}"))
+    }
+}
+
+fn out_of_reach(agent_id: &str, mesos: &Mesos) -> bool {
+    mesos.agents.iter().any(|agent| agent.id == *agent_id && agent.seen != Seen::Registered)
+}
+
+fn undeclared(name: &str, stored: &Stored, store: &Store, mesos: &Mesos) -> Result<(), String> {
+    let stuck = stored.nodes.values().any(|node| !node.task.is_dead() && out_of_reach(&node.agent_id, mesos));
+    let left: Vec<&String> =
+        store.items.keys().filter(|key| key.split('/').nth(1) == Some(name) && !key.starts_with("operator/")).collect();
+    if left.is_empty() || stuck { Ok(()) } else { Err(format!("{name} is deleted, and this is left: {left:?}")) }
+}
+
+fn ready(
+    name: &str,
+    document: i64,
+    record: &InstanceRecord,
+    stored: &Stored,
+    status: &InstanceStatus,
+    redis: &Redis,
+) -> Result<(), String> {
+    if status.observed_revision != document || record.spec_revision != document {
+        return Err(format!("{name} is ready at revision {}, declared is {document}", status.observed_revision));
+    }
+    let running = |n: &&redisctl::model::NodeRecord| n.stop.is_none() && n.task == TaskRecord::Running;
+    let nodes: Vec<_> = stored.nodes.values().filter(running).collect();
+    if nodes.len() != record.spec.nodes() as usize {
+        return Err(format!("{name} is ready with {} nodes, declared are {}", nodes.len(), record.spec.nodes()));
+    }
+    let process = |task_id: &str| redis.processes.iter().find(|p| p.task_id == task_id && p.alive);
+    let master = record.master.and_then(|ordinal| stored.nodes.get(&ordinal)).and_then(|n| process(&n.task_id));
+    let Some(master) = master.filter(|p| p.role == Role::Master) else {
+        return Err(format!("{name} is ready, and its master is none"));
+    };
+    if status.master.as_ref() != Some(&master.address.to_string()) {
+        return Err(format!("{name}: the status names another master than the one that runs"));
+    }
+    for node in nodes {
+        let Some(p) = process(&node.task_id) else { return Err(format!("{name} is ready, and {} is dead", node.name())) };
+        let linked = p.role == Role::Replica && p.link == Link::Up && p.follows.as_ref() == Some(&master.address);
+        if p.task_id != master.task_id && !(linked && p.data == master.data) {
+            return Err(format!("{name} is ready, and {} does not follow the master: {p:?}", node.name()));
+        }
+        for (key, value) in &record.spec.redis.config {
+            let live = redisctl::spec::live_config(key);
+            if live && node.config.get(key) != Some(value) {
+                return Err(format!("{name} is ready, and {} lacks {key} {value}", node.name()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether something that the operator cannot or must not mend keeps the instance from being ready.
+fn excused(
+    name: &str,
+    record: &InstanceRecord,
+    stored: &Stored,
+    status: &InstanceStatus,
+    mesos: &Mesos,
+    redis: &Redis,
+) -> bool {
+    let unhappy = |kind| status.condition(kind).is_some_and(|c: &redisctl::status::Condition| c.status != ConditionStatus::True);
+    let master = record.master.and_then(|ordinal| stored.nodes.get(&ordinal));
+    let dead = record.master.is_some() && master.is_none_or(|node| node.task.is_dead());
+    if dead {
+        let survivor = |node: &&redisctl::model::NodeRecord| !node.task.is_dead() && Some(node.ordinal) != record.master;
+        let holder = stored.nodes.values().filter(survivor).any(|node| {
+            let process = redis.processes.iter().find(|p| p.task_id == node.task_id && p.alive);
+            out_of_reach(&node.agent_id, mesos) || process.is_some_and(|p| p.data != 0 || p.offset > 1)
+        });
+        let held = record.spec.on_data_loss == OnDataLoss::Hold && status.phase == Phase::DataLost;
+        return unhappy(ConditionType::MasterAvailable) && (holder || held);
+    }
+    if master.is_some_and(|node| out_of_reach(&node.agent_id, mesos)) {
+        return unhappy(ConditionType::MasterAvailable);
+    }
+    if unhappy(ConditionType::SpecValid) {
+        return true;
+    }
+    // Otherwise only that there is no room.
+    let mut avoid: BTreeMap<&str, (u32, BTreeSet<u16>)> = BTreeMap::new();
+    for node in store_nodes(stored) {
+        let entry = avoid.entry(node.agent_id.as_str()).or_default();
+        entry.0 += 1;
+        entry.1.insert(node.address.port);
+    }
+    let full = |at: usize| {
+        let (there, ports) = avoid.get(mesos.agents[at].id.as_str()).cloned().unwrap_or_default();
+        there >= record.spec.distribution || !mesos.fits(at, record.spec.task_mem_mib(), record.spec.cpus.0, &ports)
+    };
+    let living = store_nodes(stored).filter(|node| node.stop.is_none()).count();
+    living < record.spec.nodes() as usize && (0..mesos.agents.len()).all(full) && !name.is_empty()
+}
+
+fn store_nodes(stored: &Stored) -> impl Iterator<Item = &redisctl::model::NodeRecord> {
+    stored.nodes.values().filter(|node| !node.task.is_dead())
+}
