@@ -4,7 +4,7 @@
 //! Standing by and leading share nothing but the board: whoever is elected starts from the store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,10 +20,12 @@ use crate::failover::redis::{Prober, Redis};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
 use crate::metrics::Metrics;
-use crate::reconcile::controller::{Controller, Exit, Parts, Settings, now};
+use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
+use crate::reconcile::parts::{Exit, Parts, Settings, now};
 use crate::reconcile::reflector::reflect;
+use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
 use crate::settings::{Flags, LocalSettings, OperatorSettings};
@@ -42,6 +44,8 @@ struct Operator {
     store: Store,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    /// What this process has seen of the store: see [`World::resuming`].
+    seen: Arc<Mutex<Option<(u64, i64)>>>,
 }
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
@@ -53,7 +57,7 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
         store = open_store(&settings.store) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    serve(settings, store, listener, stop).await
+    Box::pin(serve(settings, store, listener, stop)).await
 }
 
 /// Each node costs a connection, and many systems allow a process 1,024 files unless it asks for more.
@@ -100,7 +104,7 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
     info!("API: {}", settings.advertise);
     let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone().cancelled_owned())));
-    let operator = Operator { settings, store, board, metrics };
+    let operator = Operator { settings, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
         () = stop.cancelled() => {}
@@ -113,7 +117,7 @@ impl Operator {
     async fn lead_for_ever(&self) -> Result<()> {
         let candidate = Candidate { id: candidate_id(), api: self.settings.advertise.clone() };
         loop {
-            let leadership = self.stand_by(&candidate).await;
+            let leadership = Box::pin(self.stand_by(&candidate)).await;
             info!(id = candidate.id, "elected: this operator leads");
             self.board.set_operator(|o| {
                 o.leading = true;
@@ -170,9 +174,10 @@ impl Operator {
                 Input::Done { .. } => continue,
             };
             let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
+            if listed {
+                world = World::default(); // A standby judges nothing: it shows whatever the store says.
+            }
             let dirty = world.apply(event, now());
-            // A standby judges nothing: whatever the store says is what it shows.
-            world.frozen = None;
             if listed {
                 self.show_leader().await;
                 self.board.set_operator(|o| o.store_synced = true);
@@ -209,29 +214,31 @@ impl Operator {
             framework_id = self.sound_framework() => framework_id,
         };
         let (out, inputs) = mpsc::channel(INPUTS_MAX);
-        let (probes, probed) = mpsc::channel(PROBES_MAX);
+        let (results, outcomes) = mpsc::channel(PROBES_MAX);
         let relist = Arc::new(Notify::new());
         let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0));
+        let prober = Prober::start(redis.clone(), results);
         let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let parts = Parts {
             store: self.store.clone(),
             leadership,
             mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
-            prober: (Prober::start(redis.clone(), probes), probed),
+            probes: (Targets::new(prober, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
             redis,
             inputs: (out, inputs),
             relist,
+            seen: self.seen.clone(),
             board: self.board.clone(),
             metrics: self.metrics.clone(),
         };
         let settings = Settings {
             plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
-            probe_interval: Duration::from_millis(self.settings.probe_interval.0),
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
         };
-        Controller::new(settings, parts, framework_id).run().await
+        let seen = *self.seen.lock().expect("no holder panics");
+        Controller::new(settings, parts, World::resuming(seen, framework_id)).run().await
     }
 
     /// The framework id that the store has. None: a new framework is registered, which is right
@@ -261,14 +268,16 @@ impl Operator {
         }
         let records = self.store.list("nodes/").await.context("list records")?.items.len();
         if records > 0 {
-            return Ok(Err(format!("the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}")));
+            return Ok(Err(format!(
+                "the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}"
+            )));
         }
         let settings = self.mesos_settings();
         match mesos::frameworks(&settings).await {
             Ok(frameworks) => {
-                let ours = frameworks.iter().find(|f| {
-                    f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty()
-                });
+                let ours = frameworks
+                    .iter()
+                    .find(|f| f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty());
                 Ok(ours.map_or(Ok(None), |f| {
                     Err(format!(
                         "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",
@@ -330,7 +339,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     };
     eprintln!("redisctl local: {} agents, API at http://{listen}, files in {}", settings.agents, dir.display());
     eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server http://{listen}");
-    serve(crate::settings::resolve(flags)?, store, listener, stop).await
+    Box::pin(serve(crate::settings::resolve(flags)?, store, listener, stop)).await
 }
 
 /// The directory of a local cluster; a temporary one is removed when the second value is dropped.

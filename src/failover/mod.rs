@@ -40,7 +40,9 @@ impl fmt::Display for Master {
             Master::Loading => f.write_str("loads its data set"),
             Master::Demoted => f.write_str("answers as a replica: its role was changed by somebody else"),
             Master::Silent(why, since) => write!(f, "does not answer since {since} ({why:?})"),
-            Master::Unsure(since) => write!(f, "is out of Mesos' sight since {since} and does not answer; it may be alive"),
+            Master::Unsure(since) => {
+                write!(f, "is out of Mesos' sight since {since} and does not answer; it may be alive")
+            }
             Master::Dead(why) => write!(f, "is dead: {why}"),
         }
     }

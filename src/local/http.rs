@@ -122,7 +122,12 @@ async fn scheduler(
     })
 }
 
-fn answer(shared: &Arc<Shared>, breaker: &Breaker, headers: &HeaderMap, body: &[u8]) -> Result<Response, call::Refused> {
+fn answer(
+    shared: &Arc<Shared>,
+    breaker: &Breaker,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, call::Refused> {
     check_content_type(headers)?;
     let call = call::parse(body)?;
     let stream = headers.get(STREAM_ID).and_then(|id| id.to_str().ok());
@@ -161,9 +166,7 @@ fn check_accept(headers: &HeaderMap) -> Result<(), call::Refused> {
     let takes = |accept: &str| accept.contains("application/json") || accept.contains("*/*");
     match headers.get(ACCEPT).map(|accept| accept.to_str().is_ok_and(takes)) {
         None | Some(true) => Ok(()),
-        Some(false) => {
-            Err((406, "Expecting 'Accept' to allow application/json or application/x-protobuf".to_string()))
-        }
+        Some(false) => Err((406, "Expecting 'Accept' to allow application/json or application/x-protobuf".to_string())),
     }
 }
 
@@ -244,7 +247,11 @@ struct BreakableStream {
 }
 
 impl AsyncRead for BreakableStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -76,13 +76,8 @@ impl Cluster {
                 move || shared.run_timers()
             })
             .context("start the local cluster's timer")?;
-        let cluster = Cluster {
-            shared,
-            timer: Some(timer),
-            master: std::sync::Mutex::new(None),
-            address,
-            remove_work_dir,
-        };
+        let cluster =
+            Cluster { shared, timer: Some(timer), master: std::sync::Mutex::new(None), address, remove_work_dir };
         cluster.start_master()?;
         Ok(cluster)
     }

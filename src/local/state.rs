@@ -91,12 +91,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(
-        config: ClusterConfig,
-        work_dir: PathBuf,
-        address: String,
-        fakes: Option<FakeNodes>,
-    ) -> Arc<Shared> {
+    pub fn new(config: ClusterConfig, work_dir: PathBuf, address: String, fakes: Option<FakeNodes>) -> Arc<Shared> {
         let agents = config.agents.iter().cloned().map(Agent::new).collect();
         Arc::new_cyclic(|shared| Shared {
             state: Mutex::new(State {

@@ -67,7 +67,9 @@ fn frozen_means_still(o: &Observed, plan: &Plan, broken: &mut Vec<String>) {
 }
 
 fn epochs_only_rise(o: &Observed, after: &After, broken: &mut Vec<String>) {
-    let (Some(before), Some(after)) = (o.instance.record.as_ref().map(|r| &r.value), after.record.as_ref()) else { return };
+    let (Some(before), Some(after)) = (o.instance.record.as_ref().map(|r| &r.value), after.record.as_ref()) else {
+        return;
+    };
     if after.epoch < before.epoch {
         broken.push(format!("the epoch falls from {} to {}", before.epoch, after.epoch));
     }
@@ -104,7 +106,9 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
     let launched = plan.launches().count();
     let sound = o.instance.nodes.values().filter(|node| is_ready_replica(o, node)).count();
     if launched > 0 && sound + launched > want {
-        broken.push(format!("{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"));
+        broken.push(format!(
+            "{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"
+        ));
     }
 }
 
@@ -124,8 +128,12 @@ fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &m
         let node = after.nodes.values().find(|node| node.task_id == *task_id);
         match node {
             None => broken.push(format!("{task_id} is killed, but not recorded")),
-            Some(node) if node.stop.is_none() => broken.push(format!("{task_id} is killed, but its record does not say so")),
-            Some(node) if node.ordinal == master => broken.push(format!("{task_id} is the recorded master and would be killed")),
+            Some(node) if node.stop.is_none() => {
+                broken.push(format!("{task_id} is killed, but its record does not say so"));
+            }
+            Some(node) if node.ordinal == master => {
+                broken.push(format!("{task_id} is the recorded master and would be killed"));
+            }
             Some(_) => {}
         }
     }
@@ -148,7 +156,10 @@ fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) 
         let empty = node.silent.is_none()
             && node.answer.as_ref().is_some_and(|(answer, _)| answer.keys == 0 && answer.offset <= 1);
         if !dead_in_plan && !empty {
-            broken.push(format!("{} may hold data, and the master's place would be given away", node.record.value.name()));
+            broken.push(format!(
+                "{} may hold data, and the master's place would be given away",
+                node.record.value.name()
+            ));
         }
     }
 }
@@ -176,7 +187,12 @@ fn distribution_is_kept(o: &Observed, plan: &Plan, after: &After, broken: &mut V
     }
     for node in after.nodes.values().filter(|node| launched.contains(node.task_id.as_str())) {
         if on_agent.get(node.agent_id.as_str()).is_some_and(|count| *count > record.spec.distribution) {
-            broken.push(format!("{} would be one more than {} nodes of {} on its agent", node.name(), record.spec.distribution, o.name));
+            broken.push(format!(
+                "{} would be one more than {} nodes of {} on its agent",
+                node.name(),
+                record.spec.distribution,
+                o.name
+            ));
         }
     }
 }
@@ -184,7 +200,8 @@ fn distribution_is_kept(o: &Observed, plan: &Plan, after: &After, broken: &mut V
 fn only_the_recorded_master_is_followed(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
     let master = after.record.as_ref().and_then(|record| after.nodes.get(&record.master?));
     for step in &plan.steps {
-        let (Action::Follow { task_id, master: to, .. } | Action::Kick { task_id, master: to, .. }) = &step.action else {
+        let (Action::Follow { task_id, master: to, .. } | Action::Kick { task_id, master: to, .. }) = &step.action
+        else {
             continue;
         };
         let Some(master) = master else {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{MesosCall, Meaning, Timestamp, parse_task_id};
+use crate::model::{Meaning, MesosCall, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -22,8 +22,6 @@ const LAUNCH_NEWS_MS: u64 = 30_000;
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
 const ASK_MAX: usize = 1000;
-/// An unrecorded task is judged after this time: its record may be on the way.
-const STRANGER_MS: u64 = 5000;
 /// A KILL of a superseded task is repeated after this time.
 const KILL_AGAIN_MS: u64 = 5000;
 
@@ -35,7 +33,7 @@ pub struct Asked {
     offers_on: bool,
     revived_at: Option<Timestamp>,
     wanting: BTreeSet<String>,
-    asked_at: Option<Timestamp>,
+    sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
     implicit_at: Option<Timestamp>,
 }
@@ -81,7 +79,7 @@ pub fn plan_session(
     }
     if world.frozen.is_none() {
         ask_after_tasks(world, asked, busy, now, &mut plan);
-        meet_strangers(world, now, &mut plan);
+        meet_strangers(world, busy, now, &mut plan);
     }
     give_back_offers(world, wanting, busy, &mut plan);
     turn_offers(world, asked, wanting, busy, now, &mut plan);
@@ -89,7 +87,13 @@ pub fn plan_session(
 }
 
 /// Explicit reconciliation of everything not heard of, implicit once and then rarely.
-fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
+fn ask_after_tasks(
+    world: &mut World,
+    asked: &mut Asked,
+    busy: &BTreeSet<String>,
+    now: Timestamp,
+    plan: &mut SessionPlan,
+) {
     if asked.implicit_at.is_some_and(|at| at <= now) {
         plan.calls.push(MesosCall::Reconcile(Vec::new()));
         asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));
@@ -108,31 +112,31 @@ fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>
         }
     }
     if unheard.is_empty() {
-        asked.asked_at = None;
+        asked.sent_at = None;
         asked.ask_delay_ms = ASK_AGAIN_MS.0;
         return;
     }
-    let due = asked.asked_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
+    let due = asked.sent_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
     if due > now {
         plan.revisit(due);
         return;
     }
-    asked.ask_delay_ms = match asked.asked_at {
+    asked.ask_delay_ms = match asked.sent_at {
         None => ASK_AGAIN_MS.0,
         Some(_) => (asked.ask_delay_ms * 2).min(ASK_AGAIN_MS.1),
     };
-    asked.asked_at = Some(now);
+    asked.sent_at = Some(now);
     plan.revisit(now.plus_ms(asked.ask_delay_ms));
     plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
 }
 
 /// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that
 /// the store has forgotten something.
-fn meet_strangers(world: &World, now: Timestamp, plan: &mut SessionPlan) {
+///
+/// While a pass of its instance is under way, the record of a task may be on its way to us.
+fn meet_strangers(world: &World, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
     for (task_id, stranger) in &world.strangers {
-        let judged_at = stranger.since.plus_ms(STRANGER_MS);
-        if judged_at > now {
-            plan.revisit(judged_at);
+        if parse_task_id(task_id).is_some_and(|(name, _)| busy.contains(name)) {
             continue;
         }
         let update = &stranger.update;
@@ -200,7 +204,7 @@ fn turn_offers(
         plan.calls.push(MesosCall::Revive);
         asked.offers_on = true;
         asked.revived_at = Some(now);
-        asked.wanting = wanting.clone();
+        asked.wanting.clone_from(wanting);
         plan.revisit(now.plus_ms(REVIVE_AGAIN_MS));
     } else {
         plan.revisit(due);

@@ -113,7 +113,9 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
     }
     let Some(answer) = d.answer(node.ordinal) else {
         return match (&node.task, d.silence(node.ordinal)) {
-            (TaskRecord::Unsure { since, .. }, _) => (NodeState::Unreachable, format!("out of Mesos' sight since {since}")),
+            (TaskRecord::Unsure { since, .. }, _) => {
+                (NodeState::Unreachable, format!("out of Mesos' sight since {since}"))
+            }
             (TaskRecord::Launching, _) => quiet(NodeState::Launching),
             (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
                 (NodeState::NotAnswering, format!("no answer since {since} ({why:?})"))
@@ -154,8 +156,7 @@ fn restart_keys(d: &Draft, node: &NodeRecord) -> Vec<String> {
 struct Verdict(ConditionType, ConditionStatus, &'static str, String);
 
 fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition> {
-    let mut verdicts =
-        vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
+    let mut verdicts = vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
     let failing = verdicts.iter().find(|verdict| verdict.1 != ConditionStatus::True);
     let ready = match failing {
         None => Verdict(ConditionType::Ready, ConditionStatus::True, "Ready", "all as declared".to_string()),
@@ -176,23 +177,29 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
 }
 
 fn spec_valid(d: &Draft) -> Verdict {
-    match &d.invalid {
-        Some(why) => Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone()),
-        None => {
-            let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
-            let message = format!("revision {revision} is in force");
-            Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", message)
-        }
+    if let Some(why) = &d.invalid {
+        return Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone());
     }
+    let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
+    Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", format!("revision {revision} is in force"))
 }
 
 fn placed(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
     let want = d.spec().map_or(0, |spec| spec.nodes() as usize);
     let have = nodes.iter().filter(|node| !matches!(node.state, NodeState::Dead | NodeState::Stopping)).count();
     if have >= want && want > 0 {
-        return Verdict(ConditionType::Placed, ConditionStatus::True, "Placed", format!("{want} of {want} nodes have a place"));
+        return Verdict(
+            ConditionType::Placed,
+            ConditionStatus::True,
+            "Placed",
+            format!("{want} of {want} nodes have a place"),
+        );
     }
-    let why = d.unplaced.clone().or_else(|| d.waiting.first().cloned()).unwrap_or_else(|| format!("{have} of {want} nodes have a place"));
+    let why = d
+        .unplaced
+        .clone()
+        .or_else(|| d.waiting.first().cloned())
+        .unwrap_or_else(|| format!("{have} of {want} nodes have a place"));
     let reason = if d.unplaced.is_some() { "NoPlace" } else { "Waiting" };
     Verdict(ConditionType::Placed, ConditionStatus::False, reason, why)
 }
@@ -231,7 +238,9 @@ fn survivors(d: &Draft) -> String {
         return String::new();
     }
     let holders = holders.join(", ");
-    format!("; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data")
+    format!(
+        "; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data"
+    )
 }
 
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
@@ -244,7 +253,12 @@ fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
         .map(|node| format!("{} is {}", node.name, node.state))
         .collect();
     if ready >= want {
-        return Verdict(ConditionType::ReplicasInSync, ConditionStatus::True, "InSync", format!("{ready} of {want} replicas follow, link up"));
+        return Verdict(
+            ConditionType::ReplicasInSync,
+            ConditionStatus::True,
+            "InSync",
+            format!("{ready} of {want} replicas follow, link up"),
+        );
     }
     let mut message = format!("{ready} of {want} replicas follow, link up");
     if !behind.is_empty() {
