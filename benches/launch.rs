@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::support::process::processes_in;
 use common::support::{AgentSpec, Etcd, Home, Mesos, Ports, Process, wait_until};
 use common::{Operator, TIMEOUT, Table, all_ms, asked_for_tests, document, median, ms};
 use futures::StreamExt as _;
@@ -75,6 +76,8 @@ struct Bench {
     operator: Operator,
     /// Redis writes here when started by the bare script.
     home: Home,
+    /// Processes of Mesos when nothing is launched.
+    at_rest: usize,
 }
 
 #[tokio::main]
@@ -86,7 +89,8 @@ async fn main() {
     let store = Store::open(&etcd.url(PREFIX)).await.expect("etcd is there");
     let operator = Operator::spawn(&etcd.url(PREFIX), &mesos.url());
     operator.wait_until_in_charge().await;
-    let bench = Bench { mesos, etcd, store, operator, home: Home::new("bench-floor") };
+    let at_rest = processes_in(mesos.home()).len();
+    let bench = Bench { mesos, etcd, store, operator, home: Home::new("bench-floor"), at_rest };
     let mut table = Table::default();
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     let wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
@@ -198,6 +202,9 @@ impl Bench {
         wait_until("no task is left", TIMEOUT, async || {
             let tasks = self.mesos.tasks().await?;
             anyhow::ensure!(tasks.is_empty(), "{} are left", tasks.len());
+            // Executors outlive their tasks by a second, and the next round is not to pay for that.
+            let processes = processes_in(self.mesos.home()).len();
+            anyhow::ensure!(processes <= self.at_rest, "{processes} processes, at rest {}", self.at_rest);
             anyhow::Ok(())
         })
         .await;
