@@ -98,7 +98,9 @@ async fn main() {
         bench.compare("1 master, 2 replicas: all in sync", Shape::Replicas(2), 10, "Ready < 1 s", &mut table).await;
     }
     if wanted("1+50") {
-        bench.compare("1 master, 50 replicas: all in sync", Shape::Replicas(50), 5, "<= 1.2 of Mesos", &mut table).await;
+        bench
+            .compare("1 master, 50 replicas: all in sync", Shape::Replicas(50), 5, "<= 1.2 of Mesos", &mut table)
+            .await;
     }
     if wanted("70") {
         bench.compare("70 single instances: all answer", Shape::Singles(70), 5, "<= 1.2 of Mesos", &mut table).await;

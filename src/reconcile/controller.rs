@@ -224,7 +224,11 @@ impl Controller {
     fn round(&mut self) {
         let now = now();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
-        for name in self.schedule.take(now, self.settings.passes_max) {
+        for name in self.schedule.take(now) {
+            if self.schedule.is_full(self.settings.passes_max) {
+                self.schedule.mark(&name); // A pass that ends starts the next round.
+                continue;
+            }
             let Some(work) = self.plan(&name, now) else { continue };
             self.schedule.begin(&name);
             self.begun.insert(name, Instant::now());

@@ -161,7 +161,10 @@ fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) 
         // Only an answer to a question that was put after the master's death says what is left.
         let empty = node.silent.is_none()
             && node.answer.as_ref().is_some_and(|(answer, at)| {
-                answer.keys == 0 && answer.offset <= 1 && !answer.link_up && died_at.is_some_and(|died_at| *at > died_at)
+                answer.keys == 0
+                    && answer.offset <= 1
+                    && !answer.link_up
+                    && died_at.is_some_and(|died_at| *at > died_at)
             });
         if !dead_in_plan && !empty {
             broken.push(format!(

@@ -37,15 +37,23 @@ fn counts(d: &Draft, node: &NodeRecord) -> bool {
     }
 }
 
+/// How many nodes count, are too many, and are missing. The master's place is nobody else's: as
+/// long as none is recorded, one node is missing, however many replicas there are.
+fn balance(d: &Draft, want: usize) -> (usize, usize, usize) {
+    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
+    let masterless = d.record.as_ref().is_none_or(|record| record.master.is_none());
+    let places = if masterless { want.saturating_sub(1) } else { want };
+    (counted, counted.saturating_sub(places), want - counted.min(places))
+}
+
 /// Stops surplus nodes: never the master, and none while the master is not well.
 pub fn scale_down(d: &mut Draft, master: &Master) {
     let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
-    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
-    let surplus = counted.saturating_sub(want);
+    let (counted, surplus, _) = balance(d, want);
     if surplus == 0 {
         return;
     }
-    if *master != Master::Available {
+    if !matches!(master, Master::Available | Master::Unplaced) {
         d.wait(format!("{surplus} of {counted} nodes are too many; none is removed while the master {master}"));
         return;
     }
@@ -63,7 +71,7 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
     candidates.sort_by_key(|(offset, ordinal)| (*offset, std::cmp::Reverse(*ordinal)));
     for (_, ordinal) in candidates.into_iter().take(surplus) {
         let node = d.nodes.get_mut(&ordinal).expect("listed above");
-        node.stop = Some(format!("{counted} nodes are more than the {want} that are declared"));
+        node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are declared"));
     }
 }
 
@@ -71,8 +79,7 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
 pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
     unsure_reasons(d);
-    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
-    let missing = want.saturating_sub(counted);
+    let (_, _, missing) = balance(d, want);
     if missing == 0 {
         return;
     }

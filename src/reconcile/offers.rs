@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Meaning, MesosCall, Timestamp, parse_task_id};
+use crate::model::{Meaning, MesosCall, TaskRecord, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -18,6 +18,9 @@ const REVIVE_GAP_MS: u64 = 50;
 const ASK_AGAIN_MS: (u64, u64) = (1000, 60_000);
 /// A task whose launch brought no news for this long is asked after.
 const LAUNCH_NEWS_MS: u64 = 30_000;
+/// Between two questions after tasks that Mesos has lost sight of: when an agent comes back without
+/// a task, Mesos does not tell.
+const ASK_UNSURE_MS: u64 = 30_000;
 /// Between two implicit reconciliations, which find tasks that we do not know of.
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
@@ -35,6 +38,7 @@ pub struct Asked {
     wanting: BTreeSet<String>,
     sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
+    unsure_at: Option<Timestamp>,
     implicit_at: Option<Timestamp>,
 }
 
@@ -98,6 +102,7 @@ fn ask_after_tasks(
         plan.calls.push(MesosCall::Reconcile(Vec::new()));
         asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));
     }
+    ask_after_unsure(world, asked, now, plan);
     let mut unheard = Vec::new();
     for (_, instance) in world.instances.iter_mut().filter(|(name, _)| !busy.contains(*name)) {
         for node in instance.nodes.values_mut() {
@@ -128,6 +133,22 @@ fn ask_after_tasks(
     asked.sent_at = Some(now);
     plan.revisit(now.plus_ms(asked.ask_delay_ms));
     plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
+}
+
+fn ask_after_unsure(world: &World, asked: &mut Asked, now: Timestamp, plan: &mut SessionPlan) {
+    let nodes = world.instances.values().flat_map(|instance| instance.nodes.values());
+    let unsure = nodes.map(|node| &node.record.value).filter(|record| matches!(record.task, TaskRecord::Unsure { .. }));
+    let tasks: Vec<_> = unsure.map(|record| (record.task_id.clone(), Some(record.agent_id.clone()))).collect();
+    if tasks.is_empty() {
+        asked.unsure_at = None;
+        return;
+    }
+    let due = *asked.unsure_at.get_or_insert(now.plus_ms(ASK_UNSURE_MS));
+    if due <= now {
+        asked.unsure_at = Some(now.plus_ms(ASK_UNSURE_MS));
+        plan.calls.extend(tasks.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
+    }
+    plan.revisit(asked.unsure_at.unwrap_or(due));
 }
 
 /// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that

@@ -133,7 +133,9 @@ async fn random_change(world: &World, random: &mut StdRng) {
         _ => {
             // A replica: where a master dies, there is nothing to come back to in this version.
             let Ok(status) = world.status(&name).await else { return };
-            let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else { return };
+            let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else {
+                return;
+            };
             if let Ok(info) = redis::info(&node.address).await
                 && info["role"] == "slave"
                 && let Some(pid) = info["process_id"].parse().ok().and_then(Pid::from_raw)
@@ -177,7 +179,11 @@ pub async fn an_operator_restarted_with_twenty_healthy_instances_only_takes_the_
         Ok(())
     })
     .await;
-    println!("after kill -9 and restart with {} nodes: {}", nodes.len(), Traces::read(&world, &nodes).await.since(&before));
+    println!(
+        "after kill -9 and restart with {} nodes: {}",
+        nodes.len(),
+        Traces::read(&world, &nodes).await.since(&before)
+    );
     world.finish().await;
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp};
+use redisctl::model::{
+    Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp,
+};
 use redisctl::store::{instance_key, request_key};
 
 use crate::dice::Dice;
@@ -192,9 +194,12 @@ impl History {
             3 => self.deliver(0),
             4 => self.deliver(1),
             5 => self.on_agent(|agent| !agent.to_master.is_empty(), |h, at| h.mesos.hear(at)),
-            6 => self.on_agent(|agent| !agent.from_master.is_empty() && agent.serving, |h, at| {
-                h.mesos.obey(at, &mut h.redis);
-            }),
+            6 => self.on_agent(
+                |agent| !agent.from_master.is_empty() && agent.serving,
+                |h, at| {
+                    h.mesos.obey(at, &mut h.redis);
+                },
+            ),
             7 => self.on_agent(
                 |a| a.up && a.serving && a.tasks.values().any(|t| t.state == TaskState::Killing),
                 |h, at| drop(h.mesos.reap(at, &mut h.redis)),
@@ -207,13 +212,17 @@ impl History {
                 let was = h.mesos.agents[at].seen;
                 h.say(|| format!("agent S{at} registers, it was {was:?}"));
                 h.mesos.register(at, &mut h.redis, h.now);
-            }) ,
+            }),
             15 => self.timers(),
             _ => self.rise(),
         }
     }
 
-    fn on_agent(&mut self, which: impl Fn(&crate::mesos::Agent) -> bool, act: impl FnOnce(&mut History, usize)) -> bool {
+    fn on_agent(
+        &mut self,
+        which: impl Fn(&crate::mesos::Agent) -> bool,
+        act: impl FnOnce(&mut History, usize),
+    ) -> bool {
         let fit = |(_, a): &(usize, &crate::mesos::Agent)| self.mesos.up && which(a);
         let agents: Vec<usize> = self.mesos.agents.iter().enumerate().filter(fit).map(|(at, _)| at).collect();
         if agents.is_empty() {

@@ -240,7 +240,10 @@ impl Operator {
                     format!("Update {} {} {reason} {}", u.task_id, u.state, u.uuid.as_deref().unwrap_or("-"))
                 }
                 Event::Probed(probe) => match &probe.result {
-                    Ok(a) => format!("Probed {} {} {:?} up {} keys {} at {}", probe.task_id, a.role, a.follows, a.link_up, a.keys, a.offset),
+                    Ok(a) => format!(
+                        "Probed {} {} {:?} up {} keys {} at {}",
+                        probe.task_id, a.role, a.follows, a.link_up, a.keys, a.offset
+                    ),
                     Err(why) => format!("Probed {} {why:?}", probe.task_id),
                 },
                 Event::Committed { name, writes, revision, .. } => {
@@ -291,7 +294,8 @@ impl Operator {
     }
 
     fn wake_due(&mut self, now: Timestamp) {
-        let due: Vec<String> = self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<String> =
+            self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             self.revisits.remove(&name);
             self.dirty.insert(name);
@@ -391,7 +395,11 @@ impl Operator {
             around.say(|| format!("      plans {name}: {:?} waits: {:?}", plan.view().steps, plan.waiting));
         }
         self.board.insert(name.to_string());
-        if plan.wants_offers { self.wanting.insert(name.to_string()) } else { self.wanting.remove(name) };
+        if plan.wants_offers {
+            self.wanting.insert(name.to_string())
+        } else {
+            self.wanting.remove(name)
+        };
         if let Some(at) = plan.revisit_at {
             self.revisits.insert(name.to_string(), at);
         }
