@@ -19,6 +19,9 @@ const RESEND_PAUSE: Duration = Duration::from_millis(200);
 /// How long the reply to a call is still waited for when its subscription has ended meanwhile.
 const LATE_REPLY_WAIT: Duration = Duration::from_secs(1);
 
+/// How long offers are withheld whose ACCEPT did not get through, in seconds.
+const DECLINE_FAILED_S: f64 = 1.0;
+
 /// A subscription in force.
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -72,27 +75,43 @@ impl Lane {
     /// Sends what comes until nobody can send any more.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         while let Some(outgoing) = queue.recv().await {
-            self.deliver(&outgoing).await;
+            let subscription = outgoing.subscription;
+            let taken = self.deliver(&outgoing).await;
+            if let MesosCall::Accept { offer_ids, .. } = outgoing.call
+                && !taken
+            {
+                // Offers that are neither accepted nor declined are never made again. If the ACCEPT
+                // was done after all, they are void, and this does nothing; if it is still under way,
+                // it comes to nothing, and Mesos says so.
+                let call = MesosCall::Decline { offer_ids, refuse_s: DECLINE_FAILED_S };
+                self.deliver(&Outgoing { subscription, call }).await;
+            }
         }
     }
 
-    /// Sends one call, several times if that is safe and needed.
-    async fn deliver(&self, outgoing: &Outgoing) {
+    /// Sends one call, several times if that is safe and needed. Answers whether the master took it.
+    async fn deliver(&self, outgoing: &Outgoing) -> bool {
         let call = &outgoing.call;
         for attempts_left in (0..ATTEMPTS_MAX).rev() {
             let Some(subscription) = self.subscription(outgoing.subscription) else {
-                return self.fail(call, "its subscription had ended before it was sent", false).await;
+                self.fail(call, "its subscription had ended before it was sent", false).await;
+                return false;
             };
             let reason = match self.attempt(&subscription, call).await {
-                Attempt::Done => return,
+                Attempt::Done => return true,
                 Attempt::Void(reason) => {
                     self.report_void(&subscription, call, &reason);
-                    return self.fail(call, &reason, false).await;
+                    self.fail(call, &reason, false).await;
+                    return false;
                 }
-                Attempt::Refused(reason) => return self.refused(call, &reason).await,
+                Attempt::Refused(reason) => {
+                    self.refused(call, &reason).await;
+                    return false;
+                }
                 // It may launch tasks, and sent again would tell that they were dropped.
                 Attempt::Uncertain(reason) if matches!(call, MesosCall::Accept { .. }) => {
-                    return self.fail(call, &reason, true).await;
+                    self.fail(call, &reason, true).await;
+                    return false;
                 }
                 Attempt::Unsent(reason) | Attempt::Uncertain(reason) => reason,
                 Attempt::NewCredentials => "the credentials have changed".to_string(),
@@ -100,10 +119,12 @@ impl Lane {
             debug!(call = call::name(call), reason, attempts_left, "a call did not get through");
             if attempts_left == 0 {
                 self.report_void(&subscription, call, &reason);
-                return self.fail(call, &reason, false).await;
+                self.fail(call, &reason, false).await;
+                return false;
             }
             sleep(RESEND_PAUSE).await;
         }
+        false
     }
 
     fn subscription(&self, number: u64) -> Option<Arc<Subscription>> {

@@ -161,7 +161,7 @@ impl History {
     fn judged(&mut self) -> bool {
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
-        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
         }
         self.broken.is_some()
@@ -278,10 +278,10 @@ impl History {
         let lost = !self.peace && self.faults > 0 && self.dice.percent(2);
         if self.mesos.subscription != Some(subscription) || !self.mesos.up {
             self.say(|| format!("too late: {}", call_text(&call)));
-            self.fail(&call, false);
+            self.fail(subscription, &call, false);
         } else if lost && matches!(call, MesosCall::Accept { .. }) {
             self.faults -= 1;
-            self.fail(&call, true);
+            self.fail(subscription, &call, true);
             match self.dice.below(3) {
                 0 => self.say(|| format!("lost: {}", call_text(&call))),
                 1 => self.arrive(call),
@@ -293,11 +293,16 @@ impl History {
         true
     }
 
-    fn fail(&mut self, call: &MesosCall, uncertain: bool) {
+    /// As the session does it: it tells, and gives the offers back.
+    fn fail(&mut self, subscription: u64, call: &MesosCall, uncertain: bool) {
         if let MesosCall::Accept { launches, .. } = call {
             let task_ids = launches.iter().map(|launch| launch.task_id.clone()).collect();
             let message = "no answer".to_string();
             self.mesos.events.push_back(MesosEvent::CallFailed { call: "ACCEPT", task_ids, message, uncertain });
+        }
+        if let (MesosCall::Accept { offer_ids, .. }, Some(operator)) = (call, &mut self.operator) {
+            let call = MesosCall::Decline { offer_ids: offer_ids.clone(), refuse_s: 1.0 };
+            operator.calls[0].push_front((subscription, call));
         }
     }
 
@@ -730,6 +735,9 @@ impl History {
 
     fn last_judgement(&mut self) {
         let mut all_ready = true;
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+            self.blame(Err(format!("the operator is still frozen: {reason}")));
+        }
         for name in self.names.clone() {
             match judge::settled(&name, &self.store, &self.mesos, &self.redis) {
                 Ok(ready) => all_ready &= ready,

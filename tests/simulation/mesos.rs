@@ -662,13 +662,14 @@ impl Mesos {
         }
         self.agents[at].seen = Seen::Registered;
         let unknown = self.agents[at].tasks.iter().filter(|(id, _)| !self.tasks.contains_key(*id));
-        let unknown: Vec<(String, TaskState, Bundle)> =
-            unknown.map(|(id, task)| (id.clone(), task.state, task.used.clone())).collect();
-        for (task_id, state, used) in unknown {
-            let task = Task { agent: at, state, latest: state, uuid: None, used, kill: false };
+        let forwarded = |task: &AgentTask| task.updates.front().map_or(task.state, |update| update.state);
+        let unknown: Vec<(String, TaskState, TaskState, Bundle)> =
+            unknown.map(|(id, task)| (id.clone(), forwarded(task), task.state, task.used.clone())).collect();
+        for (task_id, state, latest, used) in unknown {
+            let task = Task { agent: at, state, latest, uuid: None, used, kill: false };
             self.tasks.insert(task_id.clone(), task);
             if was == Seen::Unreachable {
-                self.say(&task_id, Some(at), state, "REASON_AGENT_REREGISTERED");
+                self.say(&task_id, Some(at), latest, "REASON_AGENT_REREGISTERED");
             }
         }
         let missing = |(id, t): &(&String, &Task)| t.agent == at && !self.agents[at].tasks.contains_key(*id);

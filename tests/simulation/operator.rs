@@ -162,6 +162,11 @@ impl Operator {
         !self.inputs.is_empty() || !self.probes.is_empty() || !mesos.events.is_empty()
     }
 
+    /// Why it has stopped for good, if it has.
+    pub fn frozen_for_good(&self) -> Option<String> {
+        self.world.frozen.clone().filter(|_| !self.world.doubts())
+    }
+
     /// What it has on its mind, for people.
     pub fn mind(&self) -> String {
         let Operator { dirty, busy, unknown, backoffs, wanting, revisits, synced, .. } = self;
@@ -425,8 +430,7 @@ impl Operator {
         let frozen = self.world.frozen.is_some();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, around.now);
         self.session_revisit = plan.revisit_at;
-        if let Some(reason) = plan.freeze {
-            self.world.freeze(&reason);
+        if plan.freeze.is_some() {
             self.dirty.extend(self.world.instances.keys().cloned());
         }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
