@@ -129,6 +129,6 @@ pub struct Probe {
     pub task_id: String,
     /// What it answered, or why not.
     pub result: Result<Answer, NoAnswer>,
-    /// When the answer came, or was given up.
+    /// When it was asked: the answer knows of everything before.
     pub at: Timestamp,
 }

@@ -1,13 +1,15 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
 use crate::failover::{Master, proved_empty};
-use crate::model::{EventKind, NodeRecord, RequestKind, Role};
+use crate::model::{Answer, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::spec::{self, OnDataLoss};
 
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
+/// How soon it is looked whether nodes that seem empty have said so after their master's death.
+const PROOF_AGAIN_MS: u64 = 250;
 
 /// A master that answers as one may have been written to: from now on there is something to lose.
 pub fn note_initialized(d: &mut Draft) {
@@ -34,7 +36,12 @@ pub fn handle_data_loss(d: &mut Draft) {
     if record.initialized {
         let holders: Vec<u32> = d.nodes.keys().copied().filter(|ordinal| !proved_empty(d, *ordinal)).collect();
         if !holders.is_empty() {
-            return; // Somebody may have the data: see `failover`.
+            // Somebody may have the data: see `failover`. Who seems empty is asked again, and an
+            // answer that says the same is no news.
+            if holders.iter().all(|ordinal| d.answer(*ordinal).is_some_and(Answer::is_blank)) {
+                d.revisit(d.o.now.plus_ms(PROOF_AGAIN_MS));
+            }
+            return;
         }
         if record.spec.on_data_loss == OnDataLoss::Hold && !asked {
             let name = d.o.name;

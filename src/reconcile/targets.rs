@@ -25,12 +25,15 @@ impl Targets {
     pub fn update(&mut self, name: &str, instance: Option<&Instance>) {
         let known = self.known.remove(name).unwrap_or_default();
         let mut wanted = BTreeMap::new();
+        let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
+        // What is left of a dead master's data is to be known at once.
+        let orphaned = master.is_some_and(|master| master.record.value.task.is_dead());
         for node in instance.into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
             if record.task.is_dead() {
                 continue;
             }
-            let pace = self.pace(node);
+            let pace = if orphaned { Pace::Eager } else { self.pace(node) };
             if known.get(&record.task_id) != Some(&pace) {
                 self.prober.add(Target { task_id: record.task_id.clone(), address: record.address.clone(), pace });
             }
