@@ -125,8 +125,10 @@ impl Controller {
         let frozen = self.world.frozen.is_some();
         let dirty = self.world.apply(event, now());
         *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
-        if let Some(reason) = self.world.frozen.as_ref().filter(|_| !frozen) {
-            error!("frozen, nothing is launched or killed: {reason}");
+        match &self.world.frozen {
+            Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
+            None if frozen => info!("no longer frozen: the task that was not recorded is dead"),
+            _ => {}
         }
         self.mark(&dirty);
     }
@@ -328,7 +330,6 @@ impl Controller {
         self.session_revisit = plan.revisit_at;
         if let Some(reason) = plan.freeze {
             error!("frozen, nothing is launched or killed: {reason}");
-            self.world.freeze(&reason);
             self.world.instances.keys().for_each(|name| self.schedule.mark(name));
         }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };

@@ -1,6 +1,6 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
-use crate::failover::Master;
+use crate::failover::{self, Master, proved_empty};
 use crate::model::{EventKind, NodeRecord, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
@@ -203,24 +203,42 @@ fn add_node(d: &mut Draft, ordinal: u32, placement: Placement) {
 
 /// Kills what is recorded as stopped, until it is seen dead.
 pub fn kill_stopped(d: &mut Draft) {
-    let doomed: Vec<(u32, String, String)> = d
-        .nodes
-        .values()
-        .filter(|node| !node.task.is_dead())
-        .filter_map(|node| Some((node.ordinal, node.task_id.clone(), node.stop.clone()?)))
-        .collect();
-    for (ordinal, task_id, why) in doomed {
+    let stopped = d.nodes.values().filter(|node| node.stop.is_some() && !node.task.is_dead());
+    let doomed: Vec<NodeRecord> = stopped.cloned().collect();
+    for node in doomed {
+        let (name, ordinal) = (node.name(), node.ordinal);
+        if matches!(node.task, TaskRecord::Unsure { .. }) {
+            continue; // Mesos would only say again that it does not see it. It is killed when it is seen.
+        }
         if d.o.frozen.is_some() || !matches!(d.o.session, Session::Subscribed { .. }) {
-            d.wait(format!("{} cannot be killed now: {}", d.node_name(ordinal), d.may_act().err().unwrap_or_default()));
+            d.wait(format!("{name} cannot be killed now: {}", d.may_act().err().unwrap_or_default()));
+            continue;
+        }
+        if let Some(why) = spared(d, ordinal) {
+            d.wait(why);
             continue;
         }
         let killed_at = d.seen(ordinal).and_then(|node| node.killed_at);
         match killed_at.map(|at| at.plus_ms(KILL_AGAIN_MS)).filter(|again| *again > d.o.now) {
             Some(again) => d.revisit(again),
-            None => d.step(Action::Kill { task_id }, why),
+            None => d.step(Action::Kill { task_id: node.task_id }, node.stop.unwrap_or_default()),
         }
         if d.record.as_ref().is_some_and(|record| !record.deleting) {
-            d.wait(format!("{} is being stopped", d.node_name(ordinal)));
+            d.wait(format!("{name} is being stopped"));
         }
     }
+}
+
+/// Why a stopped node is not killed yet: since that was decided the master may have died, and the
+/// node may hold the last copy of its data.
+fn spared(d: &Draft, ordinal: u32) -> Option<String> {
+    let record = d.record.as_ref()?;
+    let master = failover::judge(d);
+    if record.deleting || !record.initialized || master == Master::Available || proved_empty(d, ordinal) {
+        return None;
+    }
+    Some(format!(
+        "{} is to be stopped, but may hold the last copy of the data: the master {master}",
+        d.node_name(ordinal)
+    ))
 }

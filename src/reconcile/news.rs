@@ -77,13 +77,22 @@ impl World {
             return dirty;
         }
         let acknowledged = update.uuid.is_none();
-        if update.state.meaning() == Meaning::Dead && acknowledged {
-            self.strangers.remove(&update.task_id);
-            return Dirty::default();
+        let dead = update.state.meaning() == Meaning::Dead;
+        if dead {
+            self.lift_doubt(&update.task_id);
         }
-        let known = self.strangers.get(&update.task_id);
-        let stranger = Stranger { killed_at: known.and_then(|s| s.killed_at), acknowledged, update };
-        self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        if dead && acknowledged {
+            self.strangers.remove(&update.task_id);
+        } else {
+            let known = self.strangers.get(&update.task_id);
+            let stranger = Stranger {
+                killed_at: known.and_then(|s| s.killed_at),
+                asked_at: known.and_then(|s| s.asked_at),
+                acknowledged,
+                update,
+            };
+            self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        }
         Dirty::default()
     }
 }

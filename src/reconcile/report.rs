@@ -121,7 +121,9 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
     }
     if let Some(why) = &node.stop {
         let message = match &node.task {
-            TaskRecord::Unsure { since, .. } => format!("{why}; out of Mesos' sight since {since}, to be killed when it comes back"),
+            TaskRecord::Unsure { since, .. } => {
+                format!("{why}; out of Mesos' sight since {since}, to be killed when it comes back")
+            }
             _ => why.clone(),
         };
         return (NodeState::Stopping, message);
