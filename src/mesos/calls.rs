@@ -72,27 +72,40 @@ impl Lane {
     /// Sends what comes until nobody can send any more.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         while let Some(outgoing) = queue.recv().await {
-            self.deliver(&outgoing).await;
+            let Outgoing { subscription, call } = &outgoing;
+            if let (false, MesosCall::Accept { offer_ids, .. }) = (self.deliver(&outgoing).await, call) {
+                // The master may never have seen it, and would keep these offers out for ever. Of
+                // offers that were used after all it takes no notice.
+                let call = MesosCall::Decline { offer_ids: offer_ids.clone(), refuse_s: 0.0 };
+                self.deliver(&Outgoing { subscription: *subscription, call }).await;
+            }
         }
     }
 
-    /// Sends one call, several times if that is safe and needed.
-    async fn deliver(&self, outgoing: &Outgoing) {
+    /// Sends one call, several times if that is safe and needed. Answers whether the master has
+    /// taken it.
+    async fn deliver(&self, outgoing: &Outgoing) -> bool {
         let call = &outgoing.call;
         for attempts_left in (0..ATTEMPTS_MAX).rev() {
             let Some(subscription) = self.subscription(outgoing.subscription) else {
-                return self.fail(call, "its subscription had ended before it was sent", false).await;
+                self.fail(call, "its subscription had ended before it was sent", false).await;
+                return false;
             };
             let reason = match self.attempt(&subscription, call).await {
-                Attempt::Done => return,
+                Attempt::Done => return true,
                 Attempt::Void(reason) => {
                     self.report_void(&subscription, call, &reason);
-                    return self.fail(call, &reason, false).await;
+                    self.fail(call, &reason, false).await;
+                    return false;
                 }
-                Attempt::Refused(reason) => return self.refused(call, &reason).await,
+                Attempt::Refused(reason) => {
+                    self.refused(call, &reason).await;
+                    return false;
+                }
                 // It may launch tasks, and sent again would tell that they were dropped.
                 Attempt::Uncertain(reason) if matches!(call, MesosCall::Accept { .. }) => {
-                    return self.fail(call, &reason, true).await;
+                    self.fail(call, &reason, true).await;
+                    return false;
                 }
                 Attempt::Unsent(reason) | Attempt::Uncertain(reason) => reason,
                 Attempt::NewCredentials => "the credentials have changed".to_string(),
@@ -100,10 +113,12 @@ impl Lane {
             debug!(call = call::name(call), reason, attempts_left, "a call did not get through");
             if attempts_left == 0 {
                 self.report_void(&subscription, call, &reason);
-                return self.fail(call, &reason, false).await;
+                self.fail(call, &reason, false).await;
+                return false;
             }
             sleep(RESEND_PAUSE).await;
         }
+        false
     }
 
     fn subscription(&self, number: u64) -> Option<Arc<Subscription>> {
