@@ -67,6 +67,8 @@ struct Seen {
     up: Duration,
     /// The last instance's status says Ready.
     ready: Duration,
+    /// CPU time of the operator.
+    cpu: Duration,
 }
 
 struct Bench {
@@ -126,12 +128,13 @@ impl Bench {
         println!("  bare script                    {}", all_ms(&bare));
         println!("  bare scheduler, from ACCEPT    {}", all_ms(&floor));
         println!(
-            "  medians of the product: declared {}, recorded {}, running recorded {}, up {}, Ready {}",
+            "  medians of the product: declared {}, recorded {}, running recorded {}, up {}, Ready {}; CPU {}",
             ms(median(&pick(|s| s.declared))),
             ms(median(&pick(|s| s.recorded))),
             ms(median(&pick(|s| s.running))),
             ms(median(&up)),
             ms(median(&ready)),
+            ms(median(&pick(|s| s.cpu))),
         );
         println!("  bare scheduler, from SUBSCRIBE to ACCEPT {}", ms(median(&offered)));
         let floors = format!("script {}, Mesos {}", ms(median(&bare)), ms(median(&floor)));
@@ -149,7 +152,7 @@ impl Bench {
         let listing = self.store.list("").await.expect("etcd answers");
         let watch = self.store.watch("", listing.revision).await.expect("etcd answers");
         let (found, nodes) = mpsc::unbounded_channel();
-        let start = Instant::now();
+        let (cpu, start) = (self.operator.cpu(), Instant::now());
         let following = tokio::spawn(follow(watch, shape, start, found));
         match shape {
             Shape::Replicas(replicas) => {
@@ -161,6 +164,7 @@ impl Bench {
         let up = until_up(nodes, shape.nodes(), start).await;
         let mut seen = tokio::time::timeout(TIMEOUT, following).await.expect("it is Ready in time").expect("no panic");
         seen.up = up;
+        seen.cpu = self.operator.cpu() - cpu;
         if matches!(shape, Shape::Replicas(2)) {
             self.check_racks().await;
         }

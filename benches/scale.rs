@@ -166,7 +166,7 @@ impl Bench {
             let text = reqwest::get(format!("{}/metrics", self.operator.url())).await?.text().await?;
             let ready: f64 = text
                 .lines()
-                .filter(|line| line.starts_with("redisctl_nodes{") && line.contains("state=\"ready\""))
+                .filter(|line| line.starts_with("redisctl_nodes{") && line.to_lowercase().contains("state=\"ready\""))
                 .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
                 .sum();
             let all = INSTANCES * (REPLICAS as usize + 1);

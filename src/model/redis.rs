@@ -71,6 +71,17 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whether the other says the same but for gauges: how far it has got, and how full it is. A
+    /// node that is well tells other gauges all the time, and nothing follows from them.
+    pub fn is_like(&self, other: &Answer) -> bool {
+        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank());
+        let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
+        flags(self) == flags(other)
+            && numbers(self) == numbers(other)
+            && self.follows == other.follows
+            && self.replid == other.replid
+    }
+
     /// Whether the node has nothing that could be lost: no keys, and no write was ever replicated
     /// to or from it. (Redis reports the offset of a replica that never had a link as 1.)
     pub fn is_blank(&self) -> bool {

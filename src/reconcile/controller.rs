@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
-use crate::model::{MesosCall, MesosEvent, NoAnswer, Timestamp};
+use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
@@ -39,6 +39,8 @@ pub struct Controller {
     wanting: BTreeSet<String>,
     session_revisit: Option<Timestamp>,
     synced: bool,
+    /// Something has come since the last round that something may follow from.
+    news: bool,
     next_resync: Instant,
 }
 
@@ -58,6 +60,7 @@ impl Controller {
             wanting: BTreeSet::new(),
             session_revisit: None,
             synced: false,
+            news: false,
             next_resync,
         }
     }
@@ -67,6 +70,7 @@ impl Controller {
         let mut held = self.parts.leadership.held.clone();
         loop {
             let wake = self.next_wake();
+            let due = Instant::now() + wake;
             tokio::select! {
                 biased;
                 _ = held.wait_for(|held| !held) => return Ok(Exit::NotLeader),
@@ -82,9 +86,14 @@ impl Controller {
             if let Session::Ended(message) = &self.world.session {
                 bail!("the Mesos session is over: {message}");
             }
+            if !std::mem::take(&mut self.news) && Instant::now() < due {
+                continue; // Probes of nodes that are as they were: most of what comes.
+            }
             self.wake_due();
             if self.synced && self.store_framework().await? {
                 self.round();
+            } else {
+                self.news = self.synced;
             }
         }
     }
@@ -109,7 +118,13 @@ impl Controller {
             Event::Probed(probe) => {
                 self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"));
             }
-            Event::Mesos(MesosEvent::Update(update)) => self.parts.metrics.task_update(update.state),
+            Event::Mesos(MesosEvent::Update(update)) => {
+                self.parts.metrics.task_update(update.state);
+                if update.state == TaskState::Running {
+                    self.parts.probes.0.now(&update.task_id); // It listens in a moment.
+                }
+            }
+            Event::Noted(Note { task_id, done: Done::Pointed }) => self.parts.probes.0.now(task_id),
             Event::Listed(_) => {
                 self.synced = true;
                 self.schedule.listed();
@@ -123,7 +138,9 @@ impl Controller {
             _ => {}
         }
         let frozen = self.world.frozen.is_some();
+        let probed = matches!(event, Event::Probed(_));
         let dirty = self.world.apply(event, now());
+        self.news |= !probed || dirty != Dirty::default();
         *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
         match &self.world.frozen {
             Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
@@ -142,6 +159,7 @@ impl Controller {
     }
 
     fn input(&mut self, input: Input) {
+        self.news = true;
         match input {
             Input::Event(event) => self.learn(event),
             Input::StoreLost(reason) => {

@@ -47,6 +47,11 @@ impl Targets {
         }
     }
 
+    /// Something has happened to the node: it is probed at once, and often for a while.
+    pub fn now(&self, task_id: &str) {
+        self.prober.probe_now(task_id);
+    }
+
     fn pace(&self, node: &Node) -> Pace {
         let settled = node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
         if settled { Pace::Steady(self.interval) } else { Pace::Eager }

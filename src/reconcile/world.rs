@@ -318,11 +318,12 @@ impl World {
         let dirty = Dirty::one(name);
         match probe.result {
             Ok(answer) => {
+                let alike = node.answer.as_ref().is_some_and(|(known, _)| known.is_like(&answer));
+                let news = !alike || !node.heard || node.silent.is_some();
                 node.heard = true;
                 node.silent = None;
-                let same = node.answer.as_ref().is_some_and(|(known, _)| *known == answer);
                 node.answer = Some((answer, probe.at));
-                if same { Dirty::default() } else { dirty }
+                if news { dirty } else { Dirty::default() }
             }
             Err(why) => {
                 let since = node.silent.map_or(probe.at, |(_, since)| since);
