@@ -1,4 +1,4 @@
-//! From a document to running nodes on a real Mesos, beside two floors measured in the same run.
+//! From a document to running nodes on a real Mesos, beside two floors measured in the same run. I/O.
 //!
 //! The floors are the same redis-server processes started by a bare script without Mesos, and the same
 //! tasks launched through the same Mesos by a bare scheduler that accepts the first offers at once.
@@ -98,7 +98,9 @@ async fn main() {
         bench.compare("1 master, 2 replicas: all in sync", Shape::Replicas(2), 10, "Ready < 1 s", &mut table).await;
     }
     if wanted("1+50") {
-        bench.compare("1 master, 50 replicas: all in sync", Shape::Replicas(50), 5, "<= 1.2 of Mesos", &mut table).await;
+        bench
+            .compare("1 master, 50 replicas: all in sync", Shape::Replicas(50), 5, "<= 1.2 of Mesos", &mut table)
+            .await;
     }
     if wanted("70") {
         bench.compare("70 single instances: all answer", Shape::Singles(70), 5, "<= 1.2 of Mesos", &mut table).await;

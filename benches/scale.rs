@@ -1,4 +1,5 @@
-//! 1,000 instances of 3 nodes on a simulated cluster: creation, restart, idling, and single changes.
+//! 1,000 instances of 3 nodes on a simulated cluster: creation, restart, idling, and single
+//! changes. I/O.
 //!
 //! The cluster runs in this process with fake Redis servers; the operator is the real binary in a
 //! process of its own, and the store is a real etcd.
@@ -15,7 +16,9 @@ use common::{BINARY, Operator, TIMEOUT, Table, asked_for_tests, median, ms, quan
 use futures::StreamExt as _;
 use redisctl::local::{Cluster, ClusterConfig};
 use redisctl::model::NodeRecord;
-use redisctl::store::{Change, KeyValue, LEADER_KEY, Op, Store, TXN_OPS_MAX, Txn, Watch, instance_key, node_key, state_key};
+use redisctl::store::{
+    Change, KeyValue, LEADER_KEY, Op, Store, TXN_OPS_MAX, Txn, Watch, instance_key, node_key, state_key,
+};
 
 const INSTANCES: usize = 1000;
 const REPLICAS: u32 = 2;
@@ -281,7 +284,8 @@ fn key(change: &Change) -> &str {
 /// The next writes that the watch sees.
 async fn next(watch: &mut Watch, what: &str) -> Vec<KeyValue> {
     loop {
-        let changes = tokio::time::timeout(TIMEOUT, watch.next()).await.unwrap_or_else(|_| panic!("no sign that {what}"));
+        let changes =
+            tokio::time::timeout(TIMEOUT, watch.next()).await.unwrap_or_else(|_| panic!("no sign that {what}"));
         let changes = changes.expect("the watch goes on").expect("etcd answers").changes;
         let puts: Vec<KeyValue> = changes
             .into_iter()

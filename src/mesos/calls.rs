@@ -19,6 +19,9 @@ const RESEND_PAUSE: Duration = Duration::from_millis(200);
 /// How long the reply to a call is still waited for when its subscription has ended meanwhile.
 const LATE_REPLY_WAIT: Duration = Duration::from_secs(1);
 
+/// How long offers are withheld whose ACCEPT did not get through, in seconds.
+const DECLINE_FAILED_S: f64 = 1.0;
+
 /// A subscription in force.
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -72,18 +75,21 @@ impl Lane {
     /// Sends what comes until nobody can send any more.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         while let Some(outgoing) = queue.recv().await {
-            let Outgoing { subscription, call } = &outgoing;
-            if let (false, MesosCall::Accept { offer_ids, .. }) = (self.deliver(&outgoing).await, call) {
-                // The master may never have seen it, and would keep these offers out for ever. Of
-                // offers that were used after all it takes no notice.
-                let call = MesosCall::Decline { offer_ids: offer_ids.clone(), refuse_s: 0.0 };
-                self.deliver(&Outgoing { subscription: *subscription, call }).await;
+            let subscription = outgoing.subscription;
+            let taken = self.deliver(&outgoing).await;
+            if let MesosCall::Accept { offer_ids, .. } = outgoing.call
+                && !taken
+            {
+                // Offers that are neither accepted nor declined are never made again. If the ACCEPT
+                // was done after all, they are void, and this does nothing; if it is still under way,
+                // it comes to nothing, and Mesos says so.
+                let call = MesosCall::Decline { offer_ids, refuse_s: DECLINE_FAILED_S };
+                self.deliver(&Outgoing { subscription, call }).await;
             }
         }
     }
 
-    /// Sends one call, several times if that is safe and needed. Answers whether the master has
-    /// taken it.
+    /// Sends one call, several times if that is safe and needed. Answers whether the master took it.
     async fn deliver(&self, outgoing: &Outgoing) -> bool {
         let call = &outgoing.call;
         for attempts_left in (0..ATTEMPTS_MAX).rev() {

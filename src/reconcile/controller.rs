@@ -125,8 +125,10 @@ impl Controller {
         let frozen = self.world.frozen.is_some();
         let dirty = self.world.apply(event, now());
         *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
-        if let Some(reason) = self.world.frozen.as_ref().filter(|_| !frozen) {
-            error!("frozen, nothing is launched or killed: {reason}");
+        match &self.world.frozen {
+            Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
+            None if frozen => info!("no longer frozen: the task that was not recorded is dead"),
+            _ => {}
         }
         self.mark(&dirty);
     }
@@ -224,7 +226,11 @@ impl Controller {
     fn round(&mut self) {
         let now = now();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
-        for name in self.schedule.take(now, self.settings.passes_max) {
+        for name in self.schedule.take(now) {
+            if self.schedule.is_full(self.settings.passes_max) {
+                self.schedule.mark(&name); // A pass that ends starts the next round.
+                continue;
+            }
             let Some(work) = self.plan(&name, now) else { continue };
             self.schedule.begin(&name);
             self.begun.insert(name, Instant::now());
@@ -324,7 +330,6 @@ impl Controller {
         self.session_revisit = plan.revisit_at;
         if let Some(reason) = plan.freeze {
             error!("frozen, nothing is launched or killed: {reason}");
-            self.world.freeze(&reason);
             self.world.instances.keys().for_each(|name| self.schedule.mark(name));
         }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{InstanceRecord, NodeRecord, TaskRecord};
+use crate::model::{InstanceRecord, NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
@@ -18,6 +18,7 @@ pub fn check(o: &Observed, plan: &Plan) -> Vec<String> {
     epochs_only_rise(o, &after, &mut broken);
     launches_are_recorded(o, plan, &after, &mut broken);
     the_master_is_not_killed(o, plan, &after, &mut broken);
+    the_last_copy_is_not_killed(o, plan, &after, &mut broken);
     data_is_not_abandoned(o, &after, &mut broken);
     records_of_the_living_stay(o, plan, &after, &mut broken);
     distribution_is_kept(o, plan, &after, &mut broken);
@@ -104,7 +105,8 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
         }
     }
     let launched = plan.launches().count();
-    let sound = o.instance.nodes.values().filter(|node| is_ready_replica(o, node)).count();
+    let stays = |node: &Node| after.nodes.get(&node.record.value.ordinal).is_some_and(|record| record.stop.is_none());
+    let sound = o.instance.nodes.values().filter(|node| is_ready_replica(o, node) && stays(node)).count();
     if launched > 0 && sound + launched > want {
         broken.push(format!(
             "{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"
@@ -115,7 +117,7 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
 fn is_ready_replica(o: &Observed, node: &Node) -> bool {
     let master = o.instance.record.as_ref().and_then(|record| record.value.master);
     let answers = node.silent.is_none() && node.answer.as_ref().is_some_and(|(answer, _)| answer.link_up);
-    answers && node.record.value.stop.is_none() && master != Some(node.record.value.ordinal)
+    answers && master != Some(node.record.value.ordinal)
 }
 
 fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
@@ -143,6 +145,25 @@ fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &m
     }
 }
 
+/// As long as the master does not answer, a node that may have its data may be the only one.
+fn the_last_copy_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
+    let Some(record) = after.record.as_ref().filter(|record| record.initialized && !record.deleting) else { return };
+    let answer = |node: &Node| node.answer.as_ref().filter(|_| node.silent.is_none()).map(|(answer, _)| answer.clone());
+    let dead = |ordinal: u32| after.nodes.get(&ordinal).is_none_or(|node| node.task.is_dead());
+    let master = record.master.filter(|ordinal| !dead(*ordinal)).and_then(|ordinal| o.instance.nodes.get(&ordinal));
+    if master.and_then(answer).is_some_and(|answer| answer.role == Role::Master && !answer.loading) {
+        return;
+    }
+    for step in &plan.steps {
+        let Action::Kill { task_id } = &step.action else { continue };
+        let node = o.instance.nodes.values().find(|node| node.record.value.task_id == *task_id);
+        let blank = node.and_then(answer).is_some_and(|answer| answer.is_blank());
+        if !blank {
+            broken.push(format!("{task_id} may hold the last copy of the data and would be killed"));
+        }
+    }
+}
+
 /// A new master may only be named when there is nothing to lose: none was ever ready, or every
 /// node that ran is proved dead or empty.
 fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) {
@@ -161,7 +182,10 @@ fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) 
         // Only an answer to a question that was put after the master's death says what is left.
         let empty = node.silent.is_none()
             && node.answer.as_ref().is_some_and(|(answer, at)| {
-                answer.keys == 0 && answer.offset <= 1 && !answer.link_up && died_at.is_some_and(|died_at| *at > died_at)
+                answer.keys == 0
+                    && answer.offset <= 1
+                    && !answer.link_up
+                    && died_at.is_some_and(|died_at| *at > died_at)
             });
         if !dead_in_plan && !empty {
             broken.push(format!(

@@ -1,7 +1,7 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
-use crate::failover::Master;
-use crate::model::{EventKind, NodeRecord, TaskRecord, Timestamp};
+use crate::failover::{self, Master, proved_empty};
+use crate::model::{Address, EventKind, NodeRecord, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -16,10 +16,26 @@ const LAUNCHES_MAX: usize = 90;
 const BACKOFF_MAX_MS: u64 = 300_000;
 
 /// A dead node's record has done its duty, unless it is the master's: as long as that stands, the
-/// instance is known to be without a master.
+/// instance is known to be without a master. And as long as somebody may follow a dead node, its
+/// record keeps the address from being given to another, whose data a follower would take.
 pub fn forget_dead(d: &mut Draft, master: &Master) {
     let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
-    d.nodes.retain(|ordinal, node| !node.task.is_dead() || Some(*ordinal) == kept);
+    let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
+    let gone: Vec<u32> = dead.filter(|node| !may_be_followed(d, &node.address)).map(|node| node.ordinal).collect();
+    d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
+}
+
+/// Whether a living node follows that address as far as it was heard, or was not heard yet and was
+/// launched before the master of now.
+fn may_be_followed(d: &Draft, address: &Address) -> bool {
+    let since = d.master().map(|master| master.launched_at);
+    d.nodes.values().filter(|node| !node.task.is_dead()).any(|node| {
+        let answer = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref());
+        match answer {
+            Some((answer, _)) => answer.follows.as_ref() == Some(address),
+            None => since.is_none_or(|since| node.launched_at < since),
+        }
+    })
 }
 
 /// Counts as one of the nodes that the spec asks for: it lives, may come back soon, or is the
@@ -37,15 +53,23 @@ fn counts(d: &Draft, node: &NodeRecord) -> bool {
     }
 }
 
+/// How many nodes count, are too many, and are missing. The master's place is nobody else's: as
+/// long as none is recorded, one node is missing, however many replicas there are.
+fn balance(d: &Draft, want: usize) -> (usize, usize, usize) {
+    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
+    let masterless = d.record.as_ref().is_none_or(|record| record.master.is_none());
+    let places = if masterless { want.saturating_sub(1) } else { want };
+    (counted, counted.saturating_sub(places), want - counted.min(places))
+}
+
 /// Stops surplus nodes: never the master, and none while the master is not well.
 pub fn scale_down(d: &mut Draft, master: &Master) {
     let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
-    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
-    let surplus = counted.saturating_sub(want);
+    let (counted, surplus, _) = balance(d, want);
     if surplus == 0 {
         return;
     }
-    if *master != Master::Available {
+    if !matches!(master, Master::Available | Master::Unplaced) {
         d.wait(format!("{surplus} of {counted} nodes are too many; none is removed while the master {master}"));
         return;
     }
@@ -63,7 +87,7 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
     candidates.sort_by_key(|(offset, ordinal)| (*offset, std::cmp::Reverse(*ordinal)));
     for (_, ordinal) in candidates.into_iter().take(surplus) {
         let node = d.nodes.get_mut(&ordinal).expect("listed above");
-        node.stop = Some(format!("{counted} nodes are more than the {want} that are declared"));
+        node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are declared"));
     }
 }
 
@@ -71,8 +95,7 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
 pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
     unsure_reasons(d);
-    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
-    let missing = want.saturating_sub(counted);
+    let (_, _, missing) = balance(d, want);
     if missing == 0 {
         return;
     }
@@ -196,24 +219,42 @@ fn add_node(d: &mut Draft, ordinal: u32, placement: Placement) {
 
 /// Kills what is recorded as stopped, until it is seen dead.
 pub fn kill_stopped(d: &mut Draft) {
-    let doomed: Vec<(u32, String, String)> = d
-        .nodes
-        .values()
-        .filter(|node| !node.task.is_dead())
-        .filter_map(|node| Some((node.ordinal, node.task_id.clone(), node.stop.clone()?)))
-        .collect();
-    for (ordinal, task_id, why) in doomed {
+    let stopped = d.nodes.values().filter(|node| node.stop.is_some() && !node.task.is_dead());
+    let doomed: Vec<NodeRecord> = stopped.cloned().collect();
+    for node in doomed {
+        let (name, ordinal) = (node.name(), node.ordinal);
+        if matches!(node.task, TaskRecord::Unsure { .. }) {
+            continue; // Mesos would only say again that it does not see it. It is killed when it is seen.
+        }
         if d.o.frozen.is_some() || !matches!(d.o.session, Session::Subscribed { .. }) {
-            d.wait(format!("{} cannot be killed now: {}", d.node_name(ordinal), d.may_act().err().unwrap_or_default()));
+            d.wait(format!("{name} cannot be killed now: {}", d.may_act().err().unwrap_or_default()));
+            continue;
+        }
+        if let Some(why) = spared(d, ordinal) {
+            d.wait(why);
             continue;
         }
         let killed_at = d.seen(ordinal).and_then(|node| node.killed_at);
         match killed_at.map(|at| at.plus_ms(KILL_AGAIN_MS)).filter(|again| *again > d.o.now) {
             Some(again) => d.revisit(again),
-            None => d.step(Action::Kill { task_id }, why),
+            None => d.step(Action::Kill { task_id: node.task_id }, node.stop.unwrap_or_default()),
         }
         if d.record.as_ref().is_some_and(|record| !record.deleting) {
-            d.wait(format!("{} is being stopped", d.node_name(ordinal)));
+            d.wait(format!("{name} is being stopped"));
         }
     }
+}
+
+/// Why a stopped node is not killed yet: since that was decided the master may have died, and the
+/// node may hold the last copy of its data.
+fn spared(d: &Draft, ordinal: u32) -> Option<String> {
+    let record = d.record.as_ref()?;
+    let master = failover::judge(d);
+    if record.deleting || !record.initialized || master == Master::Available || proved_empty(d, ordinal) {
+        return None;
+    }
+    Some(format!(
+        "{} is to be stopped, but may hold the last copy of the data: the master {master}",
+        d.node_name(ordinal)
+    ))
 }

@@ -1,7 +1,9 @@
 //! Mesos' part of the world: the session, offers, news of tasks. Pure.
 
-use crate::model::{Meaning, MesosEvent, TaskUpdate, Timestamp};
-use crate::reconcile::world::{Dirty, Session, Stranger, World};
+use std::collections::BTreeSet;
+
+use crate::model::{Address, Amount, Meaning, MesosEvent, Offer, TaskUpdate, Timestamp};
+use crate::reconcile::world::{Dirty, Node, Session, Stranger, World};
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {
@@ -22,7 +24,11 @@ impl World {
                 self.lose_sight();
                 Dirty::all()
             }
-            MesosEvent::Offers(offers) => {
+            MesosEvent::Offers(mut offers) => {
+                let taken = self.taken_addresses();
+                for offer in &mut offers {
+                    withhold_ports(offer, &taken);
+                }
                 for offer in offers {
                     self.pool.add(offer);
                 }
@@ -45,6 +51,15 @@ impl World {
         }
     }
 
+    /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
+    /// died before that is learned, and replicas follow an address, whoever listens there: a stranger
+    /// on a dead master's port would wipe them.
+    fn taken_addresses(&self) -> BTreeSet<Address> {
+        let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
+        let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
+        nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten().collect()
+    }
+
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
     fn lose_sight(&mut self) {
         self.pool.clear();
@@ -62,13 +77,41 @@ impl World {
             return dirty;
         }
         let acknowledged = update.uuid.is_none();
-        if update.state.meaning() == Meaning::Dead && acknowledged {
-            self.strangers.remove(&update.task_id);
-            return Dirty::default();
+        let dead = update.state.meaning() == Meaning::Dead;
+        if dead {
+            self.lift_doubt(&update.task_id);
         }
-        let known = self.strangers.get(&update.task_id);
-        let stranger = Stranger { killed_at: known.and_then(|s| s.killed_at), acknowledged, update };
-        self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        if dead && acknowledged {
+            self.strangers.remove(&update.task_id);
+        } else {
+            let known = self.strangers.get(&update.task_id);
+            let stranger = Stranger {
+                killed_at: known.and_then(|s| s.killed_at),
+                asked_at: known.and_then(|s| s.asked_at),
+                acknowledged,
+                update,
+            };
+            self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        }
         Dirty::default()
+    }
+}
+
+/// Takes ports out of an offer; they go back with what is not used of it.
+fn withhold_ports(offer: &mut Offer, taken: &BTreeSet<Address>) {
+    let at = |port| Address { host: offer.host.clone(), port };
+    let ports: Vec<u16> = taken.range(at(0)..=at(u16::MAX)).map(|address| address.port).collect();
+    for piece in offer.pieces.iter_mut().filter(|piece| piece.name == "ports") {
+        let Amount::Ranges(ranges) = &mut piece.amount else { continue };
+        for port in &ports {
+            let split = |(first, last): (u16, u16)| {
+                let outside = !(first..=last).contains(port);
+                let whole = outside.then_some((first, last));
+                let below = (!outside && first < *port).then(|| (first, port - 1));
+                let above = (!outside && *port < last).then(|| (port + 1, last));
+                [whole, below, above].into_iter().flatten()
+            };
+            *ranges = ranges.drain(..).flat_map(split).collect();
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Meaning, MesosCall, Timestamp, parse_task_id};
+use crate::model::{Meaning, MesosCall, TaskRecord, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -18,12 +18,15 @@ const REVIVE_GAP_MS: u64 = 50;
 const ASK_AGAIN_MS: (u64, u64) = (1000, 60_000);
 /// A task whose launch brought no news for this long is asked after.
 const LAUNCH_NEWS_MS: u64 = 30_000;
+/// Between two questions after tasks that Mesos has lost sight of, or that do not answer: when an
+/// agent comes back without a task, Mesos does not tell, and what it tells once may be lost.
+const ASK_DOUBTFUL_MS: u64 = 30_000;
 /// Between two implicit reconciliations, which find tasks that we do not know of.
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
 const ASK_MAX: usize = 1000;
-/// A KILL of a superseded task is repeated after this time.
-const KILL_AGAIN_MS: u64 = 5000;
+/// A KILL of a superseded task, or a question after another, is repeated after this time.
+const ASK_STRANGER_MS: u64 = 5000;
 
 /// What was last told and asked; kept by the controller between two calls of [`plan_session`].
 #[derive(Clone, Debug, Default)]
@@ -35,6 +38,7 @@ pub struct Asked {
     wanting: BTreeSet<String>,
     sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
+    doubtful_at: Option<Timestamp>,
     implicit_at: Option<Timestamp>,
 }
 
@@ -50,7 +54,7 @@ impl Asked {
 pub struct SessionPlan {
     /// In order.
     pub calls: Vec<MesosCall>,
-    /// The operator must stop acting, for this reason.
+    /// The operator has just stopped acting, for this reason.
     pub freeze: Option<String>,
     /// At the latest.
     pub revisit_at: Option<Timestamp>,
@@ -79,6 +83,8 @@ pub fn plan_session(
     }
     if world.frozen.is_none() {
         ask_after_tasks(world, asked, busy, now, &mut plan);
+    }
+    if world.frozen.is_none() || world.doubts() {
         meet_strangers(world, busy, now, &mut plan);
     }
     give_back_offers(world, wanting, busy, &mut plan);
@@ -98,6 +104,7 @@ fn ask_after_tasks(
         plan.calls.push(MesosCall::Reconcile(Vec::new()));
         asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));
     }
+    ask_after_doubtful(world, asked, now, plan);
     let mut unheard = Vec::new();
     for (_, instance) in world.instances.iter_mut().filter(|(name, _)| !busy.contains(*name)) {
         for node in instance.nodes.values_mut() {
@@ -130,15 +137,40 @@ fn ask_after_tasks(
     plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
 }
 
+fn ask_after_doubtful(world: &World, asked: &mut Asked, now: Timestamp, plan: &mut SessionPlan) {
+    let nodes = world.instances.values().flat_map(|instance| instance.nodes.values());
+    let doubtful = nodes.filter(|node| match node.record.value.task {
+        TaskRecord::Unsure { .. } => true,
+        TaskRecord::Launching | TaskRecord::Running => node.silent.is_some(),
+        TaskRecord::Dead { .. } => false,
+    });
+    let records = doubtful.map(|node| &node.record.value);
+    let tasks: Vec<_> = records.map(|record| (record.task_id.clone(), Some(record.agent_id.clone()))).collect();
+    if tasks.is_empty() {
+        asked.doubtful_at = None;
+        return;
+    }
+    let due = *asked.doubtful_at.get_or_insert(now.plus_ms(ASK_DOUBTFUL_MS));
+    if due <= now {
+        asked.doubtful_at = Some(now.plus_ms(ASK_DOUBTFUL_MS));
+        plan.calls.extend(tasks.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
+    }
+    plan.revisit(asked.doubtful_at.unwrap_or(due));
+}
+
 /// Tasks that bear our marks and are not recorded: superseded ones are killed; any other means that
-/// the store has forgotten something.
+/// the store has forgotten something, unless it proves dead.
 ///
 /// While a pass of its instance is under way, the record of a task may be on its way to us.
-fn meet_strangers(world: &World, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
-    for (task_id, stranger) in &world.strangers {
-        if parse_task_id(task_id).is_some_and(|(name, _)| busy.contains(name)) {
+fn meet_strangers(world: &mut World, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
+    let known: Vec<String> = world.strangers.keys().cloned().collect();
+    for task_id in known {
+        if parse_task_id(&task_id).is_some_and(|(name, _)| busy.contains(name)) {
             continue;
         }
+        let superseded = world.superseded(&task_id);
+        let frozen = world.frozen.is_some();
+        let stranger = world.strangers.get_mut(&task_id).expect("listed above");
         let update = &stranger.update;
         if !stranger.acknowledged
             && let (Some(agent_id), Some(uuid)) = (&update.agent_id, &update.uuid)
@@ -149,17 +181,24 @@ fn meet_strangers(world: &World, busy: &BTreeSet<String>, now: Timestamp, plan: 
         if matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure) {
             continue;
         }
-        if world.superseded(task_id) {
-            let due = stranger.killed_at.map_or(now, |at| at.plus_ms(KILL_AGAIN_MS));
-            plan.revisit(due.max(now.plus_ms(KILL_AGAIN_MS)));
-            if due <= now {
-                plan.calls.push(MesosCall::Kill { task_id: task_id.clone(), agent_id: None });
-            }
-        } else if let Some((name, ordinal)) = parse_task_id(task_id) {
-            plan.freeze = Some(format!(
+        let last = if superseded { &mut stranger.killed_at } else { &mut stranger.asked_at };
+        let due = last.map_or(now, |at| at.plus_ms(ASK_STRANGER_MS));
+        plan.revisit(due.max(now.plus_ms(ASK_STRANGER_MS)));
+        if due <= now && !(superseded && frozen) {
+            *last = Some(now);
+            plan.calls.push(if superseded {
+                MesosCall::Kill { task_id: task_id.clone(), agent_id: None }
+            } else {
+                MesosCall::Reconcile(vec![(task_id.clone(), update.agent_id.clone())])
+            });
+        }
+        if let Some((name, ordinal)) = parse_task_id(&task_id).filter(|_| !superseded && !frozen) {
+            let reason = format!(
                 "task {task_id} runs ({}), but the store knows no node {ordinal} of {name}: the store has lost records or was restored from a backup",
                 update.state
-            ));
+            );
+            world.doubt(&task_id, &reason);
+            plan.freeze = Some(reason);
         }
     }
 }

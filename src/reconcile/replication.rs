@@ -8,7 +8,7 @@ use crate::spec::{self, OnDataLoss};
 
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
-/// How soon it is looked whether nodes that seem empty have said so after their master's death.
+/// A node that seems empty is asked whether it still is so often, once its master is dead.
 const PROOF_AGAIN_MS: u64 = 250;
 
 /// A master that answers as one may have been written to: from now on there is something to lose.
@@ -36,8 +36,7 @@ pub fn handle_data_loss(d: &mut Draft) {
     if record.initialized {
         let holders: Vec<u32> = d.nodes.keys().copied().filter(|ordinal| !proved_empty(d, *ordinal)).collect();
         if !holders.is_empty() {
-            // Somebody may have the data: see `failover`. Who seems empty is asked again, and an
-            // answer that says the same is no news.
+            // Somebody may have the data: see `failover`. Whoever is blank may soon prove it.
             if holders.iter().all(|ordinal| d.answer(*ordinal).is_some_and(Answer::is_blank)) {
                 d.revisit(d.o.now.plus_ms(PROOF_AGAIN_MS));
             }

@@ -120,7 +120,13 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
         return (NodeState::Dead, why.clone());
     }
     if let Some(why) = &node.stop {
-        return (NodeState::Stopping, why.clone());
+        let message = match &node.task {
+            TaskRecord::Unsure { since, .. } => {
+                format!("{why}; out of Mesos' sight since {since}, to be killed when it comes back")
+            }
+            _ => why.clone(),
+        };
+        return (NodeState::Stopping, message);
     }
     let Some(answer) = d.answer(node.ordinal) else {
         return match (&node.task, d.silence(node.ordinal)) {

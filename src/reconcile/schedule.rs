@@ -58,18 +58,22 @@ impl Schedule {
         self.by_time.first().map(|(at, _)| *at).into_iter().chain(retries).min()
     }
 
-    /// Takes out what may be planned now, so that at most `passes_max` passes are under way.
-    pub fn take(&mut self, now: Timestamp, passes_max: usize) -> Vec<String> {
-        let room = passes_max.saturating_sub(self.busy.len());
+    /// Takes out those that may be planned now.
+    pub fn take(&mut self, now: Timestamp) -> Vec<String> {
         let free = |name: &&String| {
             let waits = self.backoffs.get(*name).is_some_and(|(_, at)| *at > now);
             !waits && !self.busy.contains(*name) && !self.unknown.contains(*name)
         };
-        let names: Vec<String> = self.dirty.iter().filter(free).take(room).cloned().collect();
+        let names: Vec<String> = self.dirty.iter().filter(free).cloned().collect();
         for name in &names {
             self.dirty.remove(name);
         }
         names
+    }
+
+    /// Whether so many passes are under way that no more may begin.
+    pub fn is_full(&self, passes_max: usize) -> bool {
+        self.busy.len() >= passes_max
     }
 
     /// Its pass is under way.
@@ -132,29 +136,27 @@ mod tests {
         for name in ["a", "b"] {
             schedule.mark(name);
         }
-        assert_eq!(schedule.take(Timestamp(0), 9), ["a", "b"]);
+        assert_eq!(schedule.take(Timestamp(0)), ["a", "b"]);
         schedule.begin("a");
         assert_eq!(schedule.fail("a", Timestamp(0)), 100);
         schedule.mark("b");
-        assert_eq!(schedule.take(Timestamp(50), 9), ["b"]);
+        assert_eq!(schedule.take(Timestamp(50)), ["b"]);
         assert_eq!(schedule.next(), Some(Timestamp(100)));
-        assert_eq!(schedule.take(Timestamp(100), 9), ["a"]);
+        assert_eq!(schedule.take(Timestamp(100)), ["a"]);
         assert_eq!(schedule.fail("a", Timestamp(100)), 200);
     }
 
     #[test]
-    fn an_instance_is_never_under_way_twice_and_no_more_than_allowed_are() {
+    fn an_instance_is_never_under_way_twice() {
         let mut schedule = Schedule::default();
-        for name in ["a", "b", "c"] {
-            schedule.mark(name);
-        }
-        assert_eq!(schedule.take(Timestamp(0), 2), ["a", "b"]);
-        schedule.begin("a");
-        schedule.begin("b");
         schedule.mark("a");
-        assert_eq!(schedule.take(Timestamp(0), 2), Vec::<String>::new());
-        schedule.succeed("b");
-        assert_eq!(schedule.take(Timestamp(0), 2), ["b"]);
+        assert_eq!(schedule.take(Timestamp(0)), ["a"]);
+        schedule.begin("a");
+        assert!(schedule.is_full(1) && !schedule.is_full(2));
+        schedule.mark("a");
+        assert_eq!(schedule.take(Timestamp(0)), Vec::<String>::new());
+        schedule.succeed("a");
+        assert_eq!(schedule.take(Timestamp(0)), ["a"]);
     }
 
     #[test]
@@ -163,9 +165,9 @@ mod tests {
         schedule.revisit("a", Some(Timestamp(10)));
         schedule.revisit("a", Some(Timestamp(20)));
         schedule.wake(Timestamp(15));
-        assert_eq!(schedule.take(Timestamp(15), 1), Vec::<String>::new());
+        assert_eq!(schedule.take(Timestamp(15)), Vec::<String>::new());
         schedule.wake(Timestamp(20));
-        assert_eq!(schedule.take(Timestamp(20), 1), ["a"]);
+        assert_eq!(schedule.take(Timestamp(20)), ["a"]);
         assert_eq!(schedule.next(), None);
     }
 }

@@ -72,8 +72,29 @@ impl World {
 
     /// Stops all acting, for good: only a new start on a sound store ends it.
     pub fn freeze(&mut self, reason: &str) {
-        if self.frozen.is_none() {
+        if self.frozen.is_none() || self.doubt.take().is_some() {
             self.frozen = Some(format!("{reason}. Restart the operator when the store is sound"));
+        }
+    }
+
+    /// Stops all acting, until it is known that this task does not run: an update may be old, and
+    /// the last of a task whose record has been removed since.
+    pub fn doubt(&mut self, task_id: &str, reason: &str) {
+        if self.frozen.is_none() {
+            self.frozen = Some(reason.to_string());
+            self.doubt = Some(task_id.to_string());
+        }
+    }
+
+    /// Whether acting may start again.
+    pub fn doubts(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    pub(super) fn lift_doubt(&mut self, task_id: &str) {
+        if self.doubt.as_deref() == Some(task_id) {
+            self.doubt = None;
+            self.frozen = None;
         }
     }
 
@@ -115,6 +136,7 @@ impl World {
 
     fn put_node(&mut self, name: &str, ordinal: u32, record: Stored<NodeRecord>) {
         let task_id = record.value.task_id.clone();
+        self.lift_doubt(&task_id);
         let instance = self.instances.entry(name.to_string()).or_default();
         match instance.nodes.get_mut(&ordinal) {
             Some(node) if node.record.value.task_id == task_id => {

@@ -26,13 +26,13 @@ impl Targets {
         let known = self.known.remove(name).unwrap_or_default();
         let mut wanted = BTreeMap::new();
         let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
-        // What is left of a dead master's data is to be known at once.
         let orphaned = master.is_some_and(|master| master.record.value.task.is_dead());
         for node in instance.into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
             if record.task.is_dead() {
                 continue;
             }
+            // What the replicas of a dead master have left is wanted now.
             let pace = if orphaned { Pace::Eager } else { self.pace(node) };
             if known.get(&record.task_id) != Some(&pace) {
                 self.prober.add(Target { task_id: record.task_id.clone(), address: record.address.clone(), pace });

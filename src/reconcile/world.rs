@@ -199,6 +199,8 @@ pub struct Stranger {
     pub update: TaskUpdate,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
+    /// The last question after it.
+    pub asked_at: Option<Timestamp>,
     /// The update has been acknowledged, or needs no acknowledgement.
     pub acknowledged: bool,
 }
@@ -238,6 +240,8 @@ pub struct World {
     pub store_id: Option<u64>,
     /// Set: nothing is launched or killed, for this reason.
     pub frozen: Option<String>,
+    /// The task because of which that is so. When it proves dead, there was nothing to fear.
+    pub(super) doubt: Option<String>,
     /// Keys whose deletion is our own doing.
     pub(super) forgetting: BTreeSet<String>,
     pub(super) tasks: BTreeMap<String, (String, u32)>,
@@ -254,6 +258,7 @@ impl Default for World {
             revision: 0,
             store_id: None,
             frozen: None,
+            doubt: None,
             forgetting: BTreeSet::new(),
             tasks: BTreeMap::new(),
         }
@@ -275,6 +280,12 @@ impl World {
 
     /// Folds in one event; answers which instances must be looked at again.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Dirty {
+        let frozen = self.frozen.is_some();
+        let dirty = self.fold(event, now);
+        if frozen && self.frozen.is_none() { Dirty::all() } else { dirty }
+    }
+
+    fn fold(&mut self, event: Event, now: Timestamp) -> Dirty {
         match event {
             Event::Listed(listing) => self.listed(&listing),
             Event::Changed(changes) => {
@@ -329,6 +340,9 @@ impl World {
                 Done::Killed => stranger.killed_at = Some(now),
                 Done::Acknowledged(_) => stranger.acknowledged = true,
                 _ => {}
+            }
+            if stranger.acknowledged && stranger.update.state.meaning() == Meaning::Dead {
+                self.strangers.remove(&task_id);
             }
             return Dirty::default();
         }

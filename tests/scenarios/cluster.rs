@@ -172,5 +172,7 @@ fn start_local(agents: &[AgentSpec]) -> local::Cluster {
 
 fn local_agent(number: usize, spec: &AgentSpec) -> local::AgentSpec {
     let agent = local::AgentSpec::new(&hostname(number)).expect("ports are free").cpus(spec.cpus);
-    spec.attributes.iter().fold(agent.mem(spec.mem).ports(spec.ports), |agent, (name, text)| agent.attribute(name, text))
+    spec.attributes
+        .iter()
+        .fold(agent.mem(spec.mem).ports(spec.ports), |agent, (name, text)| agent.attribute(name, text))
 }

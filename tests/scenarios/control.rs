@@ -133,7 +133,9 @@ async fn random_change(world: &World, random: &mut StdRng) {
         _ => {
             // A replica: where a master dies, there is nothing to come back to in this version.
             let Ok(status) = world.status(&name).await else { return };
-            let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else { return };
+            let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else {
+                return;
+            };
             if let Ok(info) = redis::info(&node.address).await
                 && info["role"] == "slave"
                 && let Some(pid) = info["process_id"].parse().ok().and_then(Pid::from_raw)

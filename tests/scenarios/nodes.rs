@@ -5,7 +5,10 @@ use redisctl::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState
 use crate::cluster::Kind;
 use crate::document::Document;
 use crate::support::{AgentSpec, holds_for, redis, wait_until};
-use crate::world::{QUIET, TIMEOUT, World, all_have, brief, is_ready, kill_node, kill_process, master, pid_of, replicas, task_ids, write};
+use crate::world::{
+    QUIET, TIMEOUT, World, all_have, brief, is_ready, kill_node, kill_process, master, pid_of, replicas, task_ids,
+    write,
+};
 
 /// Longer than any scenario takes: a node that is unreachable is waited for.
 const LONG: &str = "10m";
@@ -118,9 +121,8 @@ pub async fn a_machine_that_hangs_and_wakes_leaves_no_surplus_node(kind: Kind) {
 /// A node that came back beside its replacement is taken back, or removed: either is right, as long
 /// as nothing is left over.
 async fn no_surplus(world: &World, before: &InstanceStatus) {
-    let after = world
-        .until("orders", "is ready with three nodes", |status| is_ready(status) && status.nodes.len() == 3)
-        .await;
+    let after =
+        world.until("orders", "is ready with three nodes", |status| is_ready(status) && status.nodes.len() == 3).await;
     assert_eq!(master(&after).task_id, master(before).task_id);
     wait_until("three nodes run", TIMEOUT, async || {
         let servers = world.cluster.redis_servers();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp};
+use redisctl::model::{
+    Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskState, Timestamp,
+};
 use redisctl::store::{instance_key, request_key};
 
 use crate::dice::Dice;
@@ -159,7 +161,7 @@ impl History {
     fn judged(&mut self) -> bool {
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
-        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
         }
         self.broken.is_some()
@@ -192,9 +194,12 @@ impl History {
             3 => self.deliver(0),
             4 => self.deliver(1),
             5 => self.on_agent(|agent| !agent.to_master.is_empty(), |h, at| h.mesos.hear(at)),
-            6 => self.on_agent(|agent| !agent.from_master.is_empty() && agent.serving, |h, at| {
-                h.mesos.obey(at, &mut h.redis);
-            }),
+            6 => self.on_agent(
+                |agent| !agent.from_master.is_empty() && agent.serving,
+                |h, at| {
+                    h.mesos.obey(at, &mut h.redis);
+                },
+            ),
             7 => self.on_agent(
                 |a| a.up && a.serving && a.tasks.values().any(|t| t.state == TaskState::Killing),
                 |h, at| drop(h.mesos.reap(at, &mut h.redis)),
@@ -207,13 +212,17 @@ impl History {
                 let was = h.mesos.agents[at].seen;
                 h.say(|| format!("agent S{at} registers, it was {was:?}"));
                 h.mesos.register(at, &mut h.redis, h.now);
-            }) ,
+            }),
             15 => self.timers(),
             _ => self.rise(),
         }
     }
 
-    fn on_agent(&mut self, which: impl Fn(&crate::mesos::Agent) -> bool, act: impl FnOnce(&mut History, usize)) -> bool {
+    fn on_agent(
+        &mut self,
+        which: impl Fn(&crate::mesos::Agent) -> bool,
+        act: impl FnOnce(&mut History, usize),
+    ) -> bool {
         let fit = |(_, a): &(usize, &crate::mesos::Agent)| self.mesos.up && which(a);
         let agents: Vec<usize> = self.mesos.agents.iter().enumerate().filter(fit).map(|(at, _)| at).collect();
         if agents.is_empty() {
@@ -269,10 +278,10 @@ impl History {
         let lost = !self.peace && self.faults > 0 && self.dice.percent(2);
         if self.mesos.subscription != Some(subscription) || !self.mesos.up {
             self.say(|| format!("too late: {}", call_text(&call)));
-            self.fail(&call, false);
+            self.fail(subscription, &call, false);
         } else if lost && matches!(call, MesosCall::Accept { .. }) {
             self.faults -= 1;
-            self.fail(&call, true);
+            self.fail(subscription, &call, true);
             match self.dice.below(3) {
                 0 => self.say(|| format!("lost: {}", call_text(&call))),
                 1 => self.arrive(call),
@@ -284,11 +293,16 @@ impl History {
         true
     }
 
-    fn fail(&mut self, call: &MesosCall, uncertain: bool) {
+    /// As the session does it: it tells, and gives the offers back.
+    fn fail(&mut self, subscription: u64, call: &MesosCall, uncertain: bool) {
         if let MesosCall::Accept { launches, .. } = call {
             let task_ids = launches.iter().map(|launch| launch.task_id.clone()).collect();
             let message = "no answer".to_string();
             self.mesos.events.push_back(MesosEvent::CallFailed { call: "ACCEPT", task_ids, message, uncertain });
+        }
+        if let (MesosCall::Accept { offer_ids, .. }, Some(operator)) = (call, &mut self.operator) {
+            let call = MesosCall::Decline { offer_ids: offer_ids.clone(), refuse_s: 1.0 };
+            operator.calls[0].push_front((subscription, call));
         }
     }
 
@@ -721,6 +735,9 @@ impl History {
 
     fn last_judgement(&mut self) {
         let mut all_ready = true;
+        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.world.frozen.clone()) {
+            self.blame(Err(format!("the operator is still frozen: {reason}")));
+        }
         for name in self.names.clone() {
             match judge::settled(&name, &self.store, &self.mesos, &self.redis) {
                 Ok(ready) => all_ready &= ready,

@@ -233,7 +233,9 @@ fn ready(
         return Err(format!("{name}: the status names another master than the one that runs"));
     }
     for node in nodes {
-        let Some(p) = process(&node.task_id) else { return Err(format!("{name} is ready, and {} is dead", node.name())) };
+        let Some(p) = process(&node.task_id) else {
+            return Err(format!("{name} is ready, and {} is dead", node.name()));
+        };
         let linked = p.role == Role::Replica && p.link == Link::Up && p.follows.as_ref() == Some(&master.address);
         if p.task_id != master.task_id && !(linked && p.data == master.data) {
             return Err(format!("{name} is ready, and {} does not follow the master: {p:?}", node.name()));
@@ -257,11 +259,13 @@ fn excused(
     mesos: &Mesos,
     redis: &Redis,
 ) -> bool {
-    let unhappy = |kind| status.condition(kind).is_some_and(|c: &redisctl::status::Condition| c.status != ConditionStatus::True);
+    let unhappy =
+        |kind| status.condition(kind).is_some_and(|c: &redisctl::status::Condition| c.status != ConditionStatus::True);
     let master = record.master.and_then(|ordinal| stored.nodes.get(&ordinal));
     let dead = record.master.is_some() && master.is_none_or(|node| node.task.is_dead());
     if dead {
-        let survivor = |node: &&redisctl::model::NodeRecord| !node.task.is_dead() && Some(node.ordinal) != record.master;
+        let survivor =
+            |node: &&redisctl::model::NodeRecord| !node.task.is_dead() && Some(node.ordinal) != record.master;
         let holder = stored.nodes.values().filter(survivor).any(|node| {
             let process = redis.processes.iter().find(|p| p.task_id == node.task_id && p.alive);
             out_of_reach(&node.agent_id, mesos) || process.is_some_and(|p| p.data != 0 || p.offset > 1)

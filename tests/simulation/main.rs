@@ -1,5 +1,5 @@
 //! Thousands of histories with faults, from seeds: the real world, planner and checks against a toy
-//! store, Mesos and Redis, with a clock of their own. Pure: no sockets, no threads that matter.
+//! store, Mesos and Redis, with a clock of their own. Pure.
 //!
 //! `SIM_SEED=7 cargo test --test simulation` tells the history of seed 7;
 //! `SIM_HISTORIES=100000` plays more of them.
@@ -60,6 +60,9 @@ fn whatever_goes_wrong_nothing_is_lost_and_all_is_well_in_the_end() {
     if let Some((seed, what)) = broken.first() {
         let (_, story) = play(*seed, true).err().unwrap_or_default();
         let all: Vec<String> = broken.iter().map(|(seed, what)| format!("seed {seed}: {what}")).collect();
-        panic!("{story}\n{}\n\nseed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --test simulation", all.join("\n"));
+        panic!(
+            "{story}\n{}\n\nseed {seed}: {what}\nreplay: SIM_SEED={seed} cargo test --test simulation",
+            all.join("\n")
+        );
     }
 }

@@ -138,7 +138,8 @@ impl Bundle {
     }
 
     fn pieces(&self) -> Vec<Piece> {
-        let piece = |name: &str, amount| Piece { name: name.to_string(), amount, reservations: serde_json::Value::Null };
+        let piece =
+            |name: &str, amount| Piece { name: name.to_string(), amount, reservations: serde_json::Value::Null };
         let ports = self.ports.iter().map(|port| (*port, *port)).collect();
         vec![
             piece("cpus", Amount::Milli(self.cpus_milli)),
@@ -233,7 +234,8 @@ impl Mesos {
     fn say(&mut self, task_id: &str, agent: Option<usize>, state: TaskState, reason: &str) {
         let agent_id = agent.map(|at| self.agents[at].id.clone());
         let reason = Some(reason.to_string());
-        let update = TaskUpdate { task_id: task_id.to_string(), agent_id, state, reason, message: String::new(), uuid: None };
+        let update =
+            TaskUpdate { task_id: task_id.to_string(), agent_id, state, reason, message: String::new(), uuid: None };
         self.tell(MesosEvent::Update(update));
     }
 
@@ -349,7 +351,10 @@ impl Mesos {
         offers.iter().for_each(|(_, part)| rest.give(part));
         for launch in launches {
             let used = Bundle::of(&launch.pieces);
-            if !rest.holds(&used) || offers.iter().any(|(at, _)| *at != agent) || launch.agent_id != self.agents[agent].id {
+            if !rest.holds(&used)
+                || offers.iter().any(|(at, _)| *at != agent)
+                || launch.agent_id != self.agents[agent].id
+            {
                 self.broken.push(format!("{} is launched with what was not offered", launch.task_id));
             }
             if self.agents[agent].draining {
@@ -372,8 +377,12 @@ impl Mesos {
     }
 
     fn drop_offers(&mut self, agent: Option<usize>) {
-        let void: Vec<String> =
-            self.offers.iter().filter(|(_, (at, _))| agent.is_none_or(|a| a == *at)).map(|(id, _)| id.clone()).collect();
+        let void: Vec<String> = self
+            .offers
+            .iter()
+            .filter(|(_, (at, _))| agent.is_none_or(|a| a == *at))
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in void {
             self.offers.remove(&id);
             self.tell(MesosEvent::Rescind(id));
@@ -405,7 +414,10 @@ impl Mesos {
         let mut free = self.free(agent);
         self.offers.values().filter(|(at, _)| *at == agent).for_each(|(_, part)| free.give(part));
         let a = &self.agents[agent];
-        a.linked() && !a.draining && free.mem_milli >= mem_mib * 1000 && free.cpus_milli >= cpus_milli
+        a.linked()
+            && !a.draining
+            && free.mem_milli >= mem_mib * 1000
+            && free.cpus_milli >= cpus_milli
             && free.ports.iter().any(|port| !avoid.contains(port))
     }
 
@@ -650,13 +662,14 @@ impl Mesos {
         }
         self.agents[at].seen = Seen::Registered;
         let unknown = self.agents[at].tasks.iter().filter(|(id, _)| !self.tasks.contains_key(*id));
-        let unknown: Vec<(String, TaskState, Bundle)> =
-            unknown.map(|(id, task)| (id.clone(), task.state, task.used.clone())).collect();
-        for (task_id, state, used) in unknown {
-            let task = Task { agent: at, state, latest: state, uuid: None, used, kill: false };
+        let forwarded = |task: &AgentTask| task.updates.front().map_or(task.state, |update| update.state);
+        let unknown: Vec<(String, TaskState, TaskState, Bundle)> =
+            unknown.map(|(id, task)| (id.clone(), forwarded(task), task.state, task.used.clone())).collect();
+        for (task_id, state, latest, used) in unknown {
+            let task = Task { agent: at, state, latest, uuid: None, used, kill: false };
             self.tasks.insert(task_id.clone(), task);
             if was == Seen::Unreachable {
-                self.say(&task_id, Some(at), state, "REASON_AGENT_REREGISTERED");
+                self.say(&task_id, Some(at), latest, "REASON_AGENT_REREGISTERED");
             }
         }
         let missing = |(id, t): &(&String, &Task)| t.agent == at && !self.agents[at].tasks.contains_key(*id);

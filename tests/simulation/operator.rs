@@ -162,6 +162,11 @@ impl Operator {
         !self.inputs.is_empty() || !self.probes.is_empty() || !mesos.events.is_empty()
     }
 
+    /// Why it has stopped for good, if it has.
+    pub fn frozen_for_good(&self) -> Option<String> {
+        self.world.frozen.clone().filter(|_| !self.world.doubts())
+    }
+
     /// What it has on its mind, for people.
     pub fn mind(&self) -> String {
         let Operator { dirty, busy, unknown, backoffs, wanting, revisits, synced, .. } = self;
@@ -240,7 +245,10 @@ impl Operator {
                     format!("Update {} {} {reason} {}", u.task_id, u.state, u.uuid.as_deref().unwrap_or("-"))
                 }
                 Event::Probed(probe) => match &probe.result {
-                    Ok(a) => format!("Probed {} {} {:?} up {} keys {} at {}", probe.task_id, a.role, a.follows, a.link_up, a.keys, a.offset),
+                    Ok(a) => format!(
+                        "Probed {} {} {:?} up {} keys {} at {}",
+                        probe.task_id, a.role, a.follows, a.link_up, a.keys, a.offset
+                    ),
                     Err(why) => format!("Probed {} {why:?}", probe.task_id),
                 },
                 Event::Committed { name, writes, revision, .. } => {
@@ -291,7 +299,8 @@ impl Operator {
     }
 
     fn wake_due(&mut self, now: Timestamp) {
-        let due: Vec<String> = self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<String> =
+            self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             self.revisits.remove(&name);
             self.dirty.insert(name);
@@ -391,7 +400,11 @@ impl Operator {
             around.say(|| format!("      plans {name}: {:?} waits: {:?}", plan.view().steps, plan.waiting));
         }
         self.board.insert(name.to_string());
-        if plan.wants_offers { self.wanting.insert(name.to_string()) } else { self.wanting.remove(name) };
+        if plan.wants_offers {
+            self.wanting.insert(name.to_string())
+        } else {
+            self.wanting.remove(name)
+        };
         if let Some(at) = plan.revisit_at {
             self.revisits.insert(name.to_string(), at);
         }
@@ -417,8 +430,7 @@ impl Operator {
         let frozen = self.world.frozen.is_some();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, around.now);
         self.session_revisit = plan.revisit_at;
-        if let Some(reason) = plan.freeze {
-            self.world.freeze(&reason);
+        if plan.freeze.is_some() {
             self.dirty.extend(self.world.instances.keys().cloned());
         }
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
