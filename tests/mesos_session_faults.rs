@@ -284,7 +284,10 @@ async fn events_arrive_whole_when_every_byte_comes_alone() {
     let bytes = records(&[subscribed(), rescind("O1"), json!({"type": "HEARTBEAT"}), rescind("O2")]);
     let pieces = bytes.iter().map(|byte| vec![*byte]).collect();
     let master = FakeMaster::start([Answer::Stream { pieces, pause: Duration::ZERO, stays: true }]).await;
-    let (_session, mut events) = start(settings(&[&master]));
+    // Hundreds of wake-ups on a busy machine: patience is not what is tested.
+    let mut patient = settings(&[&master]);
+    patient.timing.subscribe = TIMEOUT;
+    let (_session, mut events) = start(patient);
     assert_eq!(next_subscription(&mut events).await, 1);
     assert_eq!(next(&mut events).await, MesosEvent::Rescind("O1".into()));
     assert_eq!(next(&mut events).await, MesosEvent::Rescind("O2".into()));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{InstanceRecord, NodeRecord, Role, TaskRecord};
+use crate::model::{Answer, InstanceRecord, NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
@@ -105,8 +105,7 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
         }
     }
     let launched = plan.launches().count();
-    let stays = |node: &Node| after.nodes.get(&node.record.value.ordinal).is_some_and(|record| record.stop.is_none());
-    let sound = o.instance.nodes.values().filter(|node| is_ready_replica(o, node) && stays(node)).count();
+    let sound = o.instance.nodes.values().filter(|node| is_sound_replica(node, after)).count();
     if launched > 0 && sound + launched > want {
         broken.push(format!(
             "{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"
@@ -114,10 +113,13 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
     }
 }
 
-fn is_ready_replica(o: &Observed, node: &Node) -> bool {
-    let master = o.instance.record.as_ref().and_then(|record| record.value.master);
-    let answers = node.silent.is_none() && node.answer.as_ref().is_some_and(|(answer, _)| answer.link_up);
-    answers && master != Some(node.record.value.ordinal)
+/// Follows the recorded master, link up, and stays.
+fn is_sound_replica(node: &Node, after: &After) -> bool {
+    let master =
+        after.record.as_ref().and_then(|record| after.nodes.get(&record.master?)).map(|master| &master.address);
+    let stays = after.nodes.get(&node.record.value.ordinal).is_some_and(|record| record.stop.is_none());
+    let follows = |answer: &Answer| answer.link_up && answer.role == Role::Replica && answer.follows.as_ref() == master;
+    stays && node.silent.is_none() && node.answer.as_ref().is_some_and(|(answer, _)| follows(answer))
 }
 
 fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {

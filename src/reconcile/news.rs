@@ -57,7 +57,8 @@ impl World {
     fn taken_addresses(&self) -> BTreeSet<Address> {
         let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
         let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
-        nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten().collect()
+        let taken = nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten();
+        taken.chain(self.planned.values().flatten().cloned()).collect()
     }
 
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.

@@ -33,6 +33,7 @@ fn settle_task(d: &mut Draft, ordinal: u32, update: &TaskUpdate) {
     let now = d.o.now;
     let answered = d.seen(ordinal).is_some_and(|node| node.answer.is_some());
     let name = d.node_name(ordinal);
+    let is_master = d.is_master(ordinal);
     let node = d.nodes.get_mut(&ordinal).expect("the caller lists the nodes");
     let ran = node.task.ran() || answered;
     match update.state.meaning() {
@@ -42,7 +43,8 @@ fn settle_task(d: &mut Draft, ordinal: u32, update: &TaskUpdate) {
             }
         }
         Meaning::Running => {
-            if node.task.is_dead() {
+            // Nobody has taken the place of the recorded master: it is taken back, with its data.
+            if node.task.is_dead() && !is_master {
                 node.stop = Some("it came back after it was declared dead".to_string());
             }
             if node.task != TaskRecord::Running {

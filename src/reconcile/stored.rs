@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::model::{InstanceEvent, NodeRecord, RequestKind};
+use crate::model::{Address, InstanceEvent, NodeRecord, RequestKind};
 use crate::reconcile::action::Write;
 use crate::reconcile::world::{Dirty, Document, Instance, Node, Stored, World};
 use crate::spec::{self, RedisInstance};
@@ -13,8 +13,19 @@ use crate::status::InstanceStatus;
 use crate::store::{KeyValue, Listing};
 
 impl World {
-    /// The writes of a plan are about to be committed: the keys that they delete may vanish.
+    /// The writes of a plan are about to be committed: the keys that they delete may vanish, and
+    /// the addresses of new nodes are taken.
     pub fn expect(&mut self, name: &str, writes: &[Write]) {
+        let address = |write: &Write| match write {
+            Write::Node(record) => Some(record.address.clone()),
+            _ => None,
+        };
+        let planned: Vec<Address> = writes.iter().filter_map(address).collect();
+        if planned.is_empty() {
+            self.planned.remove(name)
+        } else {
+            self.planned.insert(name.to_string(), planned)
+        };
         for write in writes {
             match write {
                 Write::ForgetNode(ordinal) => {

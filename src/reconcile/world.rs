@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request, RequestKind,
-    TaskUpdate, Timestamp, parse_task_id,
+    Address, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request,
+    RequestKind, TaskUpdate, Timestamp, parse_task_id,
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
@@ -244,6 +244,8 @@ pub struct World {
     pub(super) doubt: Option<String>,
     /// Keys whose deletion is our own doing.
     pub(super) forgetting: BTreeSet<String>,
+    /// Where nodes of each instance will listen whose records are being written.
+    pub(super) planned: BTreeMap<String, Vec<Address>>,
     pub(super) tasks: BTreeMap<String, (String, u32)>,
 }
 
@@ -260,6 +262,7 @@ impl Default for World {
             frozen: None,
             doubt: None,
             forgetting: BTreeSet::new(),
+            planned: BTreeMap::new(),
             tasks: BTreeMap::new(),
         }
     }

@@ -233,7 +233,9 @@ impl Traces {
         let commands: Vec<String> = self.commands.iter().map(changed).collect();
         let revisions = self.revision - before.revision;
         let commands = commands.join(", ");
-        format!("{launched} launched, {killed} killed, {revisions} revisions, writes by key {writes:?}, commands {commands}")
+        format!(
+            "{launched} launched, {killed} killed, {revisions} revisions, writes by key {writes:?}, commands {commands}"
+        )
     }
 }
 

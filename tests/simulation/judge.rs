@@ -290,7 +290,8 @@ fn excused(
         let (there, ports) = avoid.get(mesos.agents[at].id.as_str()).cloned().unwrap_or_default();
         there >= record.spec.distribution || !mesos.fits(at, record.spec.task_mem_mib(), record.spec.cpus.0, &ports)
     };
-    let living = store_nodes(stored).filter(|node| node.stop.is_none()).count();
+    let counts = |n: &&redisctl::model::NodeRecord| n.stop.is_none() && !out_of_reach(&n.agent_id, mesos);
+    let living = store_nodes(stored).filter(counts).count();
     living < record.spec.nodes() as usize && (0..mesos.agents.len()).all(full) && !name.is_empty()
 }
 
