@@ -45,6 +45,9 @@ pub struct History {
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
     told: BTreeMap<String, Result<Answer, NoAnswer>>,
+    /// The store's revision then: an answer to a question that was put before a death was recorded
+    /// proves less than the same answer after it.
+    told_at: i64,
     specs: BTreeMap<String, Declared>,
     /// What went wrong.
     pub broken: Option<String>,
@@ -56,6 +59,8 @@ pub struct History {
 struct Declared {
     replicas: usize,
     distribution: usize,
+    /// The most that was ever declared: nodes launched under it may stay, or land late.
+    distribution_most: usize,
     memory: &'static str,
     config: &'static str,
     after: &'static str,
@@ -64,7 +69,7 @@ struct Declared {
 
 impl Declared {
     fn document(&self, name: &str) -> String {
-        let Declared { replicas, distribution, memory, config, after, hold } = self;
+        let Declared { replicas, distribution, memory, config, after, hold, .. } = self;
         let hold = if *hold { "hold" } else { "recreate" };
         format!(
             "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
@@ -100,6 +105,7 @@ impl History {
             peace: false,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
+            told_at: 0,
             specs: BTreeMap::new(),
             broken: None,
             acts: 0,
@@ -327,7 +333,8 @@ impl History {
         self.mesos.call(call, self.now);
         for (task_id, agent_id) in launches {
             let at = self.mesos.agents.iter().position(|agent| agent.id == agent_id).expect("one of ours");
-            let outcome = judge::distribution(&task_id, at, &self.store, &self.mesos);
+            let most = |name: &str| self.specs.get(name).map(|declared| declared.distribution_most);
+            let outcome = judge::distribution(&task_id, at, most, &self.mesos);
             self.blame(outcome);
         }
     }
@@ -381,6 +388,10 @@ impl History {
         let targets: Vec<_> = operator.probed.iter().map(|(id, address)| (id.clone(), address.clone())).collect();
         if targets.is_empty() {
             return false;
+        }
+        if self.told_at != self.store.revision {
+            self.told_at = self.store.revision;
+            self.told.clear();
         }
         let only = (!self.peace).then(|| self.dice.below(targets.len()));
         let mut news = false;
@@ -482,9 +493,11 @@ impl History {
     // --- Users, clients and time -------------------------------------------------------------
 
     fn declare(&mut self, name: &str) {
+        let distribution = 1 + self.dice.below(2);
         let declared = Declared {
             replicas: self.dice.below(4),
-            distribution: 1 + self.dice.below(2),
+            distribution,
+            distribution_most: distribution,
             memory: "64Mi",
             config: "{}",
             after: *self.dice.pick(&["30s", "2m", "5m"]),
@@ -511,7 +524,10 @@ impl History {
         let declared = self.specs.get_mut(&name).expect("declared");
         match self.dice.below(10) {
             0..4 => declared.replicas = replicas,
-            4 => declared.distribution = distribution,
+            4 => {
+                declared.distribution = distribution;
+                declared.distribution_most = declared.distribution_most.max(distribution);
+            }
             5 => declared.config = config,
             6 => declared.memory = if declared.memory == "64Mi" { "96Mi" } else { "64Mi" },
             7 => {

@@ -154,13 +154,18 @@ impl Judge {
 }
 
 /// More of an instance's nodes on one agent than its spec allows.
-pub fn distribution(task_id: &str, agent: usize, store: &Store, mesos: &Mesos) -> Result<(), String> {
+pub fn distribution(
+    task_id: &str,
+    agent: usize,
+    most: impl Fn(&str) -> Option<usize>,
+    mesos: &Mesos,
+) -> Result<(), String> {
     let Some((name, _)) = redisctl::model::parse_task_id(task_id) else { return Ok(()) };
-    let Some(record) = store.instances.get(name).and_then(|stored| stored.record.as_ref()) else { return Ok(()) };
+    let Some(most) = most(name) else { return Ok(()) };
     let ours = |id: &str| redisctl::model::parse_task_id(id).is_some_and(|(n, _)| n == name);
     let there = mesos.running().filter(|(id, at)| *at == agent && ours(id)).count();
-    if there > record.spec.distribution as usize {
-        return Err(format!("{there} nodes of {name} run on one agent, allowed are {}", record.spec.distribution));
+    if there > most {
+        return Err(format!("{there} nodes of {name} run on one agent, allowed are {most}"));
     }
     Ok(())
 }
