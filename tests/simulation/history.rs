@@ -392,6 +392,7 @@ impl History {
         if self.told_at != self.store.revision {
             self.told_at = self.store.revision;
             self.told.clear();
+            self.now = self.now.plus_ms(1); // Asked after whatever has happened at this very moment.
         }
         let only = (!self.peace).then(|| self.dice.below(targets.len()));
         let mut news = false;
@@ -497,7 +498,7 @@ impl History {
         let declared = Declared {
             replicas: self.dice.below(4),
             distribution,
-            distribution_most: distribution,
+            distribution_most: self.specs.get(name).map_or(0, |old| old.distribution_most).max(distribution),
             memory: "64Mi",
             config: "{}",
             after: *self.dice.pick(&["30s", "2m", "5m"]),
