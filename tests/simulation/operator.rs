@@ -12,7 +12,7 @@ use redisctl::reconcile::invariants;
 use redisctl::reconcile::offers::{Asked, DECLINE_S, plan_session};
 use redisctl::reconcile::plan::plan_instance;
 use redisctl::reconcile::world::{Dirty, Done, Event, Note, Session, World};
-use redisctl::store::{FRAMEWORK_KEY, Guard, LeaderToken, Op, Txn};
+use redisctl::store::{FRAMEWORK_KEY, Guard, LeaderToken, Listing, Op, Txn};
 
 use crate::dice::Dice;
 use crate::mesos::Mesos;
@@ -76,6 +76,7 @@ pub struct Operator {
     pub calls: [VecDeque<(u64, MesosCall)>; 2],
     /// The revision up to which the watch has told; none: list first.
     pub watched: Option<i64>,
+    listing: Option<Listing>,
     /// Transactions that are still on their way to the store.
     pub late: Vec<Txn>,
     /// Plans made with something in them, for the judge; counted.
@@ -135,6 +136,7 @@ impl Operator {
             rounds: Vec::new(),
             calls: [VecDeque::new(), VecDeque::new()],
             watched: None,
+            listing: None,
             late: Vec::new(),
             acts: 0,
             settings: PlanSettings::default(),
@@ -143,9 +145,15 @@ impl Operator {
 
     // --- The reflector -----------------------------------------------------------------------
 
+    /// Lists the store; what is read is told in a second act.
     pub fn list(&mut self, store: &Store) {
-        self.watched = Some(store.revision);
-        self.inputs.push_back(Input::Event(Event::Listed(store.listing())));
+        match self.listing.take() {
+            None => self.listing = Some(store.listing()),
+            Some(listing) => {
+                self.watched = Some(listing.revision);
+                self.inputs.push_back(Input::Event(Event::Listed(listing)));
+            }
+        }
     }
 
     /// Tells the changes of the next transaction. False: there are none.

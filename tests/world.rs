@@ -1,0 +1,270 @@
+//! The world as the fold of events, and what concerns all instances: one fact each. Pure.
+
+#[allow(dead_code)] // Another test uses the rest.
+mod scene;
+
+use std::collections::BTreeSet;
+
+use redisctl::model::{
+    Amount, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, TaskRecord, TaskState, TaskUpdate, Timestamp,
+    task_id,
+};
+use redisctl::placement::{Needs, place};
+use redisctl::reconcile::action::Write;
+use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
+use redisctl::reconcile::world::{Done, Event, Note, World};
+use redisctl::spec::Placement;
+use redisctl::store::{Change, Changes, KeyValue, Listing, node_key, request_key, state_key};
+use scene::*;
+
+fn item(key: String, value: &impl serde::Serialize, revision: i64) -> KeyValue {
+    KeyValue { key, value: serde_json::to_vec(value).unwrap(), revision, created: revision }
+}
+
+fn listing(scene: &mut Scene) -> Listing {
+    let mut items = vec![item(state_key("orders"), &scene.record().clone(), 9)];
+    items.extend(
+        scene.instance.nodes.iter().map(|(k, n)| item(node_key("orders", *k), &n.record.value, n.record.revision)),
+    );
+    Listing { items, revision: 30, store_id: 1 }
+}
+
+/// A subscribed world that has listed a running instance.
+fn world(replicas: u32) -> World {
+    let mut world = World::default();
+    world.apply(Event::Listed(listing(&mut Scene::running(replicas, ""))), NOW);
+    let subscribed = MesosEvent::Subscribed { framework_id: "F".to_string(), subscription: 1 };
+    world.apply(Event::Mesos(subscribed), NOW);
+    world
+}
+
+fn update(task_id: &str, state: TaskState, uuid: Option<&str>) -> Event {
+    Event::Mesos(MesosEvent::Update(TaskUpdate {
+        task_id: task_id.to_string(),
+        agent_id: Some("a1".to_string()),
+        state,
+        reason: None,
+        message: String::new(),
+        uuid: uuid.map(str::to_string),
+    }))
+}
+
+fn session(world: &mut World, asked: &mut Asked, now: Timestamp) -> SessionPlan {
+    plan_session(world, asked, &BTreeSet::new(), &BTreeSet::new(), now)
+}
+
+fn asks_after(plan: &SessionPlan, task: &str) -> bool {
+    plan.calls.iter().any(|call| matches!(call, MesosCall::Reconcile(tasks) if tasks.iter().any(|(id, _)| id == task)))
+}
+
+// --- The store ---------------------------------------------------------------------------------
+
+#[test]
+fn a_store_that_went_back_or_is_another_one_freezes_the_operator() {
+    for (revision, store_id) in [(29, 1), (31, 2)] {
+        let mut world = world(0);
+        world.apply(Event::Listed(Listing { revision, store_id, ..listing(&mut Scene::running(0, "")) }), NOW);
+        assert!(world.frozen.is_some());
+    }
+}
+
+#[test]
+fn a_record_that_vanishes_freezes_the_operator_and_is_kept_in_mind() {
+    let mut world = world(1);
+    let changes = vec![Change::Delete { key: node_key("orders", 1), revision: 31 }];
+    world.apply(Event::Changed(Changes { changes, revision: 31 }), NOW);
+    assert!(world.frozen.as_ref().is_some_and(|reason| reason.contains("nodes/orders/1 has vanished")));
+    assert!(world.instances["orders"].nodes.contains_key(&1));
+}
+
+#[test]
+fn a_record_that_the_operator_removes_may_vanish() {
+    let mut world = world(1);
+    world.expect("orders", &[Write::ForgetNode(1)]);
+    let changes = vec![Change::Delete { key: node_key("orders", 1), revision: 31 }];
+    world.apply(Event::Changed(Changes { changes, revision: 31 }), NOW);
+    assert_eq!(world.frozen, None);
+    assert!(!world.instances["orders"].nodes.contains_key(&1));
+}
+
+#[test]
+fn an_older_change_that_comes_late_does_not_undo_a_newer_commit() {
+    let mut world = world(1);
+    let mut record = world.instances["orders"].nodes[&1].record.value.clone();
+    let old = item(node_key("orders", 1), &record, 31);
+    record.task = TaskRecord::Unsure { since: NOW, ran: true };
+    let writes = vec![Write::Node(record.clone())];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);
+    world.apply(Event::Changed(Changes { changes: vec![Change::Put(old)], revision: 31 }), NOW);
+    assert_eq!(world.instances["orders"].nodes[&1].record.value, record);
+}
+
+#[test]
+fn a_listing_that_was_made_before_a_commit_does_not_undo_it() {
+    let mut world = world(1);
+    let before = listing(&mut Scene::running(1, ""));
+    let mut record = world.instances["orders"].nodes[&1].record.value.clone();
+    (record.ordinal, record.task_id) = (2, task(2));
+    let writes = vec![Write::Node(record)];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 31 }, NOW);
+    world.apply(Event::Listed(before), NOW);
+    assert_eq!(world.frozen, None);
+    assert!(world.instances["orders"].nodes.contains_key(&2));
+}
+
+#[test]
+fn a_request_that_is_made_anew_is_not_taken_for_the_one_that_was_closed() {
+    let mut world = world(0);
+    let key = request_key("orders", RequestKind::Recreate);
+    let request = Request { at: NOW, revision: 0 };
+    let changes = vec![Change::Put(item(key, &request, 33))];
+    world.apply(Event::Changed(Changes { changes, revision: 33 }), NOW);
+    let writes = vec![Write::RequestDone(RequestKind::Recreate)];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);
+    assert!(world.instances["orders"].requests.contains_key(&RequestKind::Recreate));
+}
+
+// --- Offers ------------------------------------------------------------------------------------
+
+fn placed_ports(world: &mut World, host: &str, ports: (u16, u16)) -> Vec<u16> {
+    let mut offer = offer(1);
+    offer.host = host.to_string();
+    for piece in offer.pieces.iter_mut().filter(|piece| piece.name == "ports") {
+        piece.amount = Amount::Ranges(vec![ports]);
+    }
+    world.apply(Event::Mesos(MesosEvent::Offers(vec![offer])), NOW);
+    let placement = Placement::default();
+    let needs = Needs { instance: "cache", mem_mib: 96, cpus_milli: 100, distribution: 1000, placement: &placement };
+    let mut ports: Vec<u16> =
+        std::iter::from_fn(|| place(&needs, &[], &mut world.pool, 1).ok()).map(|placement| placement.port).collect();
+    ports.sort_unstable();
+    ports
+}
+
+#[test]
+fn the_port_of_a_recorded_node_is_not_given_to_another() {
+    let ports = placed_ports(&mut world(1), &address(1).host, (30_998, 31_002));
+    assert_eq!(ports, [30_998, 30_999, 31_001, 31_002]);
+}
+
+#[test]
+fn nor_is_the_port_of_one_that_is_about_to_be_recorded() {
+    let mut world = world(1);
+    let mut record = world.instances["orders"].nodes[&1].record.value.clone();
+    (record.ordinal, record.address.port) = (2, 31_500);
+    world.expect("orders", &[Write::Node(record)]);
+    assert_eq!(placed_ports(&mut world, &address(1).host, (31_499, 31_501)), [31_499, 31_501]);
+}
+
+#[test]
+fn nor_is_a_port_that_a_replica_follows() {
+    let mut world = world(1);
+    let mut scene = Scene::running(1, "");
+    let mut answer = scene.answer(1).clone();
+    answer.follows.as_mut().unwrap().port = 31_700;
+    world.apply(Event::Probed(Probe { task_id: task(1), result: Ok(answer), at: NOW }), NOW);
+    assert_eq!(placed_ports(&mut world, &address(0).host, (31_700, 31_701)), [31_701]);
+}
+
+// --- Tasks that Mesos must be asked about ------------------------------------------------------
+
+#[test]
+fn after_a_new_subscription_every_node_is_asked_after() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    let plan = session(&mut world, &mut asked, NOW);
+    assert!(asks_after(&plan, &task(0)) && asks_after(&plan, &task(1)));
+    world.apply(update(&task(0), TaskState::Running, None), NOW);
+    let plan = session(&mut world, &mut asked, NOW.plus_ms(1000));
+    assert!(!asks_after(&plan, &task(0)) && asks_after(&plan, &task(1)), "only those not heard of, again");
+}
+
+#[test]
+fn a_node_out_of_sight_is_asked_after_again_and_again() {
+    let (mut world, mut asked) = (world(0), Asked::default());
+    world.apply(update(&task(0), TaskState::Unreachable, None), NOW);
+    let mut record = world.instances["orders"].nodes[&0].record.value.clone();
+    record.task = TaskRecord::Unsure { since: NOW, ran: true };
+    let writes = vec![Write::Node(record)];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 31 }, NOW);
+    for round in 0..3 {
+        let now = NOW.plus_ms(30_000 * round);
+        let plan = session(&mut world, &mut asked, now);
+        assert_eq!(asks_after(&plan, &task(0)), round > 0, "round {round}");
+        assert_eq!(plan.revisit_at, Some(now.plus_ms(30_000)));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_asked_after_though_mesos_called_it_running() {
+    let (mut world, mut asked) = (world(0), Asked::default());
+    world.apply(update(&task(0), TaskState::Running, None), NOW);
+    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Refused), at: NOW }), NOW);
+    session(&mut world, &mut asked, NOW);
+    assert!(asks_after(&session(&mut world, &mut asked, NOW.plus_ms(30_000)), &task(0)));
+}
+
+// --- Tasks that are not recorded ---------------------------------------------------------------
+
+fn stranger(ordinal: u32) -> String {
+    task_id("orders", ordinal, Timestamp(BEFORE.0 - 1))
+}
+
+const LATER: Timestamp = Timestamp(NOW.0 + 5000);
+
+#[test]
+fn a_superseded_task_is_killed_and_its_updates_are_acknowledged() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    world.apply(update(&stranger(1), TaskState::Running, Some("u1")), NOW);
+    session(&mut world, &mut asked, NOW);
+    let plan = session(&mut world, &mut asked, LATER);
+    let task_id = stranger(1);
+    assert!(plan.calls.contains(&MesosCall::Kill { task_id: task_id.clone(), agent_id: None }));
+    let acknowledge = MesosCall::Acknowledge { task_id, agent_id: "a1".to_string(), uuid: "u1".to_string() };
+    assert!(plan.calls.contains(&acknowledge));
+    assert_eq!(world.frozen, None);
+}
+
+#[test]
+fn a_task_that_the_store_should_know_freezes_the_operator() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    world.apply(update(&stranger(7), TaskState::Running, None), NOW);
+    let plan = session(&mut world, &mut asked, LATER);
+    assert!(plan.freeze.is_some_and(|reason| reason.contains("the store knows no node 7 of orders")));
+    assert!(world.frozen.is_some());
+    assert!(asks_after(&SessionPlan { calls: plan.calls, ..SessionPlan::default() }, &stranger(7)));
+}
+
+#[test]
+fn while_frozen_not_even_a_superseded_task_is_killed() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    world.apply(update(&stranger(7), TaskState::Running, None), NOW);
+    session(&mut world, &mut asked, LATER);
+    world.apply(update(&stranger(1), TaskState::Running, None), NOW);
+    let plan = session(&mut world, &mut asked, LATER.plus_ms(60_000));
+    assert!(!plan.calls.iter().any(|call| matches!(call, MesosCall::Kill { .. })));
+}
+
+#[test]
+fn when_the_unknown_task_proves_dead_the_operator_goes_on() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    world.apply(update(&stranger(7), TaskState::Starting, Some("u1")), NOW);
+    session(&mut world, &mut asked, LATER);
+    assert!(world.frozen.is_some());
+    let dirty = world.apply(update(&stranger(7), TaskState::Killed, Some("u2")), LATER);
+    assert_eq!((world.frozen.clone(), dirty.all), (None, true));
+    let plan = session(&mut world, &mut asked, LATER);
+    assert!(plan.calls.iter().any(|call| matches!(call, MesosCall::Acknowledge { uuid, .. } if uuid == "u2")));
+    let done = Done::Acknowledged("u2".to_string());
+    world.apply(Event::Noted(Note { task_id: stranger(7), done }), LATER);
+    assert!(world.strangers.is_empty());
+}
+
+#[test]
+fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
+    let (mut world, mut asked) = (world(1), Asked::default());
+    world.apply(update(&stranger(7), TaskState::Running, None), NOW);
+    session(&mut world, &mut asked, LATER);
+    world.freeze("the store has gone back");
+    world.apply(update(&stranger(7), TaskState::Killed, None), LATER);
+    assert_eq!(world.frozen.as_deref(), Some("the store has gone back"));
+}
