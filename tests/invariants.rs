@@ -125,7 +125,9 @@ fn nothing_is_launched_without_a_command_or_for_what_goes_away() {
     launch_of(&mut plan).argv.clear();
     assert_found(&scene, &plan, "with no command");
     let (mut scene, mut plan) = launching();
-    let Write::State(record) = state_with(&mut scene, |record| record.deleting = true).writes.remove(0) else { panic!() };
+    let Write::State(record) = state_with(&mut scene, |record| record.deleting = true).writes.remove(0) else {
+        panic!()
+    };
     plan.writes.retain(|write| !matches!(write, Write::State(_)));
     plan.writes.push(Write::State(record));
     assert_found(&scene, &plan, "that goes away");

@@ -54,7 +54,7 @@ impl World {
         let present: BTreeSet<&str> = listing.items.iter().map(|item| item.key.as_str()).collect();
         for key in self.known_keys() {
             if !present.contains(key.as_str()) {
-                self.deleted(&key);
+                self.deleted(&key, listing.revision);
             }
         }
         if self.frozen.is_none() {
@@ -138,7 +138,10 @@ impl World {
             ("requests", Some(kind)) => {
                 let kind: RequestKind =
                     serde_json::from_value(kind.into()).map_err(|_| format!("no request is called {kind:?}"))?;
-                instance.requests.insert(kind, Stored { value: decode(&item.value)?, revision: item.revision });
+                let request = Stored { value: decode(&item.value)?, revision: item.revision };
+                if instance.requests.get(&kind).is_none_or(|known| known.revision <= request.revision) {
+                    instance.requests.insert(kind, request);
+                }
             }
             _ => {}
         }
@@ -167,10 +170,12 @@ impl World {
         self.tasks.insert(task_id, (name.to_string(), ordinal));
     }
 
-    pub(super) fn deleted(&mut self, key: &str) -> Dirty {
+    pub(super) fn deleted(&mut self, key: &str, revision: i64) -> Dirty {
         let Some((kind, rest)) = key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, ""), |(name, sub)| (name, sub));
-        if !self.instances.contains_key(name) {
+        // Our own commits are known before the store tells of what was before them.
+        let newer = |instance: &Instance| revision_of(instance, kind, sub) > revision;
+        if self.instances.get(name).is_none_or(newer) {
             return Dirty::default();
         }
         match kind {
@@ -235,11 +240,11 @@ impl World {
                 Write::ForgetNode(ordinal) => self.forget_node(name, ordinal),
                 Write::Event(event) => events.push(event),
                 Write::RequestDone(kind) => self.edit(name, |i| {
-                    i.requests.remove(&kind);
+                    i.requests.retain(|known, request| *known != kind || request.revision > revision);
                 }),
                 Write::Forget { document } => {
                     gone = true;
-                    self.forget(name, document);
+                    self.forget(name, document, revision);
                 }
             }
         }
@@ -259,7 +264,7 @@ impl World {
         Dirty::one(name)
     }
 
-    fn forget(&mut self, name: &str, document: Option<i64>) {
+    fn forget(&mut self, name: &str, document: Option<i64>, revision: i64) {
         let ordinals: Vec<u32> =
             self.instances.get(name).map(|i| i.nodes.keys().copied().collect()).unwrap_or_default();
         for ordinal in ordinals {
@@ -269,13 +274,30 @@ impl World {
             instance.record = None;
             instance.status = None;
             instance.events = None;
-            instance.requests.clear();
+            instance.requests.retain(|_, request| request.revision > revision);
             if instance.document.as_ref().is_some_and(|d| document.is_some_and(|gone| d.revision <= gone)) {
                 instance.document = None;
             }
         });
         self.drop_if_empty(name);
     }
+}
+
+/// The revision of what is known of a key of an instance; 0: nothing.
+fn revision_of(instance: &Instance, kind: &str, sub: &str) -> i64 {
+    let request =
+        || serde_json::from_value::<RequestKind>(sub.into()).ok().and_then(|kind| instance.requests.get(&kind));
+    let node = || sub.parse::<u32>().ok().and_then(|ordinal| instance.nodes.get(&ordinal));
+    match kind {
+        "instances" => instance.document.as_ref().map(|document| document.revision),
+        "state" => instance.record.as_ref().map(|record| record.revision),
+        "status" => instance.status.as_ref().map(|status| status.revision),
+        "events" => instance.events.as_ref().map(|events| events.revision),
+        "nodes" => node().map(|node| node.record.revision),
+        "requests" => request().map(|request| request.revision),
+        _ => None,
+    }
+    .unwrap_or(0)
 }
 
 /// The newest events of an instance that are kept.

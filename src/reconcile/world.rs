@@ -296,7 +296,7 @@ impl World {
                 for change in changes.changes {
                     dirty.merge(match change {
                         Change::Put(item) => self.put(&item),
-                        Change::Delete { key, .. } => self.deleted(&key),
+                        Change::Delete { key, revision } => self.deleted(&key, revision),
                     });
                 }
                 self.revision = self.revision.max(changes.revision);
