@@ -99,12 +99,6 @@ impl Cluster {
         }
     }
 
-    /// The index of the agent with that hostname.
-    pub fn agent_of(&self, name: &str) -> usize {
-        let number: usize = name.strip_prefix("agent-").and_then(|n| n.parse().ok()).expect("agents are numbered");
-        number - 1
-    }
-
     /// Starts another agent, the `number`th from 0.
     pub async fn add_agent(&mut self, number: usize, spec: AgentSpec) {
         match self {
@@ -157,6 +151,12 @@ impl Cluster {
 
 fn ids(tasks: impl IntoIterator<Item = SeenTask>) -> BTreeSet<String> {
     tasks.into_iter().map(|task| task.id).collect()
+}
+
+/// The index of the agent with that hostname.
+pub fn agent_of(hostname: &str) -> usize {
+    let number: usize = hostname.strip_prefix("agent-").and_then(|n| n.parse().ok()).expect("agents are numbered");
+    number - 1
 }
 
 /// `agent-1` is the first.

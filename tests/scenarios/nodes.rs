@@ -2,7 +2,7 @@
 
 use redisctl::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
 
-use crate::cluster::Kind;
+use crate::cluster::{Kind, agent_of};
 use crate::document::Document;
 use crate::support::{AgentSpec, holds_for, redis, wait_until};
 use crate::world::{
@@ -34,7 +34,7 @@ pub async fn nodes_of_a_dead_machine_are_replaced_after_the_time_that_the_spec_s
     write(&before, "a", "1").await;
 
     let victim = replicas(&before)[0].clone();
-    let machine = world.cluster.agent_of(&victim.hostname);
+    let machine = agent_of(&victim.hostname);
     world.cluster.kill_machine(machine);
     let status = unreachable(&world, &victim).await;
     let reason = status.waiting.join("; ");
@@ -63,7 +63,7 @@ pub async fn a_node_on_a_lost_agent_that_returns_in_time_is_taken_back(kind: Kin
     let before = world.ready("orders", 3).await;
 
     let victim = replicas(&before)[0].clone();
-    let agent = world.cluster.agent_of(&victim.hostname);
+    let agent = agent_of(&victim.hostname);
     world.cluster.kill_agent(agent);
     // Mesos has lost sight of it; it still answers, and still replicates.
     wait_until("Mesos has lost the task", TIMEOUT, async || {
@@ -93,7 +93,7 @@ pub async fn a_node_on_a_lost_agent_that_returns_too_late_leaves_no_surplus(kind
     let before = world.ready("orders", 3).await;
 
     let victim = replicas(&before)[0].clone();
-    let machine = world.cluster.agent_of(&victim.hostname);
+    let machine = agent_of(&victim.hostname);
     // The agent dies, and its node with it, but Mesos cannot know that of the node: silence.
     world.cluster.freeze_machine(machine);
     world.cluster.kill_agent(machine);
@@ -110,7 +110,7 @@ pub async fn a_machine_that_hangs_and_wakes_leaves_no_surplus_node(kind: Kind) {
     let before = world.ready("orders", 3).await;
 
     let victim = replicas(&before)[0].clone();
-    let machine = world.cluster.agent_of(&victim.hostname);
+    let machine = agent_of(&victim.hostname);
     world.cluster.freeze_machine(machine);
     living_without(&world, &before, &victim).await;
     world.cluster.thaw_machine(machine);
