@@ -1,4 +1,4 @@
-//! From a document to running nodes on a real Mesos, beside two floors measured in the same run.
+//! From a document to running nodes on a real Mesos, beside two floors measured in the same run. I/O.
 //!
 //! The floors are the same redis-server processes started by a bare script without Mesos, and the same
 //! tasks launched through the same Mesos by a bare scheduler that accepts the first offers at once.

@@ -1,4 +1,5 @@
-//! Placement decisions per second on one core with 5,000 agents, beside a plain scan of all agents.
+//! Placement decisions per second on one core with 5,000 agents, beside a plain scan of all agents. I/O (it
+//! reads the clock).
 //!
 //! Each case fills an empty cluster with instances of three nodes until one is refused, so that the
 //! whole range from empty to full is in the figure. The scan is the peer in the same run: it looks

@@ -1,4 +1,5 @@
-//! 1,000 instances of 3 nodes on a simulated cluster: creation, restart, idling, and single changes.
+//! 1,000 instances of 3 nodes on a simulated cluster: creation, restart, idling, and single
+//! changes. I/O.
 //!
 //! The cluster runs in this process with fake Redis servers; the operator is the real binary in a
 //! process of its own, and the store is a real etcd.

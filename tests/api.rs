@@ -1,4 +1,4 @@
-//! The HTTP API over real HTTP, on a real store.
+//! The HTTP API over real HTTP, on a real store. I/O.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -619,8 +619,9 @@ async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again() {
         session.send(subscription, MesosCall::Revive).unwrap();
         let (call, tasks, _, uncertain) = next_failed_call(&mut events).await;
         assert_eq!((call, tasks, uncertain), ("ACCEPT", vec!["t-1".into()], true));
-        wait_until("the call after it is there", TIMEOUT, async || master.calls().len() == 2).await;
-        assert_eq!(master.calls()[1].kind(), "REVIVE");
+        wait_until("the calls after it are there", TIMEOUT, async || master.calls().len() == 3).await;
+        let kinds: Vec<_> = master.calls().iter().map(|call| call.kind().to_string()).collect();
+        assert_eq!(kinds, ["ACCEPT", "DECLINE", "REVIVE"], "its offers are given back");
         assert_eq!(session.subscription(), Some(subscription));
     }
 }
@@ -628,7 +629,8 @@ async fn a_launch_whose_outcome_is_not_known_is_told_and_never_sent_again() {
 #[tokio::test]
 async fn a_launch_that_the_master_refuses_is_told_with_its_words() {
     let master = FakeMaster::start([stream(&[subscribed()])]).await;
-    master.answer_calls([plain("400 Bad Request", "Failed to validate"), plain("501 Not Implemented", "")]);
+    let declined = plain("202 Accepted", "");
+    master.answer_calls([plain("400 Bad Request", "Failed to validate"), declined, plain("501 Not Implemented", "")]);
     let (session, mut events) = start(settings(&[&master]));
     let subscription = next_subscription(&mut events).await;
     session.send(subscription, accept("t-1")).unwrap();

@@ -1,4 +1,4 @@
-//! What a spec may say, and what a wrong one is answered.
+//! What a spec may say, and what a wrong one is answered. I/O.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Judging an instance's master, and which nodes may hold its data. Pure, but for `redis.rs`.
+//! Judging an instance's master, and which nodes may hold its data. Pure.
 //!
 //! This version decides nothing that moves the master's role: it says what it sees, and keeps
 //! everybody else from doing what could lose data.

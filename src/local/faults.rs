@@ -28,6 +28,7 @@ pub(super) struct Faults {
     pub cut_after: Option<usize>,
     pub lose_accept: bool,
     pub lose_accept_response: bool,
+    pub lose_accept_request: bool,
     drop_updates: u32,
     delay_updates: Duration,
     duplicate_updates: bool,
@@ -222,6 +223,11 @@ impl Cluster {
     /// The next ACCEPT is performed, but the connection breaks before the answer.
     pub fn lose_next_accept_response(&self) {
         self.shared.with(|state| state.faults.lose_accept_response = true);
+    }
+
+    /// The connection of the next ACCEPT breaks before the master has read it.
+    pub fn lose_next_accept_request(&self) {
+        self.shared.with(|state| state.faults.lose_accept_request = true);
     }
 
     /// Answers every scheduler call like this, until it is set to none. Streams stay.

@@ -142,8 +142,13 @@ fn answer(
         });
         return Ok(subscribed(shared.clone(), subscription));
     }
+    let accept = call["type"] == "ACCEPT";
+    if accept && shared.with(|state| std::mem::take(&mut state.faults.lose_accept_request)) {
+        breaker.break_now();
+        return Ok(StatusCode::ACCEPTED.into_response()); // Nobody reads it.
+    }
     let (status, lost) = shared.with(|state| {
-        let lost = call["type"] == "ACCEPT" && std::mem::take(&mut state.faults.lose_accept_response);
+        let lost = accept && std::mem::take(&mut state.faults.lose_accept_response);
         (state.perform_call(&call, stream), lost)
     });
     if lost {

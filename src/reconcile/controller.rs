@@ -133,6 +133,9 @@ impl Controller {
                 self.parts.metrics.offers("received", "", offers.len() as u64);
                 self.wanting.iter().for_each(|name| self.schedule.mark(name));
             }
+            // Only now: a REVIVE that overtakes the ACCEPT finds these offers still out, and what is
+            // left of them is withheld after it.
+            Event::Noted(Note { done: Done::Launched(_), .. }) => self.asked.accepted(),
             Event::Mesos(MesosEvent::Disconnected { reason }) => warn!("Mesos: {reason}"),
             Event::Mesos(MesosEvent::Subscribed { framework_id, .. }) => info!(framework_id, "subscribed to Mesos"),
             _ => {}
@@ -320,9 +323,6 @@ impl Controller {
         for agent_id in &agents {
             let taken = self.world.pool.take_agent(agent_id);
             self.parts.metrics.offers("accepted", "", taken.len() as u64);
-        }
-        if !agents.is_empty() {
-            self.asked.accepted();
         }
     }
 

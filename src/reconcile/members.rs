@@ -1,7 +1,7 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
 use crate::failover::{self, Master, proved_empty};
-use crate::model::{EventKind, NodeRecord, TaskRecord, Timestamp};
+use crate::model::{Address, EventKind, NodeRecord, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -16,10 +16,26 @@ const LAUNCHES_MAX: usize = 90;
 const BACKOFF_MAX_MS: u64 = 300_000;
 
 /// A dead node's record has done its duty, unless it is the master's: as long as that stands, the
-/// instance is known to be without a master.
+/// instance is known to be without a master. And as long as somebody may follow a dead node, its
+/// record keeps the address from being given to another, whose data a follower would take.
 pub fn forget_dead(d: &mut Draft, master: &Master) {
     let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
-    d.nodes.retain(|ordinal, node| !node.task.is_dead() || Some(*ordinal) == kept);
+    let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
+    let gone: Vec<u32> = dead.filter(|node| !may_be_followed(d, &node.address)).map(|node| node.ordinal).collect();
+    d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
+}
+
+/// Whether a living node follows that address as far as it was heard, or was not heard yet and was
+/// launched before the master of now.
+fn may_be_followed(d: &Draft, address: &Address) -> bool {
+    let since = d.master().map(|master| master.launched_at);
+    d.nodes.values().filter(|node| !node.task.is_dead()).any(|node| {
+        let answer = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref());
+        match answer {
+            Some((answer, _)) => answer.follows.as_ref() == Some(address),
+            None => since.is_none_or(|since| node.launched_at < since),
+        }
+    })
 }
 
 /// Counts as one of the nodes that the spec asks for: it lives, may come back soon, or is the

@@ -1,4 +1,4 @@
-//! One pass of the operator: what it knows, what it decides, what it does.
+//! One pass of the operator: what it knows, what it decides, what it does. Pure.
 //!
 //! ```text
 //!   store  ──watch──┐                                  ┌──commit──> store

@@ -45,6 +45,14 @@ impl Cluster {
         }
     }
 
+    /// The local cluster, of which faults can be demanded.
+    pub fn local(&self) -> &local::Cluster {
+        match self {
+            Cluster::Local(cluster) => cluster,
+            Cluster::Mesos(_) => panic!("only the local cluster has faults on demand"),
+        }
+    }
+
     /// `http://HOST:PORT` of the master.
     pub fn url(&self) -> String {
         match self {

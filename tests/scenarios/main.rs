@@ -10,6 +10,7 @@ mod support;
 mod cluster;
 mod control;
 mod document;
+mod faults;
 mod lifecycle;
 mod nodes;
 mod operator;
@@ -34,6 +35,18 @@ macro_rules! scenarios_on {
             )+)+
         }
     };
+}
+
+// What goes wrong on demand: only the local cluster does that.
+scenarios_on! {
+    local_faults Local:
+    faults:
+        updates_that_are_late_doubled_and_out_of_order_change_nothing,
+        updates_that_are_lost_are_asked_for,
+        a_stream_that_breaks_at_any_byte_loses_nothing,
+        launches_and_answers_that_get_lost_are_found_out,
+        offers_that_are_taken_back_cost_nothing_but_time,
+        a_master_that_answers_nobody_is_waited_for;
 }
 
 scenarios! {

@@ -1,5 +1,5 @@
 //! Thousands of histories with faults, from seeds: the real world, planner and checks against a toy
-//! store, Mesos and Redis, with a clock of their own. Pure: no sockets, no threads that matter.
+//! store, Mesos and Redis, with a clock of their own. Pure.
 //!
 //! `SIM_SEED=7 cargo test --test simulation` tells the history of seed 7;
 //! `SIM_HISTORIES=100000` plays more of them.
