@@ -77,15 +77,19 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
         d.wait(format!("{surplus} of {counted} nodes are too many: {reason}"));
         return;
     }
-    // The most lagging go first; among equals the newest.
-    let mut candidates: Vec<(u64, u32)> = d
+    // Those that Mesos does not see go first, then the most lagging; among equals the newest.
+    let mut candidates: Vec<(bool, u64, u32)> = d
         .nodes
         .values()
         .filter(|node| counts(d, node) && !d.is_master(node.ordinal))
-        .map(|node| (d.answer(node.ordinal).filter(|a| a.link_up).map_or(0, |a| a.offset), node.ordinal))
+        .map(|node| {
+            let in_sight = !matches!(node.task, TaskRecord::Unsure { .. });
+            let offset = d.answer(node.ordinal).filter(|a| a.link_up).map_or(0, |a| a.offset);
+            (in_sight, offset, node.ordinal)
+        })
         .collect();
-    candidates.sort_by_key(|(offset, ordinal)| (*offset, std::cmp::Reverse(*ordinal)));
-    for (_, ordinal) in candidates.into_iter().take(surplus) {
+    candidates.sort_by_key(|(in_sight, offset, ordinal)| (*in_sight, *offset, std::cmp::Reverse(*ordinal)));
+    for (_, _, ordinal) in candidates.into_iter().take(surplus) {
         let node = d.nodes.get_mut(&ordinal).expect("listed above");
         node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are declared"));
     }
