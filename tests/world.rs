@@ -124,6 +124,18 @@ fn a_request_that_is_made_anew_is_not_taken_for_the_one_that_was_closed() {
     assert!(world.instances["orders"].requests.contains_key(&RequestKind::Recreate));
 }
 
+#[test]
+fn a_request_that_the_deletion_did_not_know_of_outlives_it() {
+    let mut world = world(0);
+    world.expect("orders", &[Write::Forget { document: None }]);
+    let request = item(request_key("orders", RequestKind::Recreate), &Request { at: NOW, revision: 0 }, 31);
+    world.apply(Event::Changed(Changes { changes: vec![Change::Put(request)], revision: 31 }), NOW);
+    let writes = vec![Write::Forget { document: None }];
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);
+    let left = &world.instances["orders"];
+    assert!(left.record.is_none() && left.nodes.is_empty() && left.requests.len() == 1);
+}
+
 // --- Offers ------------------------------------------------------------------------------------
 
 fn placed_ports(world: &mut World, host: &str, ports: (u16, u16)) -> Vec<u16> {
