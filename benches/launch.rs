@@ -164,7 +164,7 @@ impl Bench {
         let up = until_up(nodes, shape.nodes(), start).await;
         let mut seen = tokio::time::timeout(TIMEOUT, following).await.expect("it is Ready in time").expect("no panic");
         seen.up = up;
-        seen.cpu = self.operator.cpu() - cpu;
+        seen.cpu = self.operator.cpu().saturating_sub(cpu);
         if matches!(shape, Shape::Replicas(2)) {
             self.check_racks().await;
         }
