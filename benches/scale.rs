@@ -117,7 +117,7 @@ impl Bench {
             let Ok(changes) = tokio::time::timeout(left, watch.next()).await else { break };
             writes += changes.expect("the watch goes on").expect("etcd answers").changes.len();
         }
-        let part = (self.operator.cpu() - cpu).as_secs_f64() / start.elapsed().as_secs_f64() * 100.0;
+        let part = self.operator.cpu().saturating_sub(cpu).as_secs_f64() / start.elapsed().as_secs_f64() * 100.0;
         let rss = self.operator.rss_mb();
         println!("idle: {part:.2} % of a core, {rss:.1} MB, {writes} writes in {} s", IDLE.as_secs());
         self.table.row("  idle: CPU", &format!("{part:.2} %"), "", "", "2 % of a core");
@@ -149,7 +149,7 @@ impl Bench {
             println!(
                 "restart: elected after {}, first change acted on {} later, all nodes heard of {} later",
                 ms(elected),
-                ms(first - elected),
+                ms(first.saturating_sub(elected)),
                 ms(heard.saturating_sub(elected))
             );
             totals.push(first.max(heard));
