@@ -278,5 +278,5 @@ fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
     session(&mut world, &mut asked, LATER);
     world.freeze("the store has gone back");
     world.apply(update(&stranger(7), TaskState::Killed, None), LATER);
-    assert_eq!(world.frozen.as_deref(), Some("the store has gone back"));
+    assert_eq!(world.frozen.as_deref(), Some("the store has gone back. Restart the operator when the store is sound"));
 }

@@ -33,8 +33,10 @@ impl World {
                 }
                 Write::Forget { .. } => {
                     self.forgetting.insert(crate::store::state_key(name));
-                    for ordinal in self.instances.get(name).into_iter().flat_map(|i| i.nodes.keys()) {
-                        self.forgetting.insert(crate::store::node_key(name, *ordinal));
+                    if let Some(instance) = self.instances.get(name) {
+                        let nodes = instance.nodes.keys().map(|ordinal| crate::store::node_key(name, *ordinal));
+                        let requests = instance.requests.keys().map(|kind| crate::store::request_key(name, *kind));
+                        self.forgetting.extend(nodes.chain(requests));
                     }
                 }
                 _ => {}
@@ -195,6 +197,7 @@ impl World {
             "status" => self.edit(name, |instance| instance.status = None),
             "events" => self.edit(name, |instance| instance.events = None),
             "requests" => {
+                self.forgetting.remove(key);
                 let kind: Option<RequestKind> = serde_json::from_value(sub.into()).ok();
                 self.edit(name, |instance| instance.requests.retain(|k, _| Some(*k) != kind));
             }
@@ -270,15 +273,19 @@ impl World {
         for ordinal in ordinals {
             self.forget_node(name, ordinal);
         }
+        // A request that came after the plan was made is still there.
+        let forgetting = std::mem::take(&mut self.forgetting);
+        let forgotten = |kind: RequestKind| forgetting.contains(&crate::store::request_key(name, kind));
         self.edit(name, |instance| {
             instance.record = None;
             instance.status = None;
             instance.events = None;
-            instance.requests.retain(|_, request| request.revision > revision);
+            instance.requests.retain(|kind, request| request.revision > revision || !forgotten(*kind));
             if instance.document.as_ref().is_some_and(|d| document.is_some_and(|gone| d.revision <= gone)) {
                 instance.document = None;
             }
         });
+        self.forgetting = forgetting;
         self.drop_if_empty(name);
     }
 }

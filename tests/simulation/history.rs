@@ -85,7 +85,7 @@ impl History {
         let agents = 3 + dice.below(4);
         let mesos = Mesos::with_agents(agents, [420, 800, 2000][dice.below(3)]);
         let (faults, changes) = ([0, 2, 4, 8, 16][dice.below(5)], 1 + dice.below(6));
-        let names = ["a", "b", "c"][..1 + dice.below(3)].iter().map(ToString::to_string).collect();
+        let names = ["a", "b", "c"][..=dice.below(3)].iter().map(ToString::to_string).collect();
         let passes_max = 1 + dice.below(4);
         let mut history = History {
             dice,
@@ -167,7 +167,7 @@ impl History {
     fn judged(&mut self) -> bool {
         let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
         self.blame(outcome);
-        if let Some(reason) = self.operator.as_ref().and_then(|operator| operator.frozen_for_good()) {
+        if let Some(reason) = self.operator.as_ref().and_then(super::operator::Operator::frozen_for_good) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
         }
         self.broken.is_some()
@@ -501,7 +501,7 @@ impl History {
             distribution_most: self.specs.get(name).map_or(0, |old| old.distribution_most).max(distribution),
             memory: "64Mi",
             config: "{}",
-            after: *self.dice.pick(&["30s", "2m", "5m"]),
+            after: self.dice.pick::<&str>(&["30s", "2m", "5m"]),
             hold: self.dice.percent(20),
         };
         self.specs.insert(name.to_string(), declared);
