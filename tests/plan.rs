@@ -821,3 +821,12 @@ proptest! {
         prop_assert!(plan.is_empty() && plan.waiting.is_empty());
     }
 }
+
+#[test]
+fn a_master_whose_record_is_lost_is_not_taken_for_dead() {
+    let mut scene = Scene::running(0, "");
+    scene.instance.nodes.remove(&0);
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty() && !events(&plan).contains(&"DataLost"));
+    assert!(waits_for(&plan, "the store has lost the record of the master"), "{:?}", plan.waiting);
+}

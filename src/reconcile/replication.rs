@@ -26,8 +26,13 @@ pub fn handle_data_loss(d: &mut Draft) {
     let Some(record) = &d.record else { return };
     let Some(master) = record.master else { return };
     let asked = d.o.instance.requests.contains_key(&RequestKind::Recreate);
-    let master_dead = d.nodes.get(&master).is_none_or(|node| node.task.is_dead());
-    if !master_dead {
+    let Some(node) = d.nodes.get(&master) else {
+        // Its record goes only together with its place: it was lost, and its task may run.
+        let name = d.node_name(master);
+        d.wait(format!("the store has lost the record of the master {name}: nothing is done in its place"));
+        return;
+    };
+    if !node.task.is_dead() {
         if asked {
             d.done.push(RequestKind::Recreate); // There is nothing to recreate.
         }

@@ -362,12 +362,12 @@ impl World {
         dirty
     }
 
-    /// Whether an unrecorded task is one that was superseded: its instance is recorded, and has
-    /// counted beyond it. Otherwise the store has forgotten something.
+    /// Whether an unrecorded task is one that was superseded: its instance is recorded, has counted
+    /// beyond it, and it is not the master. Otherwise the store has forgotten something.
     pub fn superseded(&self, task_id: &str) -> bool {
         parse_task_id(task_id).is_some_and(|(name, ordinal)| {
             let record = self.instances.get(name).and_then(|i| i.record.as_ref());
-            record.is_some_and(|record| ordinal < record.value.next_ordinal)
+            record.is_some_and(|record| ordinal < record.value.next_ordinal && record.value.master != Some(ordinal))
         })
     }
 }
