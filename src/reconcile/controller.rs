@@ -365,10 +365,7 @@ impl Controller {
                 let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
                 return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
             }
-            MesosCall::Kill { task_id, .. } => {
-                warn!(task_id, "killing a task that was superseded");
-                Note { task_id: task_id.clone(), done: Done::Killed }
-            }
+            MesosCall::Kill { task_id, .. } => return warn!(task_id, "killing a task that was superseded"),
             MesosCall::Acknowledge { task_id, uuid, .. } => {
                 Note { task_id: task_id.clone(), done: Done::Acknowledged(uuid.clone()) }
             }

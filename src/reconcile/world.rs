@@ -340,11 +340,7 @@ impl World {
     fn noted(&mut self, note: Note, now: Timestamp) -> Dirty {
         let Note { task_id, done } = note;
         if let Some(stranger) = self.strangers.get_mut(&task_id) {
-            match done {
-                Done::Killed => stranger.killed_at = Some(now),
-                Done::Acknowledged(_) => stranger.acknowledged = true,
-                _ => {}
-            }
+            stranger.acknowledged |= matches!(done, Done::Acknowledged(_));
             if stranger.acknowledged && stranger.update.state.meaning() == Meaning::Dead {
                 self.strangers.remove(&task_id);
             }
