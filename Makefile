@@ -30,8 +30,10 @@ lint: packages ## Format, clippy, licences and sources of dependencies, the sour
 	@scripts/cargo-deny --log-level error check bans licenses sources
 	@cargo test --quiet --test tidy
 
-bench: packages rig ## Times on the real Mesos, as ratios to bare scripts
-	@cargo bench
+bench: packages rig ## Times on the real Mesos beside bare scripts, and 1,000 instances on a simulated one
+	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; \
+	REDISCTL_BENCH_TABLE=$$table cargo bench --bench launch --bench scale --bench placement; \
+	printf '\n%-52s %14s  %-34s %-14s %s\n' figure value floors ratio aim; cat "$$table"
 
 schema: ## Writes manifests/ again from the types
 	@scripts/need $(BUILD_PACKAGES)

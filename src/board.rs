@@ -1,4 +1,5 @@
-//! What the API reads: the newest view of every instance, and who wants to hear of changes. Pure.
+//! What the API reads: the newest view of every instance, and who wants to hear of changes. I/O
+//! (it is shared between tasks).
 //!
 //! The controller (on the leader) and the reflector (on a standby) put views up; the API's handlers
 //! only read. A view is immutable and shared, so a read costs a lock for a moment and no copy.

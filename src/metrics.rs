@@ -24,6 +24,7 @@ const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 const SESSION_STATES: [&str; 4] = ["subscribed", "disconnected", "standby", "ended"];
 
 /// All metrics, with a registry of their own.
+#[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     started: Instant,

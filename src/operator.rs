@@ -4,7 +4,7 @@
 //! Standing by and leading share nothing but the board: whoever is elected starts from the store.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,14 +20,17 @@ use crate::failover::redis::{Prober, Redis};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
 use crate::metrics::Metrics;
-use crate::reconcile::controller::{Controller, Exit, Parts, Settings, now};
+use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
+use crate::reconcile::framework;
+use crate::reconcile::parts::{Exit, Parts, Settings, now};
 use crate::reconcile::reflector::reflect;
+use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
 use crate::settings::{Flags, LocalSettings, OperatorSettings};
-use crate::store::{Candidate, FRAMEWORK_KEY, LEADER_KEY, Leadership, Op, Store, TXN_OPS_MAX, Txn};
+use crate::store::{Candidate, LEADER_KEY, Leadership, Op, Process, Store, TXN_OPS_MAX, Txn};
 
 /// What the controller is told may queue up to this; whoever tells then waits.
 const INPUTS_MAX: usize = 4096;
@@ -42,17 +45,29 @@ struct Operator {
     store: Store,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
+    /// What this process has seen of the store: see [`World::resuming`].
+    seen: Arc<Mutex<Option<(u64, i64)>>>,
 }
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
 pub async fn run(settings: OperatorSettings) -> Result<()> {
+    raise_open_files();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let stop = stop_signal()?;
     let store = tokio::select! {
         store = open_store(&settings.store) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    serve(settings, store, listener, stop).await
+    Box::pin(serve(settings, store, listener, stop)).await
+}
+
+/// Each node costs a connection, and many systems allow a process 1,024 files unless it asks for more.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("raise the limit of open files from {:?}: {error}; connections beyond it are not kept", limit.current);
+    }
 }
 
 async fn open_store(url: &str) -> Result<Store> {
@@ -90,7 +105,7 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
     info!("API: {}", settings.advertise);
     let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone().cancelled_owned())));
-    let operator = Operator { settings, store, board, metrics };
+    let operator = Operator { settings, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
         () = stop.cancelled() => {}
@@ -101,9 +116,10 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
 
 impl Operator {
     async fn lead_for_ever(&self) -> Result<()> {
-        let candidate = Candidate { id: candidate_id(), api: self.settings.advertise.clone() };
+        let candidate =
+            Candidate { id: candidate_id(), api: self.settings.advertise.clone(), process: Process::this() };
         loop {
-            let leadership = self.stand_by(&candidate).await;
+            let leadership = Box::pin(self.stand_by(&candidate)).await;
             info!(id = candidate.id, "elected: this operator leads");
             self.board.set_operator(|o| {
                 o.leading = true;
@@ -160,9 +176,10 @@ impl Operator {
                 Input::Done { .. } => continue,
             };
             let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
+            if listed {
+                world = World::default(); // A standby judges nothing: it shows whatever the store says.
+            }
             let dirty = world.apply(event, now());
-            // A standby judges nothing: whatever the store says is what it shows.
-            world.frozen = None;
             if listed {
                 self.show_leader().await;
                 self.board.set_operator(|o| o.store_synced = true);
@@ -199,36 +216,38 @@ impl Operator {
             framework_id = self.sound_framework() => framework_id,
         };
         let (out, inputs) = mpsc::channel(INPUTS_MAX);
-        let (probes, probed) = mpsc::channel(PROBES_MAX);
+        let (results, outcomes) = mpsc::channel(PROBES_MAX);
         let relist = Arc::new(Notify::new());
         let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0));
+        let prober = Prober::start(redis.clone(), results);
         let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let parts = Parts {
             store: self.store.clone(),
             leadership,
             mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
-            prober: (Prober::start(redis.clone(), probes), probed),
+            probes: (Targets::new(prober, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
             redis,
             inputs: (out, inputs),
             relist,
+            seen: self.seen.clone(),
             board: self.board.clone(),
             metrics: self.metrics.clone(),
         };
         let settings = Settings {
             plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
-            probe_interval: Duration::from_millis(self.settings.probe_interval.0),
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
         };
-        Controller::new(settings, parts, framework_id).run().await
+        let seen = *self.seen.lock().expect("no holder panics");
+        Controller::new(settings, parts, World::resuming(seen, framework_id)).run().await
     }
 
     /// The framework id that the store has. None: a new framework is registered, which is right
     /// only where nothing is recorded and Mesos has no tasks of ours; until that is so, waits.
     async fn sound_framework(&self) -> Option<String> {
         loop {
-            match self.look_for_framework().await {
+            match framework::find(&self.store, &self.mesos_settings()).await {
                 Ok(Ok(framework_id)) => {
                     self.board.set_operator(|o| o.frozen = None);
                     return framework_id;
@@ -245,35 +264,6 @@ impl Operator {
         }
     }
 
-    async fn look_for_framework(&self) -> Result<Result<Option<String>, String>> {
-        if let Some(item) = self.store.get(FRAMEWORK_KEY).await.context("read the framework id")? {
-            return Ok(Ok(Some(String::from_utf8(item.value).context("the framework id is not text")?)));
-        }
-        let records = self.store.list("nodes/").await.context("list records")?.items.len();
-        if records > 0 {
-            return Ok(Err(format!("the store has records of {records} nodes, but no framework id: it has lost {FRAMEWORK_KEY}")));
-        }
-        let settings = self.mesos_settings();
-        match mesos::frameworks(&settings).await {
-            Ok(frameworks) => {
-                let ours = frameworks.iter().find(|f| {
-                    f.name == settings.name && f.roles.contains(&settings.role) && !f.tasks.is_empty()
-                });
-                Ok(ours.map_or(Ok(None), |f| {
-                    Err(format!(
-                        "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",
-                        f.tasks.len(), f.id, f.name
-                    ))
-                }))
-            }
-            Err(error) => {
-                // Mesos may hide frameworks from us, or be away; then it is asked again by subscribing.
-                warn!("ask Mesos for frameworks of ours: {error:#}");
-                Ok(Ok(None))
-            }
-        }
-    }
-
     fn mesos_settings(&self) -> mesos::Settings {
         let settings = &self.settings;
         mesos::Settings {
@@ -285,10 +275,8 @@ impl Operator {
             name: settings.framework_name.clone(),
             failover_timeout_s: Duration::from_millis(settings.failover_timeout.0).as_secs_f64(),
             webui_url: Some(settings.advertise.clone()),
-            containerizer: match settings.containerizer {
-                crate::settings::Containerizer::Mesos => mesos::Containerizer::Mesos,
-                crate::settings::Containerizer::Docker => mesos::Containerizer::Docker,
-            },
+            containerizer: settings.containerizer,
+            metrics: self.metrics.clone(),
             ..mesos::Settings::default()
         }
     }
@@ -301,6 +289,7 @@ fn candidate_id() -> String {
 /// Runs an operator, its store and a local cluster in this process, until it is told to stop; then
 /// its nodes are ended too.
 pub async fn run_local(settings: LocalSettings) -> Result<()> {
+    raise_open_files();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let listen = listener.local_addr().context("the API's address")?;
     let stop = stop_signal()?;
@@ -319,7 +308,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     };
     eprintln!("redisctl local: {} agents, API at http://{listen}, files in {}", settings.agents, dir.display());
     eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server http://{listen}");
-    serve(crate::settings::resolve(flags)?, store, listener, stop).await
+    Box::pin(serve(crate::settings::resolve(flags)?, store, listener, stop)).await
 }
 
 /// The directory of a local cluster; a temporary one is removed when the second value is dropped.

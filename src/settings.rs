@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::mesos::Containerizer;
 use crate::spec::Period;
 use crate::telemetry;
 
@@ -70,7 +70,7 @@ pub struct Flags {
     /// How often each instance is looked at even when nothing happens [default: 30s]
     #[arg(long, env = "REDISCTL_RESYNC_INTERVAL", value_name = "PERIOD")]
     pub resync_interval: Option<Period>,
-    /// How many instances are acted upon at once [default: 64]
+    /// How many instances are acted upon at once [default: 256]
     #[arg(long, env = "REDISCTL_RECONCILE_CONCURRENCY", value_name = "NUMBER")]
     pub reconcile_concurrency: Option<usize>,
     /// How long the leadership of a dead operator lasts before another takes over [default: 3s]
@@ -102,17 +102,6 @@ impl Flags {
             resync_interval, reconcile_concurrency, leader_ttl, log_level, log_format,
         )
     }
-}
-
-/// What runs container images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Containerizer {
-    /// Mesos' own (UCR).
-    #[default]
-    Mesos,
-    /// The agent's Docker daemon.
-    Docker,
 }
 
 /// The settings in force. Printed by `operator --print-config` in the form that `--config` reads.
@@ -225,7 +214,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         probe_interval: period(given.probe_interval, 5000),
         redis_timeout: period(given.redis_timeout, 1000),
         resync_interval: period(given.resync_interval, 30_000),
-        reconcile_concurrency: given.reconcile_concurrency.unwrap_or(64),
+        reconcile_concurrency: given.reconcile_concurrency.unwrap_or(256),
         leader_ttl: period(given.leader_ttl, 3000),
         log: log_settings(given.log_level, given.log_format)?,
     };

@@ -1,4 +1,4 @@
-//! The HTTP API over real HTTP, on a real store.
+//! The HTTP API over real HTTP, on a real store. I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,8 +156,9 @@ fn record(instance: &RedisInstance, spec_revision: i64) -> InstanceRecord {
         spec_revision,
         epoch: 1,
         master: None,
-        next_ordinal: 0,
+        next_ordinal: 1,
         initialized: false,
+        deleting: false,
         created_at: Timestamp(1),
         failures: 0,
         last_failure: None,
@@ -347,7 +348,9 @@ async fn a_standby_asks_the_leader_for_a_plan() {
     assert!(problem["detail"].as_str().unwrap().contains("none is known"));
 
     let api = leader.base.clone();
-    standby.board.set_operator(|operator| operator.leader = Some(Candidate { id: "a".to_string(), api }));
+    standby
+        .board
+        .set_operator(|operator| operator.leader = Some(Candidate { id: "a".to_string(), api, process: None }));
     for api in [&leader, &standby] {
         let (status, plan) = api.get("/v1/instances/orders/plan").await;
         assert_eq!((status, plan), (StatusCode::OK, json!({"steps": ["launch orders-0"], "waiting": ["an offer"]})));
@@ -357,7 +360,7 @@ async fn a_standby_asks_the_leader_for_a_plan() {
     // Neither leads, and each takes the other for the leader: no loop.
     leader.board.set_operator(|operator| operator.leading = false);
     let api = standby.base.clone();
-    leader.board.set_operator(|operator| operator.leader = Some(Candidate { id: "b".to_string(), api }));
+    leader.board.set_operator(|operator| operator.leader = Some(Candidate { id: "b".to_string(), api, process: None }));
     assert_eq!(standby.get("/v1/instances/orders/plan").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 

@@ -13,7 +13,7 @@ use scene::*;
 /// What is found wrong with a plan; nothing else may be.
 fn found(scene: &Scene, plan: &Plan) -> Vec<String> {
     let settings = PlanSettings::default();
-    invariants::check(&scene.observed(&settings), plan)
+    invariants::check(&scene.observed(&settings), plan).into_iter().map(|broken| broken.what).collect()
 }
 
 fn assert_found(scene: &Scene, plan: &Plan, words: &str) {

@@ -1,4 +1,4 @@
-//! Placement: its rules one by one, and against an oracle that looks at every agent.
+//! Placement: its rules one by one, and against an oracle that looks at every agent. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

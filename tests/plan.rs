@@ -48,12 +48,26 @@ fn without_mesos_the_spec_is_recorded_and_nothing_launched() {
 #[test]
 fn after_a_subscription_mesos_is_given_a_second_to_tell_of_tasks_that_the_store_forgot() {
     let mut scene = Scene::declared(1, "");
-    scene.session = Session::Subscribed { subscription: 2, since: NOW };
+    let since = Timestamp(NOW.0 - 999);
+    scene.session = Session::Subscribed { subscription: 2, since };
     let plan = scene.plan();
     assert!(launched(&plan).is_empty() && waits_for(&plan, "Mesos may still tell of tasks"));
-    assert_eq!(plan.revisit_at, Some(NOW.plus_ms(1000)));
-    scene.now = NOW.plus_ms(1000);
+    assert_eq!(plan.revisit_at, Some(NOW.plus_ms(1)));
+    scene.now = NOW.plus_ms(1);
     assert_eq!(launched(&scene.plan()).len(), 2);
+}
+
+#[test]
+fn nothing_is_done_for_an_instance_whose_record_the_store_has_lost_while_it_has_nodes() {
+    for declared in [true, false] {
+        let mut scene = Scene::running(1, "");
+        scene.instance.record = None;
+        if !declared {
+            scene.instance.document = None;
+        }
+        let plan = scene.plan();
+        assert!(plan.is_empty() && waits_for(&plan, "has lost the record state/orders"), "{plan:?}");
+    }
 }
 
 #[test]
@@ -351,6 +365,19 @@ fn when_every_node_is_dead_the_instance_starts_again_empty_and_says_what_was_los
         _ => None,
     });
     assert!(lost.unwrap().contains("5 keys, 2000000 bytes, offset 1000"));
+}
+
+#[test]
+fn a_blank_node_that_answers_as_a_master_holds_nothing_of_the_dead_masters_data() {
+    let mut scene = Scene::running(1, "");
+    scene.dies(0);
+    let at = Timestamp(NOW.0 - 100);
+    let (state, why) = (TaskState::Failed, String::new());
+    scene.node(0).record.value.task = TaskRecord::Dead { state, why, at, ran: true };
+    let (blank, asked_at) = scene.node(1).answer.as_mut().unwrap();
+    (blank.role, blank.follows, blank.keys, blank.offset, blank.link_up) = (Role::Master, None, 0, 0, true);
+    *asked_at = NOW;
+    assert!(events(&scene.plan()).contains(&"DataLost"));
 }
 
 #[test]
@@ -831,4 +858,13 @@ proptest! {
         let plan = Scene::running(replicas, "").plan();
         prop_assert!(plan.is_empty() && plan.waiting.is_empty());
     }
+}
+
+#[test]
+fn a_master_whose_record_is_lost_is_not_taken_for_dead() {
+    let mut scene = Scene::running(0, "");
+    scene.instance.nodes.remove(&0);
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty() && !events(&plan).contains(&"DataLost"));
+    assert!(waits_for(&plan, "the store has lost the record of the master"), "{:?}", plan.waiting);
 }

@@ -1,4 +1,4 @@
-//! The port to Redis against real redis-server processes, and against listeners that are none.
+//! The port to Redis against real redis-server processes, and against listeners that are none. I/O.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What a spec may say, and what a wrong one is answered.
+//! What a spec may say, and what a wrong one is answered. I/O.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -475,5 +475,15 @@ proptest! {
                 prop_assert!(error.column > 0 && !error.message.is_empty(), "{error:?}");
             }
         }
+    }
+}
+
+#[test]
+fn the_documents_in_the_readme_are_valid() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let blocks: Vec<&str> = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty(), "the README shows a document");
+    for block in blocks {
+        parse_documents(block).unwrap_or_else(|errors| panic!("{block}: {errors:?}"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use redisctl::store::{Candidate, Change, Changes, Error, Guard, LEADER_KEY, LeaderToken, Leadership};
-use redisctl::store::{Op, Store, TXN_OPS_MAX, Txn, Watch};
+use redisctl::store::{Op, Process, Store, TXN_OPS_MAX, Txn, Watch};
 use support::{Etcd, holds_for, wait_until};
 
 /// For what should take milliseconds, on a loaded machine.
@@ -64,7 +64,7 @@ fn file_url(path: &std::path::Path) -> String {
 }
 
 fn candidate(id: &str) -> Candidate {
-    Candidate { id: id.into(), api: format!("http://{id}:5656") }
+    Candidate { id: id.into(), api: format!("http://{id}:5656"), process: None }
 }
 
 fn put_op(key: &str, value: &str) -> Op {
@@ -711,6 +711,27 @@ mod etcd_alone {
         assert!(second.is_held());
         assert!(!leader.0.is_held(), "the first one knows by its clock alone");
         let late = txn(&[Guard::Leader(old)], &[put_op("a", "1")]);
+        assert!(matches!(store.commit(late).await, Err(Error::NotLeader)));
+    }
+
+    /// The lease itself is kept alive here, so nothing but the proof can end it.
+    #[tokio::test]
+    async fn a_leader_whose_process_on_this_machine_is_gone_is_not_waited_for() {
+        let (etcd, store) = start().await;
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let gone = Process::of(i32::try_from(process.id()).unwrap());
+        let first = store.campaign(&Candidate { process: gone, ..candidate("one") }, TTL).await.unwrap();
+        let other = Store::open(&etcd.url("test")).await.unwrap();
+        let standby = tokio::spawn(async move { lead_somehow(&other, "two").await });
+        holds_for("it leads as long as its process runs", Duration::from_secs(1), async || {
+            !standby.is_finished() && first.is_held()
+        })
+        .await;
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let second = tokio::time::timeout(SOON, standby).await.expect("its lease has not ended").unwrap();
+        assert!(second.is_held());
+        let late = txn(&[Guard::Leader(first.token.clone())], &[put_op("a", "1")]);
         assert!(matches!(store.commit(late).await, Err(Error::NotLeader)));
     }
 

@@ -1,4 +1,4 @@
-//! The `OpenAPI` document, made from the handlers and the types. Pure, but for its two handlers.
+//! The `OpenAPI` document, made from the handlers and the types. I/O (its two handlers).
 //!
 //! utoipa describes the envelope and schemars the instance (its schema is also a file of its own):
 //! the types here stand for the second in the first, and are filled in by [`openapi`].

@@ -1,4 +1,4 @@
-//! Errors as answers: problem details (RFC 9457). Pure.
+//! Errors as answers: problem details (RFC 9457). I/O (HTTP types).
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

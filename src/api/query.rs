@@ -1,4 +1,4 @@
-//! What stands behind the `?` of a request. Pure.
+//! What stands behind the `?` of a request. I/O (HTTP types).
 //!
 //! A parameter that is not known is refused: a misspelt `dryRun` must not write.
 

@@ -215,14 +215,13 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
     Ok(decisions)
 }
 
-/// The spec in force is what nodes run with; a stored document that is not in force yet does not count.
+/// What cannot be changed under running nodes. As long as none was launched, everything can.
 fn change_errors(parsed: &Parsed, found: &Stored) -> Vec<SpecError> {
     if found.is_going() {
         return Vec::new();
     }
-    let declared = || parse_document(&found.document.as_ref()?.value).ok().map(|instance| instance.spec);
-    let in_force = found.record.as_ref().map(|record| record.spec.clone()).or_else(declared);
-    in_force.map_or_else(Vec::new, |old| parsed.locate(check_change(&old, &parsed.instance.spec)))
+    let in_force = found.record.as_ref().filter(|record| record.has_launched());
+    in_force.map_or_else(Vec::new, |record| parsed.locate(check_change(&record.spec, &parsed.instance.spec)))
 }
 
 fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {

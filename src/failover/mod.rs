@@ -1,11 +1,11 @@
-//! Judging an instance's master, and which nodes may hold its data. Pure, but for `redis.rs`.
+//! Judging an instance's master, and which nodes may hold its data. Pure.
 //!
 //! This version decides nothing that moves the master's role: it says what it sees, and keeps
 //! everybody else from doing what could lose data.
 
 use std::fmt;
 
-use crate::model::{Answer, NoAnswer, Role, TaskRecord, Timestamp};
+use crate::model::{NoAnswer, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
 pub mod redis;
@@ -40,7 +40,9 @@ impl fmt::Display for Master {
             Master::Loading => f.write_str("loads its data set"),
             Master::Demoted => f.write_str("answers as a replica: its role was changed by somebody else"),
             Master::Silent(why, since) => write!(f, "does not answer since {since} ({why:?})"),
-            Master::Unsure(since) => write!(f, "is out of Mesos' sight since {since} and does not answer; it may be alive"),
+            Master::Unsure(since) => {
+                write!(f, "is out of Mesos' sight since {since} and does not answer; it may be alive")
+            }
             Master::Dead(why) => write!(f, "is dead: {why}"),
         }
     }
@@ -70,9 +72,16 @@ pub fn judge(draft: &Draft) -> Master {
     }
 }
 
-/// Whether it is proved that the node holds none of the instance's data: it is dead, or it answers
-/// and has never received anything. A node that does not answer yet proves nothing.
+/// Whether it is proved that the node holds none of the dead master's data: it is dead, or it was
+/// asked after the master's death and has never received anything. What it answered before proves
+/// nothing, for the master may have sent it data since; nor does a link that is not seen broken, for
+/// data may be on the way.
 pub fn proved_empty(draft: &Draft, ordinal: u32) -> bool {
-    let dead = draft.nodes.get(&ordinal).is_none_or(|node| node.task.is_dead());
-    dead || draft.answer(ordinal).is_some_and(Answer::is_blank)
+    if draft.nodes.get(&ordinal).is_none_or(|node| node.task.is_dead()) {
+        return true;
+    }
+    let Some(TaskRecord::Dead { at: died_at, .. }) = draft.master().map(|master| &master.task) else { return false };
+    let asked_at = draft.seen(ordinal).and_then(|node| node.answer.as_ref()).map(|(_, at)| at);
+    let blank = draft.answer(ordinal).is_some_and(|answer| answer.is_blank() && !answer.may_receive());
+    blank && asked_at > Some(died_at)
 }

@@ -1,7 +1,8 @@
-//! ACCEPT: checks offers and tasks as the master does, and launches what is left. Pure but for the clock.
+//! ACCEPT: checks offers and tasks as the master does, and launches what is left. I/O (it tells the time).
 
 use serde_json::{Value, json};
 
+use super::agent::Message;
 use super::bag::Bag;
 use super::framework::Task;
 use super::json::{id, id_of, items, now_s};
@@ -118,10 +119,8 @@ impl State {
         framework.tasks.insert(task_id.clone(), task);
         let framework_info = framework.info.clone();
         let agent = self.master.agents[&offer.agent_id].agent;
-        if self.linked(agent) {
-            let key = (framework_id.to_string(), task_id);
-            self.agent_launch(agent, &key, framework_info, info, offer.role.clone());
-        } // Otherwise the message is lost, as it is with the real one.
+        let key = (framework_id.to_string(), task_id);
+        self.send_to_agent(agent, Message::Launch { key, framework_info, info, role: offer.role.clone() });
     }
 
     fn refuse(&mut self, framework: &str, info: &Value, state: TaskState, reason: &str, message: &str) {
@@ -134,7 +133,7 @@ impl State {
             "agent_id": id(id_of(info, "agent_id").unwrap_or_default()),
             "timestamp": now_s(),
         });
-        self.send_update(framework, status);
+        self.send_update(framework, &status);
     }
 }
 

@@ -32,6 +32,18 @@ pub(super) struct Agent {
     pub reachable: bool,
     /// Tasks with a process, or with updates that are not acknowledged.
     pub tasks: BTreeMap<TaskKey, AgentTask>,
+    /// What the master sent while the network failed: it arrives when the network works again.
+    pub inbox: Vec<Message>,
+    /// Processes that are not reaped yet.
+    pub processes: usize,
+}
+
+/// What a master sends to an agent.
+pub(super) enum Message {
+    Launch { key: TaskKey, framework_info: Value, info: Value, role: String },
+    Kill { key: TaskKey, grace: Option<Duration> },
+    Acknowledge { key: TaskKey, uuid: String },
+    Shutdown { framework: String },
 }
 
 /// A task on its agent.
@@ -61,7 +73,7 @@ pub(super) enum Process {
 
 impl Agent {
     pub fn new(spec: AgentSpec) -> Agent {
-        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new() }
+        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new(), inbox: Vec::new(), processes: 0 }
     }
 
     pub fn total(&self) -> Bag {
@@ -104,8 +116,36 @@ impl AgentTask {
 }
 
 impl State {
-    /// The master's RUN message.
-    pub fn agent_launch(&mut self, agent: usize, key: &TaskKey, framework_info: Value, info: Value, role: String) {
+    /// Sends a message to an agent: it arrives at once, late, or never.
+    pub fn send_to_agent(&mut self, agent: usize, message: Message) {
+        if self.linked(agent) {
+            self.deliver(agent, message);
+        } else if self.agents[agent].up && !self.agents[agent].reachable {
+            self.agents[agent].inbox.push(message);
+        }
+    }
+
+    /// The network between the agent and the master works again.
+    pub fn link_healed(&mut self, agent: usize) {
+        self.agents[agent].reachable = true;
+        for message in std::mem::take(&mut self.agents[agent].inbox) {
+            self.deliver(agent, message);
+        }
+        self.register(agent);
+    }
+
+    fn deliver(&mut self, agent: usize, message: Message) {
+        match message {
+            Message::Launch { key, framework_info, info, role } => {
+                self.agent_launch(agent, &key, framework_info, info, role);
+            }
+            Message::Kill { key, grace } => self.agent_kill(agent, &key, grace),
+            Message::Acknowledge { key, uuid } => self.agent_acknowledged(agent, &key, &uuid),
+            Message::Shutdown { framework } => self.agent_shutdown(agent, &framework),
+        }
+    }
+
+    fn agent_launch(&mut self, agent: usize, key: &TaskKey, framework_info: Value, info: Value, role: String) {
         let run = self.new_run();
         let mut task = AgentTask::new(framework_info, info, role, run);
         if let Some((state, reason, message)) = self.refusal(&task.info) {
@@ -122,8 +162,11 @@ impl State {
         let sandbox = self.sandbox(agent, key);
         let agent_id = self.agents[agent].agent_id().to_string();
         let command = process::Command::new(&self.config.task_helper, key, &agent_id, &info, sandbox);
-        self.processes += 1;
-        process::start(self.shared(), agent, key.clone(), run, command);
+        if process::start(&self.shared(), agent, key.clone(), run, command) {
+            self.agents[agent].processes += 1;
+        } else {
+            self.task_started(agent, key, run, Err("the machine has no thread left".to_string()));
+        }
     }
 
     /// What this kind of agent cannot run: it has neither cgroups nor images, as the test rig's.
@@ -191,7 +234,7 @@ impl State {
         self.push_update(agent, key, state, &more);
     }
 
-    /// The master's KILL message.
+    /// Ends a task: SIGTERM now, SIGKILL when the grace period is over.
     pub fn agent_kill(&mut self, agent: usize, key: &TaskKey, grace: Option<Duration>) {
         let Some(task) = self.agents[agent].tasks.get_mut(key) else { return };
         if is_terminal(task.state) {
@@ -232,33 +275,34 @@ impl State {
         }
     }
 
-    /// The machine dies.
-    pub fn agent_died(&mut self, agent: usize) {
-        self.agents[agent].up = false;
-        let processes: Vec<Process> = self.agents[agent].tasks.values().map(|task| task.process).collect();
-        for process in processes {
-            self.signal(process, Signal::KILL);
-        }
+    /// The machine dies, and all that runs on it.
+    pub fn machine_died(&mut self, agent: usize) {
+        self.signal_all(agent, Signal::KILL);
         for key in self.agents[agent].tasks.keys().cloned().collect::<Vec<_>>() {
             let run = self.new_run(); // From now on, reports of its process are late.
-            self.agents[agent].tasks.get_mut(&key).expect("it was listed a moment ago").run = run;
+            let task = self.agents[agent].tasks.get_mut(&key).expect("it was listed a moment ago");
+            task.run = run;
+            task.process = Process::Ended;
         }
-        self.link_broken(agent);
+        self.agent_died(agent);
     }
 
-    /// The machine is back: the agent remembers its tasks and finds none of them alive.
+    /// The agent's own process dies; its tasks run on, and what becomes of them is kept for later.
+    pub fn agent_died(&mut self, agent: usize) {
+        if std::mem::replace(&mut self.agents[agent].up, false) {
+            self.agents[agent].inbox.clear();
+            self.link_broken(agent);
+        }
+    }
+
+    /// The agent starts again: it remembers its tasks, and says which of them are not alive any more.
     pub fn agent_recovered(&mut self, agent: usize) {
-        self.agents[agent].up = true;
-        let lost: Vec<TaskKey> = self.agents[agent]
-            .tasks
-            .iter_mut()
-            .filter(|(_, task)| !is_terminal(task.state))
-            .map(|(key, task)| {
-                task.process = Process::Ended;
-                key.clone()
-            })
-            .collect();
-        for key in lost {
+        if std::mem::replace(&mut self.agents[agent].up, true) {
+            return;
+        }
+        let tasks = self.agents[agent].tasks.iter();
+        let lost = tasks.filter(|(_, task)| !is_terminal(task.state) && task.process == Process::Ended);
+        for key in lost.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             let more = json!({
                 "source": "SOURCE_AGENT",
                 "reason": "REASON_EXECUTOR_TERMINATED",
@@ -268,6 +312,13 @@ impl State {
             self.push_update(agent, &key, TaskState::Failed, &more);
         }
         self.after(self.config.reregister_delay, Due::Reregister { agent });
+    }
+
+    /// Sends a signal to all that runs on the machine.
+    pub fn signal_all(&self, agent: usize, signal: Signal) {
+        for task in self.agents[agent].tasks.values() {
+            self.signal(task.process, signal);
+        }
     }
 
     /// The master asks for a task that never arrived here.
@@ -289,7 +340,7 @@ impl State {
     /// The cluster ends.
     pub fn kill_everything(&mut self) {
         for agent in 0..self.agents.len() {
-            self.agent_died(agent);
+            self.machine_died(agent);
         }
     }
 

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_reserved_resource_is_not_the_plain_one() {
-        let reserved = json!([{"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}, "reservations": [{"role": "r"}]}]);
+        let reserved =
+            json!([{"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}, "reservations": [{"role": "r"}]}]);
         assert!(!Bag::machine(4.0, 4096, 0, (1, 2)).contains(&Bag::from_json(&reserved)));
     }
 }

@@ -41,8 +41,7 @@ const REQUIRED: [(&str, &[&str]); 5] = [
 /// Parses the body of a call and checks it as far as its own words go.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Refused> {
     let bad = |text: String| (400, text);
-    let call: Value =
-        serde_json::from_slice(body).map_err(|e| bad(format!("Failed to parse body into JSON: {e}")))?;
+    let call: Value = serde_json::from_slice(body).map_err(|e| bad(format!("Failed to parse body into JSON: {e}")))?;
     convert(&call).map_err(|e| bad(format!("Failed to convert JSON into Call protobuf: {e}")))?;
     validate(&call).map_err(|e| bad(format!("Failed to validate scheduler::Call: {e}")))?;
     Ok(call)
@@ -90,10 +89,10 @@ fn validate(call: &Value) -> Result<(), String> {
         if call["subscribe"].is_null() {
             return Err("Expecting 'subscribe' to be present".to_string());
         }
-        return match framework_id == id_of(&call["subscribe"]["framework_info"], "id") {
-            true => Ok(()),
-            false => Err("'framework_id' differs from 'subscribe.framework_info.id'".to_string()),
-        };
+        if framework_id != id_of(&call["subscribe"]["framework_info"], "id") {
+            return Err("'framework_id' differs from 'subscribe.framework_info.id'".to_string());
+        }
+        return Ok(());
     }
     if framework_id.is_none() {
         return Err("Expecting 'framework_id' to be present".to_string());

@@ -1,6 +1,6 @@
 //! What a local cluster is made of: agents, times, directories, ports. I/O (it probes ports).
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,8 @@ const BLOCK: u16 = 100;
 const PORTS_FROM: u16 = 10_000;
 /// The highest port, exclusive: above, the kernel hands ports out to outgoing connections.
 const PORTS_TO: u16 = 32_700;
+/// A simulated agent has the 999 ports after this one, on an address of its own.
+const SIMULATED_CLAIM: u16 = 20_000;
 /// How many networks are tried for a simulated cluster before giving up.
 const NETWORK_TRIES: usize = 200;
 
@@ -43,6 +45,54 @@ pub struct AgentSpec {
     pub ports: (u16, u16),
     /// Text attributes.
     pub attributes: Vec<(String, String)>,
+    /// Held so that others do not take the ports.
+    #[allow(dead_code)] // What counts is that it is open.
+    claim: Option<Arc<TcpListener>>,
+}
+
+impl AgentSpec {
+    /// A machine on 127.0.0.1 with 4 CPUs, 4096 MiB and 99 ports that are free.
+    pub fn new(hostname: &str) -> Result<AgentSpec> {
+        let (first, claim) = claim_block()?;
+        Ok(AgentSpec {
+            hostname: hostname.to_string(),
+            ip: "127.0.0.1".to_string(),
+            cpus: 4.0,
+            mem: 4096,
+            disk: 10_000,
+            ports: (first + 1, first + BLOCK - 1),
+            attributes: Vec::new(),
+            claim: Some(Arc::new(claim)),
+        })
+    }
+
+    /// The same with so many CPUs.
+    #[must_use]
+    pub fn cpus(mut self, cpus: f64) -> AgentSpec {
+        self.cpus = cpus;
+        self
+    }
+
+    /// The same with so much memory, in MiB.
+    #[must_use]
+    pub fn mem(mut self, mem: u64) -> AgentSpec {
+        self.mem = mem;
+        self
+    }
+
+    /// The same with so many ports, at most 99.
+    #[must_use]
+    pub fn ports(mut self, count: u16) -> AgentSpec {
+        self.ports.1 = self.ports.1.min(self.ports.0 + count.max(1) - 1);
+        self
+    }
+
+    /// The same with this attribute.
+    #[must_use]
+    pub fn attribute(mut self, name: &str, value: &str) -> AgentSpec {
+        self.attributes.push((name.to_string(), value.to_string()));
+        self
+    }
 }
 
 /// How to start a local cluster.
@@ -62,7 +112,7 @@ pub struct ClusterConfig {
     pub heartbeat_interval: Duration,
     /// Between two rounds of offers.
     pub allocation_interval: Duration,
-    /// From the loss of an agent to TASK_UNREACHABLE.
+    /// From the loss of an agent to `TASK_UNREACHABLE`.
     pub agent_timeout: Duration,
     /// How long agents take to find a new master, or a killed agent to recover.
     pub reregister_delay: Duration,
@@ -70,8 +120,9 @@ pub struct ClusterConfig {
     pub reregister_timeout: Duration,
     /// From an update to its first repetition; doubles each time.
     pub update_retry: Duration,
-    /// Ports that this process holds so that others do not take the block.
-    claims: Arc<Vec<TcpListener>>,
+    /// Held so that others do not take the master's port.
+    #[allow(dead_code)] // What counts is that it is open.
+    claim: Option<Arc<TcpListener>>,
 }
 
 impl ClusterConfig {
@@ -89,47 +140,33 @@ impl ClusterConfig {
             reregister_delay: Duration::from_millis(500),
             reregister_timeout: Duration::from_mins(10),
             update_retry: Duration::from_secs(10),
-            claims: Arc::default(),
+            claim: None,
         })
     }
 
     /// Agents `agent-1` to `agent-N` in racks `r1` to `rN`, each with 4 CPUs, 4096 MiB and 99 free ports.
     pub fn demo(agents: u32) -> Result<ClusterConfig> {
-        let mut claims = Vec::new();
-        let specs = (1..=agents)
-            .map(|i| {
-                let first = claim_block(&mut claims)?;
-                Ok(AgentSpec {
-                    hostname: format!("agent-{i}"),
-                    ip: "127.0.0.1".to_string(),
-                    cpus: 4.0,
-                    mem: 4096,
-                    disk: 10_000,
-                    ports: (first + 1, first + BLOCK - 1),
-                    attributes: vec![("rack".to_string(), format!("r{i}"))],
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(ClusterConfig { claims: Arc::new(claims), ..ClusterConfig::new(specs)? })
+        let specs =
+            (1..=agents).map(|i| Ok(AgentSpec::new(&format!("agent-{i}"))?.attribute("rack", &format!("r{i}"))));
+        ClusterConfig::new(specs.collect::<Result<Vec<_>>>()?)
     }
 
     /// `agents` large machines in `racks` racks, each with a loopback address of its own, that run
     /// fake Redis servers.
     pub fn simulated(agents: u32, racks: u32) -> Result<ClusterConfig> {
         let (network, claim) = claim_network()?;
-        let specs = (0..agents)
-            .map(|i| AgentSpec {
-                hostname: format!("agent-{}", i + 1),
-                ip: format!("127.{network}.{}.{}", i / 250, i % 250 + 1),
-                cpus: 64.0,
-                mem: 262_144,
-                disk: 1_000_000,
-                ports: (20_001, 20_999),
-                attributes: vec![("rack".to_string(), format!("r{}", i % racks.max(1) + 1))],
-            })
-            .collect();
-        let claims = Arc::new(vec![claim]);
-        Ok(ClusterConfig { nodes: Nodes::Simulated, claims, ..ClusterConfig::new(specs)? })
+        let claim = Arc::new(claim);
+        let specs = (0..agents).map(|i| AgentSpec {
+            hostname: format!("agent-{}", i + 1),
+            ip: format!("127.{network}.{}.{}", i / 250, i % 250 + 1),
+            cpus: 64.0,
+            mem: 262_144,
+            disk: 1_000_000,
+            ports: (SIMULATED_CLAIM + 1, SIMULATED_CLAIM + 999),
+            attributes: vec![("rack".to_string(), format!("r{}", i % racks.max(1) + 1))],
+            claim: Some(claim.clone()),
+        });
+        Ok(ClusterConfig { nodes: Nodes::Simulated, ..ClusterConfig::new(specs.collect())? })
     }
 
     /// Uses this binary to start tasks (tests: the built `redisctl`).
@@ -143,14 +180,10 @@ impl ClusterConfig {
         if let Some(port) = self.master_port {
             return Ok(port);
         }
-        let mut claims = Vec::new();
-        let port = claim_block(&mut claims)? + 1;
-        for listener in self.claims.iter() {
-            claims.push(listener.try_clone().context("hold a port")?);
-        }
-        self.claims = Arc::new(claims);
-        self.master_port = Some(port);
-        Ok(port)
+        let (first, claim) = claim_block()?;
+        self.claim = Some(Arc::new(claim));
+        self.master_port = Some(first + 1);
+        Ok(first + 1)
     }
 
     pub(super) fn claim_work_dir(&mut self) -> Result<PathBuf> {
@@ -163,28 +196,24 @@ impl ClusterConfig {
 }
 
 /// Finds a block of free ports and holds its first one.
-fn claim_block(claims: &mut Vec<TcpListener>) -> Result<u16> {
+fn claim_block() -> Result<(u16, TcpListener)> {
     let blocks = (PORTS_TO - PORTS_FROM) / BLOCK;
-    let start = rand::random_range(0..blocks);
+    let start = rand::random_range(0..blocks); // Those who start at the same moment look at different places.
     for i in 0..blocks {
         let first = PORTS_FROM + (start + i) % blocks * BLOCK;
         let Ok(claim) = TcpListener::bind(("0.0.0.0", first)) else { continue };
         if (first + 1..first + BLOCK).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            claims.push(claim);
-            return Ok(first);
+            return Ok((first, claim));
         }
     }
     bail!("no {BLOCK} free ports in a row between {PORTS_FROM} and {PORTS_TO}")
 }
 
-/// Finds a network 127.N.0.0 that no other simulated cluster uses.
+/// Finds a network 127.N.0.0 that no other simulated cluster uses, and holds a port there.
 fn claim_network() -> Result<(u8, TcpListener)> {
     for _ in 0..NETWORK_TRIES {
-        let network = rand::random_range(1..=254);
-        if let Ok(claim) = TcpListener::bind((format!("127.{network}.0.0").as_str(), 20_000)) {
-            return Ok((network, claim));
-        }
-        if let Ok(claim) = TcpListener::bind((format!("127.{network}.0.1").as_str(), 20_000)) {
+        let network: u8 = rand::random_range(1..=254);
+        if let Ok(claim) = TcpListener::bind((IpAddr::from([127, network, 0, 1]), SIMULATED_CLAIM)) {
             return Ok((network, claim));
         }
     }

@@ -85,8 +85,11 @@ impl FakeNodes {
         });
     }
 
-    /// What a signal does to the server at this address.
+    /// What a signal does to the server at this address; only those that end it are known here.
     pub fn stop(&self, address: SocketAddr, signal: Signal) {
+        if signal != Signal::KILL && signal != Signal::TERM {
+            return;
+        }
         if let Some(stop) = lock(&self.fakes).stops.remove(&address) {
             let exit = if signal == Signal::KILL { Exit::Signal(SIGKILL) } else { Exit::Code(0) };
             let _ = stop.send(exit); // It has ended by itself.

@@ -1,5 +1,5 @@
-//! What a fake Redis server answers: enough of its commands to be probed, configured and re-pointed. Pure
-//! but for the clock.
+//! What a fake Redis server answers: enough of its commands to be probed, configured and re-pointed. I/O
+//! (it reads the clock).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -230,7 +230,13 @@ impl Registry {
         let port = address.port();
         let uptime = fake.started.elapsed().as_secs();
         let all = [
-            ("server", format!("redis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:{}\r\ntcp_port:{port}\r\nuptime_in_seconds:{uptime}\r\n", fake.replid)),
+            (
+                "server",
+                format!(
+                    "redis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:{}\r\ntcp_port:{port}\r\nuptime_in_seconds:{uptime}\r\n",
+                    fake.replid
+                ),
+            ),
             ("clients", "connected_clients:1\r\n".to_string()),
             ("memory", format!("used_memory:{USED_MEMORY}\r\nmaxmemory:{maxmemory}\r\n")),
             ("persistence", "loading:0\r\nasync_loading:0\r\n".to_string()),

@@ -1,4 +1,4 @@
-//! Faults on demand, and what can be seen from outside. Pure but for the clock.
+//! Faults on demand, and what can be seen from outside. I/O.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use super::agent::Process;
+use super::agent::{Agent, Process};
 use super::bag::Bag;
+use super::config::AgentSpec;
 use super::json::id_of;
 use super::state::{Due, State};
 use crate::model::TaskState;
@@ -20,12 +21,14 @@ const REORDER_BY: Duration = Duration::from_millis(100);
 
 /// What goes wrong next.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of its own.
 pub(super) struct Faults {
     pub answer: Option<Answer>,
     /// Bytes until the stream is cut.
     pub cut_after: Option<usize>,
     pub lose_accept: bool,
     pub lose_accept_response: bool,
+    pub lose_accept_request: bool,
     drop_updates: u32,
     delay_updates: Duration,
     duplicate_updates: bool,
@@ -66,7 +69,7 @@ pub struct TaskView {
 
 impl State {
     /// Sends a status to the framework; here updates are lost, late, doubled or out of order.
-    pub fn send_update(&mut self, framework_id: &str, status: Value) {
+    pub fn send_update(&mut self, framework_id: &str, status: &Value) {
         let Some(stream) = self.stream_of(framework_id).map(str::to_string) else { return };
         let faults = &mut self.faults;
         if faults.drop_updates > 0 {
@@ -82,7 +85,7 @@ impl State {
             }
         }
         faults.last_sent.retain(|_, at| *at > now);
-        let task_id = id_of(&status, "task_id").unwrap_or_default().to_string();
+        let task_id = id_of(status, "task_id").unwrap_or_default().to_string();
         let at = faults.last_sent.get(&task_id).map_or(at, |last| at.max(*last));
         let copies = if faults.duplicate_updates { 2 } else { 1 };
         let event = json!({"type": "UPDATE", "update": {"status": status}});
@@ -101,40 +104,68 @@ impl State {
     }
 }
 
+impl State {
+    /// Nothing passes between the agent and the master any more.
+    fn cut_off(&mut self, agent: usize) {
+        self.agents[agent].reachable = false;
+        if let Some(agent_id) = self.agents[agent].id.clone() {
+            self.start_outage(&agent_id);
+        }
+    }
+}
+
 impl Cluster {
-    /// The machine dies: its processes at once, its tasks are TASK_UNREACHABLE after the agent timeout.
+    /// One more agent; it registers at once.
+    pub fn add_agent(&self, spec: AgentSpec) {
+        self.shared.with(|state| {
+            state.agents.push(Agent::new(spec));
+            state.register(state.agents.len() - 1);
+        });
+    }
+
+    /// The machine dies: its processes are dead when this returns; its tasks are `TASK_UNREACHABLE` after the agent timeout.
+    pub fn kill_machine(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::machine_died)?;
+        self.shared.wait_until_reaped(|agent| agent.spec.hostname == hostname, super::REAP_TIMEOUT);
+        Ok(())
+    }
+
+    /// `kill -9` of the agent's own process: its tasks run on, and are `TASK_UNREACHABLE` after the
+    /// agent timeout.
     pub fn kill_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            if state.agents[agent].up {
-                state.agent_died(agent);
-            }
-        })
+        self.on_agent(hostname, State::agent_died)
     }
 
-    /// The machine that died comes back, with the same agent id and none of its tasks alive.
-    pub fn start_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            if !state.agents[agent].up {
-                state.agent_recovered(agent);
-            }
-        })
+    /// Starts an agent again after [`Cluster::kill_machine`] or [`Cluster::kill_agent`], with the same
+    /// agent id: the tasks that are dead are `TASK_FAILED`, the others run on.
+    pub fn restart_agent(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::agent_recovered)
     }
 
-    /// The network between the machine and the master fails; its processes go on.
+    /// The network between the machine and the master fails; its processes go on. What is sent
+    /// meanwhile arrives when it works again.
     pub fn partition_agent(&self, hostname: &str) -> Result<()> {
-        self.on_agent(hostname, |state, agent| {
-            state.agents[agent].reachable = false;
-            if let Some(agent_id) = state.agents[agent].id.clone() {
-                state.start_outage(&agent_id);
-            }
-        })
+        self.on_agent(hostname, State::cut_off)
     }
 
     /// The network works again.
     pub fn heal_agent(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, State::link_healed)
+    }
+
+    /// The machine hangs: nothing on it runs, nothing on it ends.
+    pub fn freeze_machine(&self, hostname: &str) -> Result<()> {
         self.on_agent(hostname, |state, agent| {
-            state.agents[agent].reachable = true;
-            state.register(agent);
+            state.signal_all(agent, Signal::STOP);
+            state.cut_off(agent);
+        })
+    }
+
+    /// The machine goes on.
+    pub fn thaw_machine(&self, hostname: &str) -> Result<()> {
+        self.on_agent(hostname, |state, agent| {
+            state.signal_all(agent, Signal::CONT);
+            state.link_healed(agent);
         })
     }
 
@@ -192,6 +223,11 @@ impl Cluster {
     /// The next ACCEPT is performed, but the connection breaks before the answer.
     pub fn lose_next_accept_response(&self) {
         self.shared.with(|state| state.faults.lose_accept_response = true);
+    }
+
+    /// The connection of the next ACCEPT breaks before the master has read it.
+    pub fn lose_next_accept_request(&self) {
+        self.shared.with(|state| state.faults.lose_accept_request = true);
     }
 
     /// Answers every scheduler call like this, until it is set to none. Streams stay.

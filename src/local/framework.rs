@@ -1,4 +1,4 @@
-//! What the master knows of a framework and of a task. Pure.
+//! What the master knows of a framework and of a task. I/O (it holds the stream).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -89,10 +89,6 @@ impl Framework {
         self.suppressed.retain(|role| self.roles.contains(role));
     }
 
-    pub fn has(&self, capability: &str) -> bool {
-        has_capability(&self.info, capability)
-    }
-
     pub fn failover_timeout(&self) -> Duration {
         let seconds = number(&self.info["failover_timeout"]).unwrap_or(0.0);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -106,7 +102,7 @@ impl Framework {
         self.completed.push(task);
     }
 
-    /// As GET_FRAMEWORKS shows it, but for its offers.
+    /// As `GET_FRAMEWORKS` shows it, but for its offers.
     pub fn to_json(&self) -> Value {
         let connected = self.subscriber.is_some();
         let mut json = json!({
@@ -130,7 +126,7 @@ impl Task {
         self.update.as_ref().map_or(self.state, |(state, _)| *state)
     }
 
-    /// As GET_TASKS shows it.
+    /// As `GET_TASKS` shows it.
     pub fn to_json(&self, framework_id: &str) -> Value {
         let mut json = json!({
             "name": self.info["name"],

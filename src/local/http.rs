@@ -122,7 +122,12 @@ async fn scheduler(
     })
 }
 
-fn answer(shared: &Arc<Shared>, breaker: &Breaker, headers: &HeaderMap, body: &[u8]) -> Result<Response, call::Refused> {
+fn answer(
+    shared: &Arc<Shared>,
+    breaker: &Breaker,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, call::Refused> {
     check_content_type(headers)?;
     let call = call::parse(body)?;
     let stream = headers.get(STREAM_ID).and_then(|id| id.to_str().ok());
@@ -137,8 +142,13 @@ fn answer(shared: &Arc<Shared>, breaker: &Breaker, headers: &HeaderMap, body: &[
         });
         return Ok(subscribed(shared.clone(), subscription));
     }
+    let accept = call["type"] == "ACCEPT";
+    if accept && shared.with(|state| std::mem::take(&mut state.faults.lose_accept_request)) {
+        breaker.break_now();
+        return Ok(StatusCode::ACCEPTED.into_response()); // Nobody reads it.
+    }
     let (status, lost) = shared.with(|state| {
-        let lost = call["type"] == "ACCEPT" && std::mem::take(&mut state.faults.lose_accept_response);
+        let lost = accept && std::mem::take(&mut state.faults.lose_accept_response);
         (state.perform_call(&call, stream), lost)
     });
     if lost {
@@ -161,9 +171,7 @@ fn check_accept(headers: &HeaderMap) -> Result<(), call::Refused> {
     let takes = |accept: &str| accept.contains("application/json") || accept.contains("*/*");
     match headers.get(ACCEPT).map(|accept| accept.to_str().is_ok_and(takes)) {
         None | Some(true) => Ok(()),
-        Some(false) => {
-            Err((406, "Expecting 'Accept' to allow application/json or application/x-protobuf".to_string()))
-        }
+        Some(false) => Err((406, "Expecting 'Accept' to allow application/json or application/x-protobuf".to_string())),
     }
 }
 
@@ -174,23 +182,35 @@ fn not_allowed(method: &Method) -> Response {
 
 fn subscribed(shared: Arc<Shared>, subscription: Subscription) -> Response {
     let headers = [(CONTENT_TYPE.as_str(), "application/json".to_string()), (STREAM_ID, subscription.stream.clone())];
-    (headers, Body::from_stream(EventStream { shared, subscription })).into_response()
+    (headers, Body::from_stream(EventStream { shared, subscription, cut: false })).into_response()
 }
 
 /// The body of a subscription; tells the master when the scheduler is gone.
 struct EventStream {
     shared: Arc<Shared>,
     subscription: Subscription,
+    /// It breaks when it is asked next.
+    cut: bool,
 }
 
 impl Stream for EventStream {
     type Item = std::io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.subscription.pieces.poll_recv(context).map(|piece| match piece? {
-            Piece::Bytes(bytes) => Some(Ok(bytes)),
-            Piece::Cut => Some(Err(std::io::ErrorKind::ConnectionReset.into())),
-        })
+        if self.cut {
+            return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())));
+        }
+        match self.subscription.pieces.poll_recv(context) {
+            Poll::Ready(Some(Piece::Cut)) => {
+                // What was sent before is written out while nothing more comes.
+                self.cut = true;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Piece::Bytes(bytes))) => Poll::Ready(Some(Ok(bytes))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
@@ -244,7 +264,11 @@ struct BreakableStream {
 }
 
 impl AsyncRead for BreakableStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -1,4 +1,4 @@
-//! Reading and writing Mesos' JSON: ids, times, uuids. Pure, but for [`uuid`], which is random, and [`now_s`].
+//! Reading and writing Mesos' JSON: ids, times, uuids. I/O (it reads the clock and makes random ids).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::agent::Message;
 use super::json::{duration, id_of};
 use super::state::State;
 
@@ -27,8 +28,6 @@ impl State {
         let Some(registration) = self.master.agents.get_mut(&agent_id) else { return };
         registration.killed.insert(key.clone());
         let agent = registration.agent;
-        if self.linked(agent) {
-            self.agent_kill(agent, &key, duration(&call["kill_policy"]["grace_period"]));
-        }
+        self.send_to_agent(agent, Message::Kill { key, grace: duration(&call["kill_policy"]["grace_period"]) });
     }
 }

@@ -35,7 +35,8 @@ mod state;
 mod subscribe;
 mod updates;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Cluster {
     shared: Arc<Shared>,
     timer: Option<JoinHandle<()>>,
-    master: std::sync::Mutex<Option<http::Server>>,
+    master: Mutex<Option<http::Server>>,
     address: String,
     remove_work_dir: bool,
 }
@@ -76,13 +77,7 @@ impl Cluster {
                 move || shared.run_timers()
             })
             .context("start the local cluster's timer")?;
-        let cluster = Cluster {
-            shared,
-            timer: Some(timer),
-            master: std::sync::Mutex::new(None),
-            address,
-            remove_work_dir,
-        };
+        let cluster = Cluster { shared, timer: Some(timer), master: Mutex::new(None), address, remove_work_dir };
         cluster.start_master()?;
         Ok(cluster)
     }
@@ -90,6 +85,11 @@ impl Cluster {
     /// `127.0.0.1:PORT` of the master.
     pub fn master_address(&self) -> &str {
         &self.address
+    }
+
+    /// The directory of everything: each task's process works in a directory below it.
+    pub fn work_dir(&self) -> PathBuf {
+        self.shared.with(|state| state.work_dir.clone())
     }
 
     /// Starts the master again after [`Cluster::stop_master`]: a new one that knows the agents by
@@ -110,8 +110,8 @@ impl Cluster {
     pub fn stop_master(&self) {
         let server = self.master.lock().expect("no holder panics").take();
         if let Some(server) = server {
+            server.stop(); // First: a stream that ends in order is no sign of a death.
             self.shared.with(state::State::master_stopped);
-            server.stop();
         }
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Cluster {
             let _ = timer.join(); // It ended by a panic: that is reported already.
         }
         if self.remove_work_dir {
-            let _ = std::fs::remove_dir_all(self.shared.with(|state| state.work_dir.clone())); // Temporary anyway.
+            let _ = std::fs::remove_dir_all(self.work_dir()); // Temporary anyway.
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who is offered what: allocation, filters, DECLINE, REVIVE, SUPPRESS, RESCIND. Pure but for the clock.
+//! Who is offered what: allocation, filters, DECLINE, REVIVE, SUPPRESS, RESCIND. I/O (it reads the clock).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -106,7 +106,7 @@ impl State {
         })
     }
 
-    /// As an OFFERS event and GET_FRAMEWORKS show it.
+    /// As an OFFERS event and `GET_FRAMEWORKS` show it.
     pub fn offer_json(&self, offer: &Offer) -> Value {
         let agent = self.master.agents[&offer.agent_id].agent;
         let spec = &self.agents[agent].spec;

@@ -42,7 +42,7 @@ pub(super) fn attributes(spec: &AgentSpec) -> Option<Value> {
 }
 
 impl State {
-    /// As in SUBSCRIBED and GET_MASTER.
+    /// As in SUBSCRIBED and `GET_MASTER`.
     pub fn master_info(&self) -> Value {
         let port: u16 = self.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default();
         json!({

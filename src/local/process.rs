@@ -100,12 +100,11 @@ impl Command {
     }
 }
 
-/// Starts the process; what becomes of it is told to `shared`.
-pub(super) fn start(shared: Weak<Shared>, agent: usize, key: TaskKey, run: u64, command: Command) {
-    let Some(shared) = shared.upgrade() else { return };
+/// Starts the process; what becomes of it is told to `shared`. False when there is no thread for it.
+pub(super) fn start(shared: &Weak<Shared>, agent: usize, key: TaskKey, run: u64, command: Command) -> bool {
+    let Some(shared) = shared.upgrade() else { return false };
     let thread = std::thread::Builder::new().name(format!("task {}", key.1)).stack_size(STACK_BYTES);
-    // Out of threads is out of everything: the task stays in staging, as on a machine that hangs.
-    let _ = thread.spawn(move || watch(&shared, agent, &key, run, command));
+    thread.spawn(move || watch(&shared, agent, &key, run, command)).is_ok()
 }
 
 fn watch(shared: &Arc<Shared>, agent: usize, key: &TaskKey, run: u64, command: Command) {
@@ -122,7 +121,7 @@ fn watch(shared: &Arc<Shared>, agent: usize, key: &TaskKey, run: u64, command: C
         }
         Err(error) => shared.with(|state| state.task_started(agent, key, run, Err(format!("{error:#}")))),
     }
-    shared.with(|state| state.processes -= 1);
+    shared.with(|state| state.agents[agent].processes -= 1);
 }
 
 /// Waits for the end of the process, and leaves it to be reaped.

@@ -1,4 +1,4 @@
-//! RECONCILE: what the master answers about tasks. Pure but for the clock.
+//! RECONCILE: what the master answers about tasks. I/O (it tells the time).
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ impl State {
                 .collect()
         };
         for status in answers {
-            self.send_update(framework_id, status);
+            self.send_update(framework_id, &status);
         }
     }
 
@@ -38,9 +38,7 @@ impl State {
         let missing = || self.master.agents.values().any(|agent| agent.standing == Standing::Recovered);
         let (state, message) = match standing {
             Some(Standing::Recovered) => return None,
-            Some(Standing::Registered { .. }) => {
-                (TaskState::Gone, "Reconciliation: Task is unknown to the agent")
-            }
+            Some(Standing::Registered { .. }) => (TaskState::Gone, "Reconciliation: Task is unknown to the agent"),
             Some(Standing::Unreachable { .. }) => (TaskState::Unreachable, "Reconciliation: Task is unreachable"),
             None if agent_id.is_none() && missing() => return None,
             None => (TaskState::Unknown, "Reconciliation: Task is unknown"),
@@ -54,8 +52,7 @@ impl State {
 }
 
 fn known(task: &Task) -> Value {
-    let mut status =
-        answer(&task.id, Some(&task.agent_id), task.known_state(), "Reconciliation: Latest task state");
+    let mut status = answer(&task.id, Some(&task.agent_id), task.known_state(), "Reconciliation: Latest task state");
     if let Some(last) = task.statuses.last().filter(|last| !last["container_status"].is_null()) {
         status["container_status"] = last["container_status"].clone();
     }

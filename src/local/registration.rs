@@ -1,4 +1,4 @@
-//! The master's side of an agent's coming, going and coming back. Pure but for the clock.
+//! The master's side of an agent's coming, going and coming back. I/O (it tells the time).
 
 use std::collections::BTreeSet;
 
@@ -152,7 +152,7 @@ impl State {
         if let Some(last) = task.statuses.last().filter(|last| !last["container_status"].is_null()) {
             status["container_status"] = last["container_status"].clone();
         }
-        self.send_update(framework_id, status);
+        self.send_update(framework_id, &status);
     }
 
     /// The connection to the agent broke: its offers are void at once.
@@ -215,7 +215,7 @@ impl State {
             task.state = TaskState::Unreachable;
             task.update = None;
             framework.unreachable.insert(task_id, task);
-            self.send_update(&framework_id, status);
+            self.send_update(&framework_id, &status);
         }
         let failure = json!({"type": "FAILURE", "failure": {"agent_id": id(agent_id)}});
         for framework_id in self.connected_frameworks() {

@@ -73,8 +73,6 @@ pub(super) struct State {
     pub faults: Faults,
     /// Scheduler calls that were answered, by type.
     pub calls: BTreeMap<String, u64>,
-    /// Task processes that are not reaped yet.
-    pub processes: usize,
     pub closed: bool,
     next_run: u64,
     next_outage: u64,
@@ -91,12 +89,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(
-        config: ClusterConfig,
-        work_dir: PathBuf,
-        address: String,
-        fakes: Option<FakeNodes>,
-    ) -> Arc<Shared> {
+    pub fn new(config: ClusterConfig, work_dir: PathBuf, address: String, fakes: Option<FakeNodes>) -> Arc<Shared> {
         let agents = config.agents.iter().cloned().map(Agent::new).collect();
         Arc::new_cyclic(|shared| Shared {
             state: Mutex::new(State {
@@ -108,7 +101,6 @@ impl Shared {
                 agents,
                 faults: Faults::default(),
                 calls: BTreeMap::new(),
-                processes: 0,
                 closed: false,
                 next_run: 0,
                 next_outage: 0,
@@ -123,9 +115,13 @@ impl Shared {
     /// Does something with the state.
     pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
+        let before = state.waited_for();
         let result = f(&mut state);
+        let changed = state.waited_for() != before;
         drop(state);
-        self.changed.notify_all();
+        if changed {
+            self.changed.notify_all();
+        }
         result
     }
 
@@ -150,11 +146,17 @@ impl Shared {
 
     /// Kills every task and waits until the processes are reaped, at most `timeout`.
     pub fn close(&self, timeout: Duration) {
-        let mut state = self.lock();
-        state.closed = true;
-        state.kill_everything();
-        self.changed.notify_all();
-        let _ = self.changed.wait_timeout_while(state, timeout, |state| state.processes > 0);
+        self.with(|state| {
+            state.closed = true;
+            state.kill_everything();
+        });
+        self.wait_until_reaped(|_| true, timeout);
+    }
+
+    /// Waits until the processes of these agents are reaped, at most `timeout`.
+    pub fn wait_until_reaped(&self, agents: impl Fn(&Agent) -> bool, timeout: Duration) {
+        let left = |state: &mut State| state.agents.iter().any(|agent| agents(agent) && agent.processes > 0);
+        let _ = self.changed.wait_timeout_while(self.lock(), timeout, left);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -191,6 +193,12 @@ impl State {
     pub fn at(&mut self, at: Instant, due: Due) {
         self.next_timer += 1;
         self.timers.insert((at, self.next_timer), due);
+    }
+
+    /// What the threads that sleep on the state wait for.
+    fn waited_for(&self) -> (Option<Instant>, usize, bool) {
+        let processes = self.agents.iter().map(|agent| agent.processes).sum();
+        (self.timers.keys().next().map(|(at, _)| *at), processes, self.closed)
     }
 
     /// A number for a run of a task's process: a late report of an earlier run is known by it.

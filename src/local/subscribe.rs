@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::agent::Message;
 use super::framework::{Framework, Subscriber, has_capability, is_terminal};
 use super::json::{id, id_of, now_s, texts, uuid};
 use super::state::{Due, State};
@@ -72,7 +73,7 @@ impl State {
         Subscription { framework, stream, pieces }
     }
 
-    /// UPDATE_FRAMEWORK; an error is the text of a 400.
+    /// `UPDATE_FRAMEWORK`; an error is the text of a 400.
     pub fn update_framework(&mut self, framework_id: &str, call: &Value) -> Result<(), String> {
         let info = &call["framework_info"];
         let suppressed: BTreeSet<String> = texts(&call["suppressed_roles"]).into_iter().collect();
@@ -138,9 +139,7 @@ impl State {
         }
         self.master.completed.push(framework);
         for agent in 0..self.agents.len() {
-            if self.linked(agent) {
-                self.agent_shutdown(agent, framework_id);
-            }
+            self.send_to_agent(agent, Message::Shutdown { framework: framework_id.to_string() });
         }
     }
 
@@ -166,7 +165,7 @@ impl State {
             bytes.truncate(*left);
             *left -= bytes.len();
         }
-        let full = subscriber.pieces.try_send(Piece::Bytes(bytes)).is_err();
+        let full = !bytes.is_empty() && subscriber.pieces.try_send(Piece::Bytes(bytes)).is_err();
         if cut {
             self.faults.cut_after = None;
             let _ = subscriber.pieces.try_send(Piece::Cut); // Full: it is closed just below.
@@ -195,7 +194,7 @@ impl State {
     }
 }
 
-/// A RecordIO record.
+/// A `RecordIO` record.
 fn record(event: &Value) -> Bytes {
     let body = event.to_string();
     Bytes::from(format!("{}\n{body}", body.len()))

@@ -1,10 +1,11 @@
-//! Status updates: the agent's queue per task, the master's forwarding, acknowledgements. Pure but for the clock.
+//! Status updates: the agent's queue per task, the master's forwarding, acknowledgements. I/O (it tells the time).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::agent::Message;
 use super::framework::is_terminal;
 use super::json::{id, id_of, now_s, uuid_base64};
 use super::state::{Due, State, TaskKey};
@@ -103,7 +104,7 @@ impl State {
         }
         self.after(wait, Due::Retry { agent, task: key.clone(), uuid, wait });
         if linked {
-            self.master_update(key, head, latest);
+            self.master_update(key, &head, latest);
         }
     }
 
@@ -133,7 +134,7 @@ impl State {
     }
 
     /// An update arrives at the master.
-    fn master_update(&mut self, key: &TaskKey, update: Update, latest: TaskState) {
+    fn master_update(&mut self, key: &TaskKey, update: &Update, latest: TaskState) {
         let (framework_id, task_id) = key;
         let Some(framework) = self.master.frameworks.get_mut(framework_id) else { return };
         let mut ended = None;
@@ -153,7 +154,7 @@ impl State {
             registration.killed.remove(key);
             registration.free.add(&resources);
         }
-        self.send_update(framework_id, update.status);
+        self.send_update(framework_id, &update.status);
     }
 
     /// ACKNOWLEDGE.
@@ -169,12 +170,12 @@ impl State {
             let task = framework.tasks.remove(task_id).expect("it was there a moment ago");
             framework.complete(task);
         }
-        if self.linked(agent) {
-            self.agent_acknowledged(agent, &(framework_id.to_string(), task_id.to_string()), uuid);
-        }
+        let key = (framework_id.to_string(), task_id.to_string());
+        self.send_to_agent(agent, Message::Acknowledge { key, uuid: uuid.to_string() });
     }
 
-    fn agent_acknowledged(&mut self, agent: usize, key: &TaskKey, uuid: &str) {
+    /// An acknowledgement arrives at the agent.
+    pub fn agent_acknowledged(&mut self, agent: usize, key: &TaskKey, uuid: &str) {
         let Some(task) = self.agents[agent].tasks.get_mut(key) else { return };
         if task.updates.queue.front().is_none_or(|head| head.uuid() != uuid) {
             return;

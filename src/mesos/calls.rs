@@ -22,6 +22,14 @@ const LATE_REPLY_WAIT: Duration = Duration::from_secs(1);
 /// How long offers are withheld whose ACCEPT did not get through, in seconds.
 const DECLINE_FAILED_S: f64 = 1.0;
 
+/// What became of a call, as far as offers go.
+enum Outcome {
+    /// It was taken, or its subscription is void, and its offers with it.
+    Settled,
+    /// It was not taken for all we know: the master may wait for a word on its offers.
+    OffersOut,
+}
+
 /// A subscription in force.
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -76,10 +84,8 @@ impl Lane {
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>) {
         while let Some(outgoing) = queue.recv().await {
             let subscription = outgoing.subscription;
-            let settled = self.deliver(&outgoing).await;
-            if let MesosCall::Accept { offer_ids, .. } = outgoing.call
-                && !settled
-            {
+            let outcome = self.deliver(&outgoing).await;
+            if let (Outcome::OffersOut, MesosCall::Accept { offer_ids, .. }) = (outcome, outgoing.call) {
                 // Offers that are neither accepted nor declined are never made again. If the ACCEPT
                 // was done after all, they are void, and this does nothing; if it is still under way,
                 // it comes to nothing, and Mesos says so.
@@ -89,30 +95,29 @@ impl Lane {
         }
     }
 
-    /// Sends one call, several times if that is safe and needed. False: the master may not have done
-    /// it, and the subscription goes on all the same.
-    async fn deliver(&self, outgoing: &Outgoing) -> bool {
+    /// Sends one call, several times if that is safe and needed.
+    async fn deliver(&self, outgoing: &Outgoing) -> Outcome {
         let call = &outgoing.call;
         for attempts_left in (0..ATTEMPTS_MAX).rev() {
             let Some(subscription) = self.subscription(outgoing.subscription) else {
                 self.fail(call, "its subscription had ended before it was sent", false).await;
-                return true;
+                return Outcome::Settled;
             };
             let reason = match self.attempt(&subscription, call).await {
-                Attempt::Done => return true,
+                Attempt::Done => return Outcome::Settled,
                 Attempt::Void(reason) => {
                     self.report_void(&subscription, call, &reason);
                     self.fail(call, &reason, false).await;
-                    return true;
+                    return Outcome::Settled;
                 }
                 Attempt::Refused(reason) => {
                     self.refused(call, &reason).await;
-                    return false;
+                    return Outcome::OffersOut;
                 }
                 // It may launch tasks, and sent again would tell that they were dropped.
                 Attempt::Uncertain(reason) if matches!(call, MesosCall::Accept { .. }) => {
                     self.fail(call, &reason, true).await;
-                    return false;
+                    return Outcome::OffersOut;
                 }
                 Attempt::Unsent(reason) | Attempt::Uncertain(reason) => reason,
                 Attempt::NewCredentials => "the credentials have changed".to_string(),
@@ -121,11 +126,11 @@ impl Lane {
             if attempts_left == 0 {
                 self.report_void(&subscription, call, &reason);
                 self.fail(call, &reason, false).await;
-                return true;
+                return Outcome::Settled;
             }
             sleep(RESEND_PAUSE).await;
         }
-        true
+        Outcome::Settled
     }
 
     fn subscription(&self, number: u64) -> Option<Arc<Subscription>> {
@@ -149,11 +154,13 @@ impl Lane {
             reply = timeout(timing.call, &mut reply) => reply,
             () = self.ended(subscription.number) => timeout(LATE_REPLY_WAIT, &mut reply).await,
         };
-        match reply {
+        let attempt = match reply {
             Err(_) => Attempt::Uncertain("no reply in time".to_string()),
             Ok(Err(attempt)) => attempt,
             Ok(Ok((status, text))) => self.judge(status, &text).await,
-        }
+        };
+        self.settings.metrics.call(call::name(call), matches!(attempt, Attempt::Done));
+        attempt
     }
 
     async fn judge(&self, status: u16, text: &str) -> Attempt {

@@ -17,9 +17,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Metrics;
 
 mod call;
 mod calls;
@@ -40,7 +45,8 @@ pub const FAILOVER_TIMEOUT_S: f64 = 4.0 * 7.0 * 24.0 * 3600.0;
 const FAILOVER_TIMEOUT_S_MAX: f64 = 9.2e9;
 
 /// What runs a task that has an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Containerizer {
     /// The Mesos containerizer (UCR).
     #[default]
@@ -79,6 +85,8 @@ pub struct Settings {
     pub record_max: usize,
     /// How long to wait for what.
     pub timing: Timing,
+    /// Where calls and signs of life are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Settings {
@@ -97,6 +105,7 @@ impl Default for Settings {
             labels: BTreeMap::new(),
             record_max: recordio::RECORD_MAX,
             timing: Timing::default(),
+            metrics: Arc::default(),
         }
     }
 }

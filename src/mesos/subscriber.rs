@@ -233,6 +233,7 @@ impl Subscriber {
                 Err(error) => error!(error = format!("{error:#}"), "an event of the Mesos master is not understood"),
             }
             self.pulse.beat();
+            self.settings.metrics.mesos_event();
             stream.deadline = Instant::now() + stream.silence;
         }
         Ok(())

@@ -130,6 +130,11 @@ impl Pool {
         true
     }
 
+    /// Whether nothing is on offer.
+    pub fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
     /// All offers are void. Agents are remembered.
     pub fn clear(&mut self) {
         let offering: BTreeSet<Arc<str>> = self.offers.values().cloned().collect();

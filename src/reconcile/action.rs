@@ -127,7 +127,9 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Launch(launch) => write!(f, "launch {} as task {} on agent {}", launch.name, launch.task_id, launch.agent_id),
+            Action::Launch(launch) => {
+                write!(f, "launch {} as task {} on agent {}", launch.name, launch.task_id, launch.agent_id)
+            }
             Action::Kill { task_id } => write!(f, "kill task {task_id}"),
             Action::Follow { task_id, master, .. } => write!(f, "make task {task_id} a replica of {master}"),
             Action::Kick { task_id, master, .. } => write!(f, "make task {task_id} try its master {master} again"),
@@ -151,7 +153,11 @@ impl fmt::Display for Write {
         match self {
             Write::State(record) => {
                 let master = record.master.map_or("none".to_string(), |ordinal| ordinal.to_string());
-                write!(f, "record revision {} of the spec, epoch {}, master {master}", record.spec_revision, record.epoch)
+                write!(
+                    f,
+                    "record revision {} of the spec, epoch {}, master {master}",
+                    record.spec_revision, record.epoch
+                )
             }
             Write::Node(node) => match (&node.stop, &node.task) {
                 (Some(why), task) if !task.is_dead() => write!(f, "record that {} is to stop: {why}", node.name()),

@@ -4,73 +4,28 @@
 //! controller never waits for a pass: its outcome comes back as an event.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
-use crate::board::Board;
-use crate::failover::redis::{Pace, Prober, Redis, Target};
-use crate::mesos::Session as Mesos;
-use crate::metrics::Metrics;
-use crate::model::{MesosCall, NoAnswer, MesosEvent, Probe, Timestamp};
+use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp};
 use crate::reconcile::action::Plan;
-use crate::reconcile::draft::{Observed, PlanSettings};
+use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
+use crate::reconcile::invariants::{self, Broken};
 use crate::reconcile::offers::{Asked, plan_session};
+use crate::reconcile::parts::{Exit, Parts, Settings, now};
 use crate::reconcile::plan::plan_instance;
+use crate::reconcile::schedule::Schedule;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
-use crate::reconcile::{invariants, view};
-use crate::store::{FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
+use crate::reconcile::{framework, view};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
-/// The first backoff after a failed pass, and the longest, in milliseconds.
-const BACKOFF_MS: (u64, u64) = (100, 30_000);
-
-/// What the controller needs to know.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Settings that plans depend on.
-    pub plan: PlanSettings,
-    /// A node that is ready is probed this often.
-    pub probe_interval: Duration,
-    /// Passes under way at once.
-    pub passes_max: usize,
-    /// Every instance is looked at this often at least.
-    pub resync_interval: Duration,
-}
-
-/// Everything that the controller works with.
-pub struct Parts {
-    /// The store.
-    pub store: Store,
-    /// Proof that we may act.
-    pub leadership: Arc<Leadership>,
-    /// The Mesos session, and what comes from it.
-    pub mesos: (Mesos, mpsc::Receiver<MesosEvent>),
-    /// Probes, and what comes from them.
-    pub prober: (Prober, mpsc::Receiver<Probe>),
-    /// The nodes.
-    pub redis: Redis,
-    /// What was read of the store, and what else is told.
-    pub inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
-    /// Makes the reflector list the store again.
-    pub relist: Arc<Notify>,
-    /// Where views are put up.
-    pub board: Arc<Board>,
-    /// Counts and durations.
-    pub metrics: Arc<Metrics>,
-}
-
-/// Why the controller ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// Leadership was lost: stand by again.
-    NotLeader,
-}
+/// A new instance is recorded together with its first nodes, if offers come that soon: half the
+/// writes, and nobody waits for the first half.
+const OFFERS_WAIT_MS: u64 = 50;
 
 /// The loop's state.
 pub struct Controller {
@@ -79,47 +34,41 @@ pub struct Controller {
     world: World,
     asked: Asked,
     framework_stored: Option<String>,
-    dirty: BTreeSet<String>,
-    busy: BTreeMap<String, Instant>,
+    schedule: Schedule,
+    /// When the passes under way began.
+    begun: BTreeMap<String, Instant>,
     wanting: BTreeSet<String>,
-    revisits: BTreeMap<String, Timestamp>,
+    /// New instances that wait for their first offers until then: see [`OFFERS_WAIT_MS`].
+    fresh: BTreeMap<String, Timestamp>,
     session_revisit: Option<Timestamp>,
-    backoffs: BTreeMap<String, (u64, Timestamp)>,
-    /// Instances of which a commit's outcome is not known: not planned until the store is listed.
-    unknown: BTreeSet<String>,
+    /// The store has been read once.
     synced: bool,
-    /// What the prober has been told, by instance and task.
-    probed: BTreeMap<String, BTreeMap<String, Pace>>,
+    /// It has been read, and every change since.
+    watching: bool,
+    /// Something has come since the last round that something may follow from.
+    news: bool,
     next_resync: Instant,
 }
 
-/// The clock of the operator.
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-}
-
 impl Controller {
-    /// A controller that knows nothing yet but its framework id, if it has one.
-    pub fn new(settings: Settings, parts: Parts, framework_id: Option<String>) -> Controller {
+    /// A controller that knows no more than `world` yet.
+    pub fn new(settings: Settings, parts: Parts, world: World) -> Controller {
         let next_resync = Instant::now() + settings.resync_interval;
-        let mut world = World::default();
-        world.framework_id.clone_from(&framework_id);
+        let framework_stored = world.framework_id.clone();
         Controller {
             settings,
             parts,
             world,
             asked: Asked::default(),
-            framework_stored: framework_id,
-            dirty: BTreeSet::new(),
-            busy: BTreeMap::new(),
+            framework_stored,
+            schedule: Schedule::default(),
+            begun: BTreeMap::new(),
             wanting: BTreeSet::new(),
-            revisits: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             session_revisit: None,
-            backoffs: BTreeMap::new(),
-            unknown: BTreeSet::new(),
             synced: false,
-            probed: BTreeMap::new(),
+            watching: false,
+            news: false,
             next_resync,
         }
     }
@@ -129,144 +78,147 @@ impl Controller {
         let mut held = self.parts.leadership.held.clone();
         loop {
             let wake = self.next_wake();
+            let due = Instant::now() + wake;
             tokio::select! {
                 biased;
                 _ = held.wait_for(|held| !held) => return Ok(Exit::NotLeader),
-                Some(input) = self.parts.inputs.1.recv() => self.input(input)?,
+                Some(input) = self.parts.inputs.1.recv() => self.input(input),
                 Some(event) = self.parts.mesos.1.recv() => self.learn(Event::Mesos(event)),
-                Some(probe) = self.parts.prober.1.recv() => self.learn(Event::Probed(probe)),
+                Some(probe) = self.parts.probes.1.recv() => self.learn(Event::Probed(probe)),
                 () = tokio::time::sleep(wake) => {}
             }
-            self.drain()?;
+            self.drain();
             if !*held.borrow() {
                 return Ok(Exit::NotLeader);
             }
             if let Session::Ended(message) = &self.world.session {
                 bail!("the Mesos session is over: {message}");
             }
+            if !std::mem::take(&mut self.news) && Instant::now() < due {
+                continue; // Probes of nodes that are as they were: most of what comes.
+            }
             self.wake_due();
             if self.synced && self.store_framework().await? {
                 self.round();
+            } else {
+                self.news = self.synced;
             }
         }
     }
 
     /// Folds in what else has come already, so that a burst is one round.
-    fn drain(&mut self) -> Result<()> {
+    fn drain(&mut self) {
         for _ in 0..INPUTS_PER_ROUND {
             if let Ok(input) = self.parts.inputs.1.try_recv() {
-                self.input(input)?;
+                self.input(input);
             } else if let Ok(event) = self.parts.mesos.1.try_recv() {
                 self.learn(Event::Mesos(event));
-            } else if let Ok(probe) = self.parts.prober.1.try_recv() {
+            } else if let Ok(probe) = self.parts.probes.1.try_recv() {
                 self.learn(Event::Probed(probe));
             } else {
                 break;
             }
         }
-        Ok(())
     }
 
     fn learn(&mut self, event: Event) {
         match &event {
-            Event::Probed(probe) => self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer")),
-            Event::Mesos(MesosEvent::Update(update)) => self.parts.metrics.task_update(update.state),
+            Event::Probed(probe) => {
+                self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"));
+            }
+            Event::Mesos(MesosEvent::Update(update)) => {
+                self.parts.metrics.task_update(update.state);
+                if update.state == TaskState::Running {
+                    self.parts.probes.0.now(&update.task_id); // It listens in a moment.
+                }
+            }
+            Event::Noted(Note { task_id, done: Done::Pointed }) => self.parts.probes.0.now(task_id),
             Event::Listed(_) => {
-                self.synced = true;
-                self.unknown.clear();
+                (self.synced, self.watching) = (true, true);
+                self.schedule.listed();
             }
             Event::Mesos(MesosEvent::Offers(offers)) => {
                 self.parts.metrics.offers("received", "", offers.len() as u64);
-                self.dirty.extend(self.wanting.iter().cloned());
+                self.wanting.iter().for_each(|name| self.schedule.mark(name));
             }
+            // Only now: a REVIVE that overtakes the ACCEPT finds these offers still out, and what is
+            // left of them is withheld after it.
+            Event::Noted(Note { done: Done::Launched(_), .. }) => self.asked.accepted(),
+            Event::Mesos(MesosEvent::Rescind(_)) => self.parts.metrics.offers("rescinded", "", 1),
             Event::Mesos(MesosEvent::Disconnected { reason }) => warn!("Mesos: {reason}"),
             Event::Mesos(MesosEvent::Subscribed { framework_id, .. }) => info!(framework_id, "subscribed to Mesos"),
             _ => {}
         }
         let frozen = self.world.frozen.is_some();
+        let probed = matches!(event, Event::Probed(_));
         let dirty = self.world.apply(event, now());
+        self.news |= !probed || dirty != Dirty::default();
+        *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
         match &self.world.frozen {
             Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
             None if frozen => info!("no longer frozen: the task that was not recorded is dead"),
             _ => {}
         }
-        self.mark(dirty);
+        self.mark(&dirty);
     }
 
-    fn mark(&mut self, dirty: Dirty) {
+    fn mark(&mut self, dirty: &Dirty) {
         if dirty.all {
-            let gone: Vec<String> = self.parts.board.list().iter().map(|view| view.name.clone()).collect();
-            self.dirty.extend(self.world.instances.keys().cloned().chain(gone));
+            self.world.instances.keys().for_each(|name| self.schedule.mark(name));
+            self.parts.board.list().iter().for_each(|view| self.schedule.mark(&view.name));
         }
-        self.dirty.extend(dirty.names);
+        dirty.names.iter().for_each(|name| self.schedule.mark(name));
     }
 
-    fn input(&mut self, input: Input) -> Result<()> {
+    fn input(&mut self, input: Input) {
+        self.news = true;
         match input {
             Input::Event(event) => self.learn(event),
             Input::StoreLost(reason) => {
-                self.parts.board.set_operator(|o| o.store_synced = false);
+                self.watching = false;
+                self.report();
                 warn!("store: {reason}");
             }
-            Input::Done { name, outcome } => self.done(&name, outcome)?,
+            Input::Done { name, outcome } => self.done(&name, outcome),
         }
-        Ok(())
     }
 
-    fn done(&mut self, name: &str, outcome: Result<(), Failure>) -> Result<()> {
-        if let Some(started) = self.busy.remove(name) {
+    fn done(&mut self, name: &str, outcome: Result<(), Failure>) {
+        if let Some(begun) = self.begun.remove(name) {
             let result = match outcome {
                 Ok(()) => "acted",
                 Err(Failure::Conflict(_)) => "conflict",
                 Err(_) => "failed",
             };
-            self.parts.metrics.pass(result, started.elapsed());
+            self.parts.metrics.pass(result, begun.elapsed());
         }
-        self.dirty.insert(name.to_string());
         let why = match outcome {
-            Ok(()) => {
-                self.backoffs.remove(name);
-                return Ok(());
-            }
-            Err(Failure::NotLeader) => {
-                info!(instance = name, "another operator leads");
-                return Ok(()); // `held` says it too, in a moment; until then nothing can be written.
-            }
+            Ok(()) => return self.schedule.succeed(name),
+            // `held` says it too, in a moment; until then nothing can be written.
+            Err(Failure::NotLeader) => "another operator leads".to_string(),
             Err(Failure::Conflict(what)) => format!("planned on an old state: {what}"),
             Err(Failure::Unknown(what)) => {
-                self.unknown.insert(name.to_string());
+                self.schedule.doubt(name);
                 self.parts.relist.notify_one();
                 what
             }
             Err(Failure::Step(what)) => what,
         };
-        let delay = self.backoffs.get(name).map_or(BACKOFF_MS.0, |(delay, _)| (delay * 2).min(BACKOFF_MS.1));
-        self.backoffs.insert(name.to_string(), (delay, now().plus_ms(delay)));
-        warn!(instance = name, "{why}; again in {delay} ms");
-        Ok(())
+        let delay_ms = self.schedule.fail(name, now());
+        warn!(instance = name, "{why}; again in {delay_ms} ms");
     }
 
-    // -----------------------------------------------------------------------------------------
-    // Time
-
     fn next_wake(&self) -> Duration {
-        let moments = self.revisits.values().chain(self.session_revisit.iter());
-        let retries = self.backoffs.iter().filter(|(name, _)| self.dirty.contains(*name)).map(|(_, (_, at))| at);
-        let next_ms = moments.chain(retries).min().map(|at| at.since_ms(now()) + 1);
+        let due = self.schedule.next().into_iter().chain(self.session_revisit).min();
         let resync = self.next_resync.saturating_duration_since(Instant::now());
-        next_ms.map_or(resync, |ms| resync.min(Duration::from_millis(ms)))
+        due.map_or(resync, |at| resync.min(Duration::from_millis(at.since_ms(now()) + 1)))
     }
 
     fn wake_due(&mut self) {
-        let now = now();
-        let due: Vec<String> = self.revisits.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
-        for name in due {
-            self.revisits.remove(&name);
-            self.dirty.insert(name);
-        }
+        self.schedule.wake(now());
         if self.next_resync <= Instant::now() {
             self.next_resync = Instant::now() + self.settings.resync_interval;
-            self.dirty.extend(self.world.instances.keys().cloned());
+            self.world.instances.keys().for_each(|name| self.schedule.mark(name));
         }
     }
 
@@ -280,40 +232,22 @@ impl Controller {
             return Ok(true);
         }
         let Some(id) = self.world.framework_id.clone() else { return Ok(false) };
-        let txn = Txn {
-            guards: vec![
-                Guard::Leader(self.parts.leadership.token.clone()),
-                Guard::Revision { key: FRAMEWORK_KEY.to_string(), revision: 0 },
-            ],
-            ops: vec![Op::Put { key: FRAMEWORK_KEY.to_string(), value: id.clone().into_bytes() }],
-        };
-        match self.parts.store.commit(txn).await {
-            Ok(_) => {
-                info!(framework_id = id, "recorded the framework id");
-                self.framework_stored = Some(id);
-                Ok(true)
-            }
-            Err(error) => bail!("record the framework id {id}: {error}"),
-        }
+        let recorded = framework::record(&self.parts.store, &self.parts.leadership, &id).await?;
+        self.framework_stored = recorded.then_some(id);
+        Ok(recorded)
     }
 
     fn round(&mut self) {
         let now = now();
-        let ready: Vec<String> = self
-            .dirty
-            .iter()
-            .filter(|name| !self.busy.contains_key(*name) && !self.unknown.contains(*name))
-            .filter(|name| self.backoffs.get(*name).is_none_or(|(_, at)| *at <= now))
-            .cloned()
-            .collect();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
-        for name in ready {
-            if self.busy.len() >= self.settings.passes_max {
-                break; // A pass that ends starts the next round; those with nothing to do start none.
+        for name in self.schedule.take(now) {
+            if self.schedule.is_full(self.settings.passes_max) {
+                self.schedule.mark(&name); // A pass that ends starts the next round.
+                continue;
             }
-            self.dirty.remove(&name);
             let Some(work) = self.plan(&name, now) else { continue };
-            self.busy.insert(name, Instant::now());
+            self.schedule.begin(&name);
+            self.begun.insert(name, Instant::now());
             if work.plan.claims.is_empty() { others.push(work) } else { launching.push(work) }
         }
         self.take_claimed(&launching);
@@ -328,7 +262,6 @@ impl Controller {
     }
 
     fn plan(&mut self, name: &str, now: Timestamp) -> Option<Work> {
-        self.revisits.remove(name);
         let Some(instance) = self.world.instances.get(name) else {
             self.gone(name);
             return None;
@@ -344,30 +277,47 @@ impl Controller {
         let mut plan = plan_instance(o, &mut self.world.pool);
         let broken = invariants::check(&o, &plan);
         if !broken.is_empty() {
-            let broken = broken.join("; ");
+            for Broken { rule, .. } in &broken {
+                self.parts.metrics.plan_refused(rule);
+            }
+            let broken = broken.into_iter().map(|broken| broken.what).collect::<Vec<_>>().join("; ");
             error!(instance = name, "the plan is refused: {broken}");
-            self.parts.metrics.plan_refused("any");
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }
-            plan = Plan { waiting: vec![format!("the plan was refused: {broken}")], status: plan.status, ..Plan::default() };
+            plan = Plan {
+                waiting: vec![format!("the plan was refused: {broken}")],
+                status: plan.status,
+                ..Plan::default()
+            };
         }
         self.parts.board.set(view::instance_view(name, instance, &plan));
-        if plan.wants_offers { self.wanting.insert(name.to_string()) } else { self.wanting.remove(name) };
-        if let Some(at) = plan.revisit_at {
-            self.revisits.insert(name.to_string(), at);
+        if plan.wants_offers {
+            self.wanting.insert(name.to_string())
+        } else {
+            self.wanting.remove(name)
+        };
+        if plan.wants_offers && instance.record.is_none() && self.world.pool.is_empty() {
+            let until = *self.fresh.entry(name.to_string()).or_insert(now.plus_ms(OFFERS_WAIT_MS));
+            if until > now {
+                self.schedule.revisit(name, Some(until));
+                return None;
+            }
         }
+        self.fresh.remove(name);
+        self.schedule.revisit(name, plan.revisit_at);
         let txn = transaction(name, instance, &plan, &self.parts.leadership.token);
         self.world.expect(name, &plan.writes);
-        self.probe(name);
+        self.parts.probes.0.update(name, self.world.instances.get(name));
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
     }
 
     fn gone(&mut self, name: &str) {
         self.parts.board.remove(name);
         self.wanting.remove(name);
-        self.backoffs.remove(name);
-        self.probe(name);
+        self.fresh.remove(name);
+        self.schedule.forget(name);
+        self.parts.probes.0.update(name, None);
     }
 
     /// Offers of which something was claimed are accepted or declined by the round.
@@ -377,9 +327,6 @@ impl Controller {
         for agent_id in &agents {
             let taken = self.world.pool.take_agent(agent_id);
             self.parts.metrics.offers("accepted", "", taken.len() as u64);
-        }
-        if !agents.is_empty() {
-            self.asked.accepted();
         }
     }
 
@@ -400,8 +347,7 @@ impl Controller {
     }
 
     fn session_round(&mut self, now: Timestamp) {
-        let soon = self.dirty.iter().filter(|name| !self.backoffs.contains_key(*name));
-        let busy: BTreeSet<String> = self.busy.keys().chain(soon).cloned().collect();
+        let busy = self.schedule.undecided();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, now);
         self.session_revisit = plan.revisit_at;
         let Session::Subscribed { subscription, .. } = self.world.session else { return };
@@ -419,10 +365,7 @@ impl Controller {
                 let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
                 return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
             }
-            MesosCall::Kill { task_id, .. } => {
-                warn!(task_id, "killing a task that was superseded");
-                Note { task_id: task_id.clone(), done: Done::Killed }
-            }
+            MesosCall::Kill { task_id, .. } => return warn!(task_id, "killing a task that was superseded"),
             MesosCall::Acknowledge { task_id, uuid, .. } => {
                 Note { task_id: task_id.clone(), done: Done::Acknowledged(uuid.clone()) }
             }
@@ -434,41 +377,17 @@ impl Controller {
     // -----------------------------------------------------------------------------------------
     // Probes and reports
 
-    /// Keeps the prober's targets in step with the instance's nodes.
-    fn probe(&mut self, name: &str) {
-        let known = self.probed.remove(name).unwrap_or_default();
-        let mut wanted: BTreeMap<String, Pace> = BTreeMap::new();
-        for node in self.world.instances.get(name).into_iter().flat_map(|instance| instance.nodes.values()) {
-            let record = &node.record.value;
-            if record.task.is_dead() {
-                continue;
-            }
-            let settled = node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
-            let pace = if settled { Pace::Steady(self.settings.probe_interval) } else { Pace::Eager };
-            if known.get(&record.task_id) != Some(&pace) {
-                let target = Target { task_id: record.task_id.clone(), address: record.address.clone(), pace };
-                self.parts.prober.0.add(target);
-            }
-            wanted.insert(record.task_id.clone(), pace);
-        }
-        for task_id in known.keys().filter(|task_id| !wanted.contains_key(*task_id)) {
-            self.parts.prober.0.remove(task_id);
-        }
-        if !wanted.is_empty() {
-            self.probed.insert(name.to_string(), wanted);
-        }
-    }
-
     fn report(&self) {
         let (mesos, message) = match &self.world.session {
             Session::Disconnected(reason) => ("disconnected", reason.clone()),
             Session::Subscribed { .. } => ("subscribed", String::new()),
             Session::Ended(message) => ("ended", message.clone()),
         };
-        let frozen = self.world.frozen.clone();
-        self.parts.metrics.set_queue(self.dirty.len(), self.busy.len());
+        let (frozen, watching) = (self.world.frozen.clone(), self.watching);
+        let (dirty, busy) = self.schedule.depth();
+        self.parts.metrics.set_queue(dirty, busy);
         self.parts.board.set_operator(|operator| {
-            operator.store_synced = true;
+            operator.store_synced = watching;
             operator.mesos = mesos.to_string();
             operator.mesos_message = message;
             operator.frozen = frozen;

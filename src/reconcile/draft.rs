@@ -44,6 +44,11 @@ impl Default for PlanSettings {
 /// Writes of one plan, events not counted: these are one write, and status is another; etcd takes 128.
 const WRITES_MAX: usize = 120;
 
+/// A subscription is this old before anything is launched or scaled down under it: Mesos first says
+/// which tasks of ours it knows, and one that is not recorded means that the store has lost something.
+pub const SETTLE_MS: u64 = 300;
+const JUST_SUBSCRIBED: &str = "Mesos has just been subscribed to, and may know tasks that are not recorded";
+
 /// How the instance ends, when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -145,6 +150,9 @@ impl<'a> Draft<'a> {
             return Err(format!("the operator is frozen: {reason}"));
         }
         match self.o.session {
+            Session::Subscribed { since, .. } if self.o.now.since_ms(*since) < SETTLE_MS => {
+                return Err(JUST_SUBSCRIBED.to_string());
+            }
             Session::Subscribed { .. } => {}
             Session::Disconnected(reason) => return Err(format!("Mesos: not subscribed: {reason}")),
             Session::Ended(message) => return Err(format!("Mesos: the session is over: {message}")),
@@ -195,7 +203,8 @@ impl<'a> Draft<'a> {
         let stored = self.o.instance.record.as_ref().map(|record| &record.value);
         let state = self.record.iter().filter(|record| stored != Some(*record)).cloned().map(Write::State);
         let (new, old): (Vec<_>, Vec<_>) = self.nodes.iter().partition(|(ordinal, _)| self.seen(**ordinal).is_none());
-        let changed = old.into_iter().filter(|(k, record)| self.seen(**k).is_none_or(|node| node.record.value != **record));
+        let changed =
+            old.into_iter().filter(|(k, record)| self.seen(**k).is_none_or(|node| node.record.value != **record));
         let nodes = new.into_iter().chain(changed).map(|(_, record)| Write::Node(record.clone()));
         let gone = self.o.instance.nodes.keys().filter(|ordinal| !self.nodes.contains_key(ordinal));
         let gone = gone.map(|ordinal| Write::ForgetNode(*ordinal));

@@ -19,9 +19,12 @@ use crate::metrics::Metrics;
 use crate::model::{Launch, MesosCall, NodeRecord};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
-use crate::reconcile::world::{Done, Event, Instance, Note, merge_events};
+use crate::reconcile::stored::merge_events;
+use crate::reconcile::world::{Done, Event, Instance, Note};
 use crate::status::InstanceStatus;
-use crate::store::{self, Guard, LeaderToken, Leadership, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key};
+use crate::store::{
+    self, Guard, LeaderToken, Leadership, Op, Store, Txn, events_key, instance_key, node_key, state_key, status_key,
+};
 
 /// How long offers are withheld whose launches could not be recorded: others may want them.
 const DECLINE_FAILED_S: f64 = 1.0;

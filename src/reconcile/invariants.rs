@@ -5,25 +5,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Answer, InstanceRecord, NodeRecord, Role};
+use crate::model::{Answer, InstanceRecord, NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
 
+/// A rule that a plan would break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The rule, in a word, for metrics.
+    pub rule: &'static str,
+    /// What of the plan would break it.
+    pub what: String,
+}
+
+type Rule = fn(&Observed, &Plan, &After, &mut Vec<String>);
+
+const RULES: [(&str, Rule); 9] = [
+    ("frozen_means_still", frozen_means_still),
+    ("epochs_only_rise", epochs_only_rise),
+    ("launches_are_recorded", launches_are_recorded),
+    ("the_master_is_not_killed", the_master_is_not_killed),
+    ("the_last_copy_is_not_killed", the_last_copy_is_not_killed),
+    ("data_is_not_abandoned", data_is_not_abandoned),
+    ("records_of_the_living_stay", records_of_the_living_stay),
+    ("distribution_is_kept", distribution_is_kept),
+    ("only_the_recorded_master_is_followed", only_the_recorded_master_is_followed),
+];
+
 /// What the plan would break; empty: it may be performed.
-pub fn check(o: &Observed, plan: &Plan) -> Vec<String> {
+pub fn check(o: &Observed, plan: &Plan) -> Vec<Broken> {
     let after = After::of(o, plan);
-    let mut broken = Vec::new();
-    frozen_means_still(o, plan, &mut broken);
-    epochs_only_rise(o, &after, &mut broken);
-    launches_are_recorded(o, plan, &after, &mut broken);
-    the_master_is_not_killed(o, plan, &after, &mut broken);
-    the_last_copy_is_not_killed(o, plan, &after, &mut broken);
-    data_is_not_abandoned(o, &after, &mut broken);
-    records_of_the_living_stay(o, plan, &after, &mut broken);
-    distribution_is_kept(o, plan, &after, &mut broken);
-    only_the_recorded_master_is_followed(o, plan, &after, &mut broken);
-    broken
+    let broken = |(rule, judge): &(&'static str, Rule)| {
+        let mut found = Vec::new();
+        judge(o, plan, &after, &mut found);
+        let rule = *rule;
+        found.into_iter().map(move |what| Broken { rule, what })
+    };
+    RULES.iter().flat_map(broken).collect()
 }
 
 /// What would be recorded after the plan's writes.
@@ -57,7 +76,7 @@ impl After {
     }
 }
 
-fn frozen_means_still(o: &Observed, plan: &Plan, broken: &mut Vec<String>) {
+fn frozen_means_still(o: &Observed, plan: &Plan, _: &After, broken: &mut Vec<String>) {
     if o.frozen.is_some() && !(plan.writes.is_empty() && plan.steps.is_empty()) {
         broken.push("a frozen operator plans to write or act".to_string());
     }
@@ -67,8 +86,10 @@ fn frozen_means_still(o: &Observed, plan: &Plan, broken: &mut Vec<String>) {
     }
 }
 
-fn epochs_only_rise(o: &Observed, after: &After, broken: &mut Vec<String>) {
-    let (Some(before), Some(after)) = (o.instance.record.as_ref().map(|r| &r.value), after.record.as_ref()) else { return };
+fn epochs_only_rise(o: &Observed, _: &Plan, after: &After, broken: &mut Vec<String>) {
+    let (Some(before), Some(after)) = (o.instance.record.as_ref().map(|r| &r.value), after.record.as_ref()) else {
+        return;
+    };
     if after.epoch < before.epoch {
         broken.push(format!("the epoch falls from {} to {}", before.epoch, after.epoch));
     }
@@ -105,13 +126,16 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
     let launched = plan.launches().count();
     let sound = o.instance.nodes.values().filter(|node| is_sound_replica(node, after)).count();
     if launched > 0 && sound + launched > want {
-        broken.push(format!("{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"));
+        broken.push(format!(
+            "{launched} launches beside {sound} replicas in sync are more than the {want} nodes declared"
+        ));
     }
 }
 
 /// Follows the recorded master, link up, and stays.
 fn is_sound_replica(node: &Node, after: &After) -> bool {
-    let master = after.record.as_ref().and_then(|record| after.nodes.get(&record.master?)).map(|master| &master.address);
+    let master =
+        after.record.as_ref().and_then(|record| after.nodes.get(&record.master?)).map(|master| &master.address);
     let stays = after.nodes.get(&node.record.value.ordinal).is_some_and(|record| record.stop.is_none());
     let follows = |answer: &Answer| answer.link_up && answer.role == Role::Replica && answer.follows.as_ref() == master;
     stays && node.silent.is_none() && node.answer.as_ref().is_some_and(|(answer, _)| follows(answer))
@@ -127,8 +151,12 @@ fn the_master_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken: &m
         let node = after.nodes.values().find(|node| node.task_id == *task_id);
         match node {
             None => broken.push(format!("{task_id} is killed, but not recorded")),
-            Some(node) if node.stop.is_none() => broken.push(format!("{task_id} is killed, but its record does not say so")),
-            Some(node) if node.ordinal == master => broken.push(format!("{task_id} is the recorded master and would be killed")),
+            Some(node) if node.stop.is_none() => {
+                broken.push(format!("{task_id} is killed, but its record does not say so"));
+            }
+            Some(node) if node.ordinal == master => {
+                broken.push(format!("{task_id} is the recorded master and would be killed"));
+            }
             Some(_) => {}
         }
     }
@@ -159,18 +187,32 @@ fn the_last_copy_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken:
 
 /// A new master may only be named when there is nothing to lose: none was ever ready, or every
 /// node that ran is proved dead or empty.
-fn data_is_not_abandoned(o: &Observed, after: &After, broken: &mut Vec<String>) {
+fn data_is_not_abandoned(o: &Observed, _: &Plan, after: &After, broken: &mut Vec<String>) {
     let Some(before) = o.instance.record.as_ref().map(|record| &record.value) else { return };
     let moved = after.record.as_ref().is_some_and(|record| record.master != before.master);
     if !moved || !before.initialized || after.deleting() {
         return;
     }
+    let master = before.master.and_then(|master| o.instance.nodes.get(&master)).map(|node| &node.record.value.task);
+    let died_at = match master {
+        Some(TaskRecord::Dead { at, .. }) => Some(*at),
+        _ => None,
+    };
     for node in o.instance.nodes.values() {
         let dead_in_plan = after.nodes.get(&node.record.value.ordinal).is_none_or(|record| record.task.is_dead());
+        // Only an answer to a question that was put after the master's death says what is left.
         let empty = node.silent.is_none()
-            && node.answer.as_ref().is_some_and(|(answer, _)| answer.keys == 0 && answer.offset <= 1);
+            && node.answer.as_ref().is_some_and(|(answer, at)| {
+                answer.keys == 0
+                    && answer.offset <= 1
+                    && (answer.role == Role::Master || !answer.link_up)
+                    && died_at.is_some_and(|died_at| *at > died_at)
+            });
         if !dead_in_plan && !empty {
-            broken.push(format!("{} may hold data, and the master's place would be given away", node.record.value.name()));
+            broken.push(format!(
+                "{} may hold data, and the master's place would be given away",
+                node.record.value.name()
+            ));
         }
     }
 }
@@ -198,7 +240,12 @@ fn distribution_is_kept(o: &Observed, plan: &Plan, after: &After, broken: &mut V
     }
     for node in after.nodes.values().filter(|node| launched.contains(node.task_id.as_str())) {
         if on_agent.get(node.agent_id.as_str()).is_some_and(|count| *count > record.spec.distribution) {
-            broken.push(format!("{} would be one more than {} nodes of {} on its agent", node.name(), record.spec.distribution, o.name));
+            broken.push(format!(
+                "{} would be one more than {} nodes of {} on its agent",
+                node.name(),
+                record.spec.distribution,
+                o.name
+            ));
         }
     }
 }
@@ -206,7 +253,8 @@ fn distribution_is_kept(o: &Observed, plan: &Plan, after: &After, broken: &mut V
 fn only_the_recorded_master_is_followed(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
     let master = after.record.as_ref().and_then(|record| after.nodes.get(&record.master?));
     for step in &plan.steps {
-        let (Action::Follow { task_id, master: to, .. } | Action::Kick { task_id, master: to, .. }) = &step.action else {
+        let (Action::Follow { task_id, master: to, .. } | Action::Kick { task_id, master: to, .. }) = &step.action
+        else {
             continue;
         };
         let Some(master) = master else {

@@ -12,7 +12,13 @@ const KILL_GRACE_MS: u64 = 8000;
 const SHUTDOWN_TIMEOUT_S: u64 = 5;
 
 /// The record of a node that is placed there.
-pub fn node_record(instance: &str, record: &InstanceRecord, ordinal: u32, at: &Placement, now: Timestamp) -> NodeRecord {
+pub fn node_record(
+    instance: &str,
+    record: &InstanceRecord,
+    ordinal: u32,
+    at: &Placement,
+    now: Timestamp,
+) -> NodeRecord {
     let spec = &record.spec;
     NodeRecord {
         instance: instance.to_string(),

@@ -1,4 +1,4 @@
-//! One pass of the operator: what it knows, what it decides, what it does.
+//! One pass of the operator: what it knows, what it decides, what it does. Pure.
 //!
 //! ```text
 //!   store  ──watch──┐                                  ┌──commit──> store
@@ -8,18 +8,30 @@
 //!                                    └─ report.rs ──> status, board
 //! ```
 //!
-//! `world.rs`, `draft.rs`, `plan.rs`, `report.rs`, `launch.rs`, `session.rs` and `invariants.rs`
-//! are pure; `controller.rs` and `execute.rs` do all I/O.
+//! `controller.rs`, `execute.rs`, `framework.rs` and `reflector.rs` do all I/O; everything else is pure. The world is
+//! folded in `world.rs`, `stored.rs` (the store) and `news.rs` (Mesos); a plan is made in `plan.rs`
+//! (the order of steps), `settle.rs`, `replication.rs`, `members.rs` and `launch.rs` on a `draft.rs`;
+//! `offers.rs` plans what concerns all instances, `strangers.rs` judges tasks that are not recorded.
 
 pub mod action;
+pub mod controller;
 pub mod draft;
+pub mod execute;
+pub mod framework;
 pub mod invariants;
 mod launch;
+mod members;
+mod news;
 pub mod offers;
-pub mod controller;
-pub mod execute;
+pub mod parts;
 pub mod plan;
 pub mod reflector;
-pub mod view;
+mod replication;
 mod report;
+pub mod schedule;
+mod settle;
+mod stored;
+pub mod strangers;
+pub mod targets;
+pub mod view;
 pub mod world;

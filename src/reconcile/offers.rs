@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{MesosCall, TaskRecord, Timestamp};
+use crate::model::{MesosCall, TaskRecord, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
@@ -25,8 +25,6 @@ const ASK_DOUBTFUL_MS: u64 = 30_000;
 const IMPLICIT_MS: u64 = 900_000;
 /// Tasks asked after in one call.
 const ASK_MAX: usize = 1000;
-/// Nothing is done about an unrecorded task before this time: its record may be on the way.
-const STRANGER_MS: u64 = 5000;
 /// A KILL of a superseded task, or a question after another, is repeated after this time.
 const ASK_STRANGER_MS: u64 = 5000;
 
@@ -38,7 +36,7 @@ pub struct Asked {
     offers_on: bool,
     revived_at: Option<Timestamp>,
     wanting: BTreeSet<String>,
-    asked_at: Option<Timestamp>,
+    sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
     doubtful_at: Option<Timestamp>,
     implicit_at: Option<Timestamp>,
@@ -85,7 +83,7 @@ pub fn plan_session(
         ask_after_tasks(world, asked, busy, now, &mut plan);
     }
     if world.frozen.is_none() || world.doubts() {
-        meet_strangers(world, now, &mut plan);
+        meet_strangers(world, busy, now, &mut plan);
     }
     give_back_offers(world, wanting, busy, &mut plan);
     turn_offers(world, asked, wanting, busy, now, &mut plan);
@@ -93,7 +91,13 @@ pub fn plan_session(
 }
 
 /// Explicit reconciliation of everything not heard of, implicit once and then rarely.
-fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
+fn ask_after_tasks(
+    world: &mut World,
+    asked: &mut Asked,
+    busy: &BTreeSet<String>,
+    now: Timestamp,
+    plan: &mut SessionPlan,
+) {
     if asked.implicit_at.is_some_and(|at| at <= now) {
         plan.calls.push(MesosCall::Reconcile(Vec::new()));
         asked.implicit_at = Some(now.plus_ms(IMPLICIT_MS));
@@ -113,20 +117,20 @@ fn ask_after_tasks(world: &mut World, asked: &mut Asked, busy: &BTreeSet<String>
         }
     }
     if unheard.is_empty() {
-        asked.asked_at = None;
+        asked.sent_at = None;
         asked.ask_delay_ms = ASK_AGAIN_MS.0;
         return;
     }
-    let due = asked.asked_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
+    let due = asked.sent_at.map_or(now, |at| at.plus_ms(asked.ask_delay_ms));
     if due > now {
         plan.revisit(due);
         return;
     }
-    asked.ask_delay_ms = match asked.asked_at {
+    asked.ask_delay_ms = match asked.sent_at {
         None => ASK_AGAIN_MS.0,
         Some(_) => (asked.ask_delay_ms * 2).min(ASK_AGAIN_MS.1),
     };
-    asked.asked_at = Some(now);
+    asked.sent_at = Some(now);
     plan.revisit(now.plus_ms(asked.ask_delay_ms));
     plan.calls.extend(unheard.chunks(ASK_MAX).map(|tasks| MesosCall::Reconcile(tasks.to_vec())));
 }
@@ -153,17 +157,17 @@ fn ask_after_doubtful(world: &World, asked: &mut Asked, now: Timestamp, plan: &m
 }
 
 /// Tasks that bear our marks and are not recorded: superseded ones are killed, others asked after.
-fn meet_strangers(world: &mut World, now: Timestamp, plan: &mut SessionPlan) {
+///
+/// While a pass of its instance is under way, the record of a task may be on its way to us.
+fn meet_strangers(world: &mut World, busy: &BTreeSet<String>, now: Timestamp, plan: &mut SessionPlan) {
     let known: Vec<String> = world.strangers.keys().cloned().collect();
     for task_id in known {
+        if parse_task_id(&task_id).is_some_and(|(name, _)| busy.contains(name)) {
+            continue;
+        }
         let superseded = world.superseded(&task_id);
         let may_kill = world.frozen.is_none() && world.dispensable(&task_id);
         let stranger = world.strangers.get_mut(&task_id).expect("listed above");
-        let judged_at = stranger.since.plus_ms(STRANGER_MS);
-        if judged_at > now {
-            plan.revisit(judged_at);
-            continue;
-        }
         let update = &stranger.update;
         if !stranger.acknowledged
             && let (Some(agent_id), Some(uuid)) = (&update.agent_id, &update.uuid)
@@ -228,7 +232,7 @@ fn turn_offers(
         plan.calls.push(MesosCall::Revive);
         asked.offers_on = true;
         asked.revived_at = Some(now);
-        asked.wanting = wanting.clone();
+        asked.wanting.clone_from(wanting);
         plan.revisit(now.plus_ms(REVIVE_AGAIN_MS));
     } else {
         plan.revisit(due);

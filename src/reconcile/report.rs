@@ -4,7 +4,6 @@ use crate::failover::{self, Master};
 use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
-use crate::reconcile::world::Node;
 use crate::spec;
 use crate::status::{Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
 
@@ -20,26 +19,23 @@ pub fn finish(draft: Draft) -> Plan {
         return draft.into_plan();
     }
     let known = draft.o.instance.status.as_ref().map(|status| &status.value);
-    if let Some(known) = known.filter(|_| blind(&draft)) {
-        let mut plan = draft.into_plan();
-        plan.status = Some(known.clone());
-        return plan;
+    if let Some(known) = known.filter(|_| is_blind(&draft)) {
+        let status = known.clone();
+        return Plan { status: Some(status), ..draft.into_plan() };
     }
     let status = status(&draft);
-    let stored = known.map(InstanceStatus::without_gauges);
-    let changed = stored.as_ref() != Some(&status.without_gauges());
+    let changed = known.map(InstanceStatus::without_gauges) != Some(status.without_gauges());
     let mut plan = draft.into_plan();
     plan.status = Some(status);
     plan.status_changed = changed;
     plan
 }
 
-/// An operator that has just started has not asked every node yet: what the one before it said
-/// stands until then, so that a restart shows, and writes, nothing.
-fn blind(d: &Draft) -> bool {
-    let asked = |node: &Node| node.answer.is_some() || node.silent.is_some();
-    let running = d.nodes.values().filter(|node| node.task == TaskRecord::Running);
-    running.filter_map(|node| d.seen(node.ordinal)).any(|seen| !asked(seen))
+/// A leader that has just begun has asked no node yet: what it does not know is not what is not so.
+/// Until each node that runs was asked once, which takes a moment, what was said before stands.
+fn is_blind(d: &Draft) -> bool {
+    let asked = |ordinal: u32| d.seen(ordinal).is_none_or(|node| node.answer.is_some() || node.silent.is_some());
+    d.nodes.iter().any(|(ordinal, node)| node.task == TaskRecord::Running && !asked(*ordinal))
 }
 
 fn status(d: &Draft) -> InstanceStatus {
@@ -125,14 +121,18 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
     }
     if let Some(why) = &node.stop {
         let message = match &node.task {
-            TaskRecord::Unsure { since, .. } => format!("{why}; out of Mesos' sight since {since}, to be killed when it comes back"),
+            TaskRecord::Unsure { since, .. } => {
+                format!("{why}; out of Mesos' sight since {since}, to be killed when it comes back")
+            }
             _ => why.clone(),
         };
         return (NodeState::Stopping, message);
     }
     let Some(answer) = d.answer(node.ordinal) else {
         return match (&node.task, d.silence(node.ordinal)) {
-            (TaskRecord::Unsure { since, .. }, _) => (NodeState::Unreachable, format!("out of Mesos' sight since {since}")),
+            (TaskRecord::Unsure { since, .. }, _) => {
+                (NodeState::Unreachable, format!("out of Mesos' sight since {since}"))
+            }
             (TaskRecord::Launching, _) => quiet(NodeState::Launching),
             (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
                 (NodeState::NotAnswering, format!("no answer since {since} ({why:?})"))
@@ -173,8 +173,7 @@ fn restart_keys(d: &Draft, node: &NodeRecord) -> Vec<String> {
 struct Verdict(ConditionType, ConditionStatus, &'static str, String);
 
 fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition> {
-    let mut verdicts =
-        vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
+    let mut verdicts = vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
     let failing = verdicts.iter().find(|verdict| verdict.1 != ConditionStatus::True);
     let ready = match failing {
         None => Verdict(ConditionType::Ready, ConditionStatus::True, "Ready", "all as declared".to_string()),
@@ -195,23 +194,29 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
 }
 
 fn spec_valid(d: &Draft) -> Verdict {
-    match &d.invalid {
-        Some(why) => Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone()),
-        None => {
-            let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
-            let message = format!("revision {revision} is in force");
-            Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", message)
-        }
+    if let Some(why) = &d.invalid {
+        return Verdict(ConditionType::SpecValid, ConditionStatus::False, "Invalid", why.clone());
     }
+    let revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
+    Verdict(ConditionType::SpecValid, ConditionStatus::True, "Valid", format!("revision {revision} is in force"))
 }
 
 fn placed(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
     let want = d.spec().map_or(0, |spec| spec.nodes() as usize);
     let have = nodes.iter().filter(|node| !matches!(node.state, NodeState::Dead | NodeState::Stopping)).count();
     if have >= want && want > 0 {
-        return Verdict(ConditionType::Placed, ConditionStatus::True, "Placed", format!("{want} of {want} nodes have a place"));
+        return Verdict(
+            ConditionType::Placed,
+            ConditionStatus::True,
+            "Placed",
+            format!("{want} of {want} nodes have a place"),
+        );
     }
-    let why = d.unplaced.clone().or_else(|| d.waiting.first().cloned()).unwrap_or_else(|| format!("{have} of {want} nodes have a place"));
+    let why = d
+        .unplaced
+        .clone()
+        .or_else(|| d.waiting.first().cloned())
+        .unwrap_or_else(|| format!("{have} of {want} nodes have a place"));
     let reason = if d.unplaced.is_some() { "NoPlace" } else { "Waiting" };
     Verdict(ConditionType::Placed, ConditionStatus::False, reason, why)
 }
@@ -250,7 +255,9 @@ fn survivors(d: &Draft) -> String {
         return String::new();
     }
     let holders = holders.join(", ");
-    format!("; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data")
+    format!(
+        "; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data"
+    )
 }
 
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
@@ -263,7 +270,12 @@ fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
         .map(|node| format!("{} is {}", node.name, node.state))
         .collect();
     if ready >= want {
-        return Verdict(ConditionType::ReplicasInSync, ConditionStatus::True, "InSync", format!("{ready} of {want} replicas follow, link up"));
+        return Verdict(
+            ConditionType::ReplicasInSync,
+            ConditionStatus::True,
+            "InSync",
+            format!("{ready} of {want} replicas follow, link up"),
+        );
     }
     let mut message = format!("{ready} of {want} replicas follow, link up");
     if !behind.is_empty() {

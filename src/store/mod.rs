@@ -27,9 +27,11 @@ use tokio::time::Instant;
 
 mod etcd;
 mod file;
+mod process;
 
 pub use etcd::EtcdStore;
 pub use file::FileStore;
+pub use process::Process;
 
 /// The key of the user's document.
 pub fn instance_key(name: &str) -> String {
@@ -236,6 +238,9 @@ pub struct Candidate {
     pub id: String,
     /// `http://host:port` of its API, where standbys send what only the leader can answer.
     pub api: String,
+    /// Which process it is, so that its end can be proved on its own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
 }
 
 /// Where instances are declared and recorded.

@@ -1,26 +1,37 @@
 //! The two clusters that every scenario runs on, behind one interface. I/O.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use crate::support::{AgentSpec, Mesos, process};
+use redisctl::local;
+
+use crate::operator::BINARY;
+use crate::support::mesos::{Mesos, SeenTask};
+use crate::support::{AgentSpec, process};
 
 /// Which cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// The local cluster of `src/local`, in this process.
+    Local,
     /// Apache Mesos.
     Mesos,
 }
 
 /// A cluster under test.
 pub enum Cluster {
+    /// The local cluster.
+    Local(local::Cluster),
     /// Apache Mesos.
     Mesos(Mesos),
 }
 
-macro_rules! each {
-    ($self:expr, $cluster:ident => $call:expr) => {
+/// Does the same on either; the local cluster knows agents by hostname, the other by index.
+macro_rules! on_agent {
+    ($self:expr, $agent:expr, $call:ident) => {
         match $self {
-            Cluster::Mesos($cluster) => $call,
+            Cluster::Local(cluster) => cluster.$call(&hostname($agent)).expect("an agent of that name was started"),
+            Cluster::Mesos(cluster) => cluster.$call($agent),
         }
     };
 }
@@ -29,26 +40,50 @@ impl Cluster {
     /// A master and these agents.
     pub async fn start(kind: Kind, agents: &[AgentSpec]) -> Cluster {
         match kind {
+            Kind::Local => Cluster::Local(start_local(agents)),
             Kind::Mesos => Cluster::Mesos(Mesos::start(agents).await),
+        }
+    }
+
+    /// The local cluster, of which faults can be demanded.
+    pub fn local(&self) -> &local::Cluster {
+        match self {
+            Cluster::Local(cluster) => cluster,
+            Cluster::Mesos(_) => panic!("only the local cluster has faults on demand"),
         }
     }
 
     /// `http://HOST:PORT` of the master.
     pub fn url(&self) -> String {
-        each!(self, c => c.url())
+        match self {
+            Cluster::Local(cluster) => format!("http://{}", cluster.master_address()),
+            Cluster::Mesos(cluster) => cluster.url(),
+        }
     }
 
     /// The ids of the tasks that run, as far as the cluster knows: not of those that it has lost
     /// sight of.
     pub async fn running_tasks(&self) -> anyhow::Result<BTreeSet<String>> {
-        let tasks = each!(self, c => c.tasks().await?);
-        let lost = ["TASK_UNREACHABLE", "TASK_LOST"];
-        Ok(tasks.into_iter().filter(|task| !lost.contains(&task.state.as_str())).map(|task| task.id).collect())
+        let tasks = Mesos::tasks_of(&self.url(), &["pending_tasks", "tasks", "orphan_tasks"]).await?;
+        let over = ["TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_LOST", "TASK_UNREACHABLE"];
+        Ok(ids(tasks.into_iter().filter(|task| !over.contains(&task.state.as_str()))))
+    }
+
+    /// The ids of the tasks that the master keeps: those that run, and those that are over while
+    /// nobody has acknowledged it.
+    pub async fn kept_tasks(&self) -> anyhow::Result<BTreeSet<String>> {
+        Ok(ids(Mesos::tasks_of(&self.url(), &["pending_tasks", "tasks", "orphan_tasks"]).await?))
+    }
+
+    /// The ids of all tasks that were ever launched, as far as this master knows.
+    pub async fn launched_tasks(&self) -> anyhow::Result<BTreeSet<String>> {
+        let kinds = ["pending_tasks", "tasks", "orphan_tasks", "unreachable_tasks", "completed_tasks"];
+        Ok(ids(Mesos::tasks_of(&self.url(), &kinds).await?))
     }
 
     /// The process ids of the redis-servers on the cluster's agents.
     pub fn redis_servers(&self) -> Vec<i32> {
-        let pids = process::processes_in(each!(self, c => c.home())).into_iter().map(|pid| pid.as_raw_nonzero().get());
+        let pids = process::processes_in(&self.home()).into_iter().map(|pid| pid.as_raw_nonzero().get());
         pids.filter(|pid| {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             name.trim() == "redis-server"
@@ -56,48 +91,88 @@ impl Cluster {
         .collect()
     }
 
-    /// The index of the agent with that hostname.
-    pub fn agent_of(&self, hostname: &str) -> usize {
-        each!(self, c => c.agent_of(hostname))
+    /// The folder of everything: each task's process works in it.
+    fn home(&self) -> PathBuf {
+        match self {
+            Cluster::Local(cluster) => cluster.work_dir(),
+            Cluster::Mesos(cluster) => cluster.home().to_path_buf(),
+        }
     }
 
-    /// Starts another agent.
-    pub async fn add_agent(&mut self, spec: AgentSpec) {
-        each!(self, c => c.add_agent(spec).await);
+    /// Starts another agent, the `number`th from 0.
+    pub async fn add_agent(&mut self, number: usize, spec: AgentSpec) {
+        match self {
+            Cluster::Local(cluster) => cluster.add_agent(local_agent(number, &spec)),
+            Cluster::Mesos(cluster) => drop(cluster.add_agent(spec).await),
+        }
     }
 
     /// `kill -9` of the agent only: its tasks run on.
     pub fn kill_agent(&mut self, agent: usize) {
-        each!(self, c => c.kill_agent(agent));
+        on_agent!(self, agent, kill_agent);
     }
 
     /// The agent, its executors and its tasks die at once.
     pub fn kill_machine(&mut self, agent: usize) {
-        each!(self, c => c.kill_machine(agent));
+        on_agent!(self, agent, kill_machine);
     }
 
     /// Starts an agent again, with what it had kept.
     pub fn restart_agent(&mut self, agent: usize) {
-        each!(self, c => c.restart_agent(agent));
+        on_agent!(self, agent, restart_agent);
     }
 
     /// The machine hangs: nothing on it runs, nothing on it ends.
     pub fn freeze_machine(&mut self, agent: usize) {
-        each!(self, c => c.freeze_machine(agent));
+        on_agent!(self, agent, freeze_machine);
     }
 
     /// The machine goes on.
     pub fn thaw_machine(&mut self, agent: usize) {
-        each!(self, c => c.thaw_machine(agent));
+        on_agent!(self, agent, thaw_machine);
     }
 
     /// `kill -9` of the Mesos master.
     pub fn kill_master(&mut self) {
-        each!(self, c => c.kill_master());
+        match self {
+            Cluster::Local(cluster) => cluster.stop_master(),
+            Cluster::Mesos(cluster) => cluster.kill_master(),
+        }
     }
 
     /// Starts the Mesos master again, with its registry.
     pub async fn restart_master(&mut self) {
-        each!(self, c => c.restart_master().await);
+        match self {
+            Cluster::Local(cluster) => cluster.start_master().expect("its port is free again"),
+            Cluster::Mesos(cluster) => cluster.restart_master().await,
+        }
     }
+}
+
+fn ids(tasks: impl IntoIterator<Item = SeenTask>) -> BTreeSet<String> {
+    tasks.into_iter().map(|task| task.id).collect()
+}
+
+/// The index of the agent with that hostname.
+pub fn agent_of(hostname: &str) -> usize {
+    let number: usize = hostname.strip_prefix("agent-").and_then(|n| n.parse().ok()).expect("agents are numbered");
+    number - 1
+}
+
+/// `agent-1` is the first.
+fn hostname(agent: usize) -> String {
+    format!("agent-{}", agent + 1)
+}
+
+fn start_local(agents: &[AgentSpec]) -> local::Cluster {
+    let agents = agents.iter().enumerate().map(|(number, spec)| local_agent(number, spec)).collect();
+    let config = local::ClusterConfig::new(agents).expect("ports are free").task_helper(BINARY);
+    local::Cluster::start(config).expect("the local cluster starts")
+}
+
+fn local_agent(number: usize, spec: &AgentSpec) -> local::AgentSpec {
+    let agent = local::AgentSpec::new(&hostname(number)).expect("ports are free").cpus(spec.cpus);
+    spec.attributes
+        .iter()
+        .fold(agent.mem(spec.mem).ports(spec.ports), |agent, (name, text)| agent.attribute(name, text))
 }

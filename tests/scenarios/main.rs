@@ -10,23 +10,44 @@ mod support;
 mod cluster;
 mod control;
 mod document;
+mod faults;
 mod lifecycle;
 mod nodes;
 mod operator;
+mod restarts;
 mod world;
 
 /// Makes a test of each scenario for each kind of cluster.
 macro_rules! scenarios {
     ($($module:ident: $($name:ident),+ $(,)?;)+) => {
-        mod mesos {
+        scenarios_on! { local Local: $($module: $($name),+;)+ }
+        scenarios_on! { mesos Mesos: $($module: $($name),+;)+ }
+    };
+}
+
+macro_rules! scenarios_on {
+    ($tests:ident $kind:ident: $($module:ident: $($name:ident),+;)+) => {
+        mod $tests {
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    super::$module::$name(crate::cluster::Kind::Mesos).await;
+                    super::$module::$name(crate::cluster::Kind::$kind).await;
                 }
             )+)+
         }
     };
+}
+
+// What goes wrong on demand: only the local cluster does that.
+scenarios_on! {
+    local_faults Local:
+    faults:
+        updates_that_are_late_doubled_and_out_of_order_change_nothing,
+        updates_that_are_lost_are_asked_for,
+        a_stream_that_breaks_at_any_byte_loses_nothing,
+        launches_and_answers_that_get_lost_are_found_out,
+        offers_that_are_taken_back_cost_nothing_but_time,
+        a_master_that_answers_nobody_is_waited_for;
 }
 
 scenarios! {
@@ -42,18 +63,21 @@ scenarios! {
         a_replica_that_dies_is_replaced,
         nodes_of_a_dead_machine_are_replaced_after_the_time_that_the_spec_says,
         a_node_on_a_lost_agent_that_returns_in_time_is_taken_back,
-        a_node_on_a_lost_agent_that_returns_too_late_is_removed,
+        a_node_on_a_lost_agent_that_returns_too_late_leaves_no_surplus,
         a_machine_that_hangs_and_wakes_leaves_no_surplus_node,
         a_master_that_dies_while_a_replica_lives_is_left_alone_and_said,
         an_instance_that_lost_every_node_starts_again_empty_and_says_so,
         an_instance_that_is_held_after_data_loss_waits_for_recreate;
     control:
         the_mesos_master_dies_and_returns,
-        an_operator_killed_at_random_moments_goes_on_where_it_was,
-        an_operator_restarted_with_healthy_instances_writes_and_launches_nothing,
+        two_operators_started_at_once_never_both_act,
         a_standby_takes_over_from_a_killed_leader_within_five_seconds,
         a_leader_that_hangs_and_wakes_never_acts_beside_its_successor,
         etcd_stops_and_comes_back,
         etcd_hangs_and_wakes,
         an_emptied_store_freezes_the_operator;
+    restarts:
+        an_operator_killed_at_random_moments_goes_on_where_it_was,
+        an_operator_killed_again_and_again_amid_changes_loses_nothing,
+        an_operator_restarted_with_twenty_healthy_instances_only_takes_the_lead;
 }

@@ -29,7 +29,7 @@ pub struct Operator {
 
 impl Operator {
     /// `redisctl operator` on a free port. Does not wait for anything.
-    pub fn spawn(store: &str, mesos: &str) -> Operator {
+    pub fn spawn(store: &str, mesos: &str, more: &[&str]) -> Operator {
         let (ports, home) = (Ports::lease(1), Home::new("operator"));
         let port = ports.next();
         let listen = format!("127.0.0.1:{port}");
@@ -38,7 +38,7 @@ impl Operator {
         let mut operator = Operator {
             process: Process::none(),
             home,
-            args: args.map(ToString::to_string).to_vec(),
+            args: args.iter().chain(more).map(ToString::to_string).collect(),
             port,
             client,
             _ports: ports,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redisctl::board::PlanView;
 use redisctl::model::{InstanceEvent, Role};
 use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Kind};
@@ -15,7 +15,7 @@ use crate::support::{AgentSpec, Etcd, holds_for, redis, wait_until};
 
 /// How long anything may take, on a loaded machine: far longer than it should, as what is tested is
 /// that it happens at all. Scenarios about speed say their own.
-pub const TIMEOUT: Duration = Duration::from_mins(1);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long is looked to see that nothing happens.
 pub const QUIET: Duration = Duration::from_secs(3);
 /// The operator's keys in etcd.
@@ -32,16 +32,26 @@ pub struct World {
 impl World {
     /// A cluster of these agents, an empty etcd and one operator that is in charge.
     pub async fn start(kind: Kind, agents: &[AgentSpec]) -> World {
-        let (cluster, etcd) = tokio::join!(Cluster::start(kind, agents), Etcd::start());
-        let mut world = World { operators: Vec::new(), cluster, etcd };
+        let mut world = World::without_operator(kind, agents).await;
         world.spawn_operator();
         world.operators[0].wait_until_in_charge(TIMEOUT).await;
         world
     }
 
+    /// The same, and no operator yet.
+    pub async fn without_operator(kind: Kind, agents: &[AgentSpec]) -> World {
+        let (cluster, etcd) = tokio::join!(Cluster::start(kind, agents), Etcd::start());
+        World { operators: Vec::new(), cluster, etcd }
+    }
+
     /// Starts a further operator, and does not wait.
     pub fn spawn_operator(&mut self) {
-        self.operators.push(Operator::spawn(&self.etcd.url(PREFIX), &self.cluster.url()));
+        self.spawn_operator_with(&[]);
+    }
+
+    /// The same with further arguments.
+    pub fn spawn_operator_with(&mut self, more: &[&str]) {
+        self.operators.push(Operator::spawn(&self.etcd.url(PREFIX), &self.cluster.url(), more));
     }
 
     /// Kills the first operator, and starts it again at once.
@@ -186,8 +196,8 @@ impl World {
             let keys = self.etcd.keys(PREFIX).await;
             let left: Vec<&String> = keys.iter().filter(|key| key.split('/').nth(2) != Some("operator")).collect();
             anyhow::ensure!(left.is_empty(), "keys {left:?}");
-            let running = self.cluster.running_tasks().await?;
-            anyhow::ensure!(running.is_empty(), "tasks {running:?}");
+            let kept = self.cluster.kept_tasks().await?;
+            anyhow::ensure!(kept.is_empty(), "tasks {kept:?}");
             let servers = self.cluster.redis_servers();
             anyhow::ensure!(servers.is_empty(), "redis-server processes {servers:?}");
             Ok(())
@@ -199,7 +209,8 @@ impl World {
         }
     }
 
-    async fn names(&self) -> Vec<String> {
+    /// The names of the instances that are declared.
+    pub async fn names(&self) -> Vec<String> {
         let keys = self.etcd.keys(&instance_key("")).await;
         keys.iter().map(|key| key[instance_key("").len()..].to_string()).collect()
     }
@@ -267,9 +278,18 @@ async fn agrees(node: &NodeStatus, master: Option<&str>) -> anyhow::Result<()> {
 
 /// `kill -9` of a node's redis-server.
 pub async fn kill_node(node: &NodeStatus) {
+    kill_process(pid_of(node).await);
+}
+
+/// The process id of a node's redis-server.
+pub async fn pid_of(node: &NodeStatus) -> Pid {
     let info = redis::info(&node.address).await.expect("the node answers");
-    let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).expect("INFO tells the process id");
-    kill_process(pid, Signal::KILL).expect("the process runs");
+    info["process_id"].parse().ok().and_then(Pid::from_raw).expect("INFO tells the process id")
+}
+
+/// `kill -9`.
+pub fn kill_process(pid: Pid) {
+    rustix::process::kill_process(pid, Signal::KILL).expect("the process runs");
 }
 
 /// Writes a key to the master.

@@ -51,6 +51,9 @@ pub struct History {
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
     told: BTreeMap<String, Result<Answer, NoAnswer>>,
+    /// The store's revision then: an answer to a question that was put before a death was recorded
+    /// proves less than the same answer after it.
+    told_at: i64,
     specs: BTreeMap<String, Declared>,
     /// What went wrong.
     pub broken: Option<String>,
@@ -62,6 +65,7 @@ pub struct History {
 struct Declared {
     replicas: usize,
     distribution: usize,
+    /// The most that was ever declared: nodes launched under it may stay, or land late.
     memory: &'static str,
     config: &'static str,
     after: &'static str,
@@ -70,7 +74,7 @@ struct Declared {
 
 impl Declared {
     fn document(&self, name: &str) -> String {
-        let Declared { replicas, distribution, memory, config, after, hold } = self;
+        let Declared { replicas, distribution, memory, config, after, hold, .. } = self;
         let hold = if *hold { "hold" } else { "recreate" };
         format!(
             "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
@@ -109,6 +113,7 @@ impl History {
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
+            told_at: 0,
             specs: BTreeMap::new(),
             broken: None,
             acts: 0,
@@ -492,6 +497,11 @@ impl History {
         if targets.is_empty() {
             return false;
         }
+        if self.told_at != self.store.revision {
+            self.told_at = self.store.revision;
+            self.told.clear();
+            self.now = self.now.plus_ms(1); // Asked after whatever has happened at this very moment.
+        }
         let only = (!self.peace).then(|| self.dice.below(targets.len()));
         let mut news = false;
         for (nth, (task_id, address)) in targets.into_iter().enumerate() {
@@ -593,9 +603,10 @@ impl History {
     // --- Users, clients and time -------------------------------------------------------------
 
     fn declare(&mut self, name: &str) {
+        let distribution = 1 + self.dice.below(2);
         let declared = Declared {
             replicas: self.dice.below(4),
-            distribution: 1 + self.dice.below(2),
+            distribution,
             memory: "64Mi",
             config: "{}",
             after: ["30s", "2m", "5m"][self.dice.below(3)],
@@ -622,7 +633,9 @@ impl History {
         let declared = self.specs.get_mut(&name).expect("declared");
         match self.dice.below(10) {
             0..4 => declared.replicas = replicas,
-            4 => declared.distribution = distribution,
+            4 => {
+                declared.distribution = distribution;
+            }
             5 => declared.config = config,
             6 => declared.memory = if declared.memory == "64Mi" { "96Mi" } else { "64Mi" },
             7 => {

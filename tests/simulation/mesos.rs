@@ -501,8 +501,8 @@ impl Mesos {
                 }
             }
             Order::Kill(task_id) => {
-                let runs = |t: &AgentTask| matches!(t.state, TaskState::Starting | TaskState::Running);
-                if self.agents[at].tasks.get(&task_id).is_some_and(runs) {
+                let runs = |t: &&AgentTask| matches!(t.state, TaskState::Starting | TaskState::Running);
+                if self.agents[at].tasks.get(&task_id).as_ref().is_some_and(runs) {
                     self.update(at, &task_id, TaskState::Killing, None);
                 }
             }

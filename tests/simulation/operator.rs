@@ -403,7 +403,7 @@ impl Operator {
         };
         let plan = plan_instance(o, &mut self.world.pool);
         let broken = invariants::check(&o, &plan);
-        around.broken.extend(broken.into_iter().map(|what| format!("the plan of {name} breaks a rule: {what}")));
+        around.broken.extend(broken.into_iter().map(|b| format!("the plan of {name} breaks a rule: {}", b.what)));
         crate::judge::plan(&o, &plan, around);
         let steps = plan.steps.len() + plan.writes.len();
         if steps > 0 {

@@ -100,14 +100,23 @@ impl Etcd {
 
     /// The keys that start with `prefix`, and the revision of the last write of each.
     pub async fn revisions(&self, prefix: &str) -> BTreeMap<String, i64> {
+        self.numbers(prefix, "mod_revision").await
+    }
+
+    /// The keys that start with `prefix`, and how often each was written since it was made.
+    pub async fn writes(&self, prefix: &str) -> BTreeMap<String, i64> {
+        self.numbers(prefix, "version").await
+    }
+
+    async fn numbers(&self, prefix: &str, field: &str) -> BTreeMap<String, i64> {
         let found = self.ctl(&["get", "--prefix", "--keys-only", "--write-out=json", "--", prefix]).await;
         let found: serde_json::Value = serde_json::from_str(&found).expect("etcdctl prints JSON");
         let keys = found["kvs"].as_array().into_iter().flatten();
-        let revision = |kv: &serde_json::Value| {
+        let number = |kv: &serde_json::Value| {
             let key = BASE64_STANDARD.decode(kv["key"].as_str()?).ok()?;
-            Some((String::from_utf8(key).ok()?, kv["mod_revision"].as_i64()?))
+            Some((String::from_utf8(key).ok()?, kv[field].as_i64()?))
         };
-        keys.map(|kv| revision(kv).expect("each key has a name and a revision")).collect()
+        keys.map(|kv| number(kv).expect("each key has a name and numbers")).collect()
     }
 
     /// The revision of the newest write.

@@ -274,14 +274,18 @@ impl Mesos {
 
     /// A call of the operator API, as `{"type": "GET_TASKS"}`.
     pub async fn ask(&self, call: &Value) -> anyhow::Result<Value> {
-        let request = self.client.post(format!("{}/api/v1", self.url())).json(call);
-        Ok(request.header("Accept", "application/json").send().await?.error_for_status()?.json().await?)
+        ask(&self.client, &self.url(), call).await
     }
 
     /// The tasks that the master holds for alive: launched, running or unreachable, of any framework.
     pub async fn tasks(&self) -> anyhow::Result<Vec<SeenTask>> {
-        let answer = self.ask(&json!({"type": "GET_TASKS"})).await?;
-        let kinds = ["pending_tasks", "tasks", "unreachable_tasks", "orphan_tasks"];
+        Mesos::tasks_of(&self.url(), &["pending_tasks", "tasks", "unreachable_tasks", "orphan_tasks"]).await
+    }
+
+    /// The tasks of these kinds that the master at `http://HOST:PORT` knows, of any framework.
+    pub async fn tasks_of(url: &str, kinds: &[&str]) -> anyhow::Result<Vec<SeenTask>> {
+        let client = reqwest::Client::builder().timeout(QUESTION_TIMEOUT).build()?;
+        let answer = ask(&client, url, &json!({"type": "GET_TASKS"})).await?;
         let tasks = kinds.iter().flat_map(|kind| answer["get_tasks"][kind].as_array().into_iter().flatten());
         Ok(tasks.map(seen).collect())
     }
@@ -320,6 +324,11 @@ impl Mesos {
         agent.process = spawn_agent(&self.home, &self.options, &self.master_address(), index, &agent);
         self.agents.push(agent);
     }
+}
+
+async fn ask(client: &reqwest::Client, url: &str, call: &Value) -> anyhow::Result<Value> {
+    let request = client.post(format!("{url}/api/v1")).json(call);
+    Ok(request.header("Accept", "application/json").send().await?.error_for_status()?.json().await?)
 }
 
 fn rig(program: &str) -> PathBuf {

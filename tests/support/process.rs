@@ -194,9 +194,14 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: it keeps its connections and answers nobody.
+    /// SIGSTOP: it keeps its connections and answers nobody. Returns when every thread of it has
+    /// stopped, for one that still runs may answer.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let pid = self.pid().expect("the process was started");
+        while !all_threads_stopped(pid) {
+            std::thread::yield_now();
+        }
     }
 
     /// SIGCONT.
@@ -207,6 +212,13 @@ impl Process {
     fn signal(&self, signal: Signal) {
         kill_process(self.pid().expect("the process was started"), signal).expect("the process runs");
     }
+}
+
+fn all_threads_stopped(pid: Pid) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    // After the name in parentheses comes the state: `T` is stopped.
+    let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok()).all(|stat| state(stat) == Some('T'))
 }
 
 impl Drop for Process {

@@ -7,7 +7,7 @@
 use std::io::ErrorKind;
 
 use redis::{Cmd, Value};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::model::{Address, NoAnswer};
@@ -15,6 +15,9 @@ use crate::model::{Address, NoAnswer};
 /// The most bytes that the replies to one request may have. INFO has about 5 kB, and 50 bytes for
 /// each database in use.
 const REPLIES_BYTES_MAX: u64 = 1 << 20;
+
+/// What is read at once: the replies to one probe, so that it takes one system call, not ten.
+const BUFFER_BYTES: usize = 8 << 10;
 
 /// A connection that nobody else uses.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Connection {
 /// Reads replies. Error replies are values like others; fewer than asked for come back when the
 /// node closes the connection after one ("max number of clients reached").
 async fn replies(stream: impl AsyncRead + Unpin, count: usize) -> Result<Vec<Value>, NoAnswer> {
-    let mut stream = stream.take(REPLIES_BYTES_MAX);
+    let mut stream = BufReader::with_capacity(BUFFER_BYTES, stream).take(REPLIES_BYTES_MAX);
     #[allow(clippy::default_trait_access)] // Its type is of a crate of redis', not of ours.
     let mut decoder = Default::default();
     let mut values = Vec::with_capacity(count);

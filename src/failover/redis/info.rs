@@ -3,8 +3,6 @@
 //! Works with the fields of Redis 6.0 to 7.4. Nothing in a reply can do more harm than to be no
 //! answer: unknown lines are skipped, numbers that are none count as 0.
 
-use std::collections::BTreeMap;
-
 use crate::model::{Address, Answer, Role};
 
 /// The sections that are asked for; one INFO each, because one INFO of several sections came with
@@ -15,17 +13,35 @@ pub(super) const SECTIONS: [&str; 4] = ["replication", "memory", "persistence", 
 /// 6.0 counts from the epoch then. Later ones say -1.
 const NEVER_S: i64 = 1_000_000_000;
 
-/// The fields of one or more sections.
-pub(super) struct Info<'a>(BTreeMap<&'a str, &'a str>);
+/// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all.
+const FIELDS: [&str; 13] = [
+    "role",
+    "master_host",
+    "master_port",
+    "master_link_status",
+    "master_link_down_since_seconds",
+    "master_sync_in_progress",
+    "master_replid",
+    "master_repl_offset",
+    "slave_repl_offset",
+    "connected_slaves",
+    "used_memory",
+    "maxmemory",
+    "loading",
+];
+
+/// The fields of one or more sections, as far as they are looked at: a few, so a list is quickest.
+pub(super) struct Info<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Info<'a> {
     /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
     pub fn parse(text: &'a str) -> Self {
-        Info(text.lines().filter_map(|line| line.trim_end().split_once(':')).collect())
+        let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
+        Info(fields.filter(|(name, _)| FIELDS.contains(name) || is_database(name)).collect())
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {
-        self.0.get(name).copied()
+        self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
     fn number<T: std::str::FromStr + Default>(&self, name: &str) -> T {
@@ -74,12 +90,14 @@ impl<'a> Info<'a> {
 
     /// `db0:keys=12,expires=0,avg_ttl=0`, summed over the databases.
     fn keys(&self) -> u64 {
-        let databases = self.0.iter().filter(|(name, _)| {
-            name.strip_prefix("db").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        });
+        let databases = self.0.iter().filter(|(name, _)| is_database(name));
         let keys = databases.filter_map(|(_, value)| value.strip_prefix("keys=")?.split(',').next()?.parse().ok());
         keys.fold(0, u64::saturating_add)
     }
+}
+
+fn is_database(name: &str) -> bool {
+    name.strip_prefix("db").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

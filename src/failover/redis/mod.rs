@@ -1,7 +1,7 @@
 //! The port to Redis: probes, and the few commands that the operator gives. I/O.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -42,7 +42,7 @@ impl Redis {
 
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
-        let replies = self.ask(addr, &info_commands()).await?;
+        let replies = self.ask(addr, &*INFO).await?;
         Info::parse(&info_text(&replies)?).answer().ok_or(NoAnswer::Garbled)
     }
 
@@ -72,7 +72,7 @@ impl Redis {
     async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
         let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
         let mut connection = Connection::dial(node).await.map_err(no_answer)?;
-        let replies = connection.ask(&info_commands()).await.map_err(no_answer)?;
+        let replies = connection.ask(&*INFO).await.map_err(no_answer)?;
         let text = info_text(&replies).map_err(no_answer)?;
         let info = Info::parse(&text);
         let answer = info.answer().context("what replies is not Redis")?;
@@ -139,13 +139,14 @@ impl Redis {
     }
 }
 
-fn info_commands() -> [Cmd; SECTIONS.len()] {
+/// What a probe asks.
+static INFO: LazyLock<[Cmd; SECTIONS.len()]> = LazyLock::new(|| {
     SECTIONS.map(|section| {
         let mut command = redis::cmd("INFO");
         command.arg(section);
         command
     })
-}
+});
 
 /// The text of all sections.
 fn info_text(replies: &[Value]) -> Result<String, NoAnswer> {

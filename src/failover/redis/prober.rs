@@ -32,6 +32,10 @@ const EAGER_MAX: Duration = Duration::from_millis(250);
 /// A steady node that stops answering is probed eagerly for this long: whether it comes back at
 /// once is what one wants to know; after that it costs too much.
 const EAGER_AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Waits of at least this length ...
+const TICKS_FROM: Duration = Duration::from_secs(1);
+/// ... end at multiples of this one. With thousands of nodes, waking up costs more than probing.
+const TICK: Duration = Duration::from_millis(50);
 /// Waits vary by this part in both directions, so that nodes do not stay in step.
 const JITTER: f64 = 0.1;
 
@@ -196,6 +200,7 @@ struct Done {
 /// The state of the one task.
 struct Probing {
     redis: Redis,
+    start: Instant,
     nodes: HashMap<String, Tracked>,
     due: DelayQueue<String>,
     in_flight: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -207,6 +212,7 @@ impl Probing {
     fn new(redis: Redis) -> Self {
         Probing {
             redis,
+            start: Instant::now(),
             nodes: HashMap::new(),
             due: DelayQueue::new(),
             in_flight: FuturesUnordered::new(),
@@ -283,11 +289,22 @@ impl Probing {
     }
 
     fn schedule(&mut self, task_id: &str, wait: Duration) {
+        let due = self.tick_after(wait);
         let Some(node) = self.nodes.get_mut(task_id) else { return };
         match &node.due {
-            Some(due) => self.due.reset(due, wait),
-            None => node.due = Some(self.due.insert(task_id.to_string(), wait)),
+            Some(key) => self.due.reset_at(key, due),
+            None => node.due = Some(self.due.insert_at(task_id.to_string(), due)),
         }
+    }
+
+    /// Long waits end at common moments: the process wakes up for many nodes at once.
+    fn tick_after(&self, wait: Duration) -> Instant {
+        let due = Instant::now() + wait;
+        if wait < TICKS_FROM {
+            return due;
+        }
+        let late = (due - self.start).as_nanos() % TICK.as_nanos();
+        due - Duration::from_nanos(u64::try_from(late).unwrap_or(0))
     }
 
     fn probe(&mut self, task_id: &str) {
@@ -301,8 +318,9 @@ impl Probing {
         self.silent_in_flight += usize::from(was_silent);
         let (redis, target) = (self.redis.clone(), node.target.clone());
         self.in_flight.push(Box::pin(async move {
+            let at = now();
             let result = redis.probe(&target.address).await;
-            Done { target, result, at: now(), was_silent }
+            Done { target, result, at, was_silent }
         }));
     }
 

@@ -10,10 +10,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::EtcdStore;
 use super::members::{Member, Members, Patience};
-use crate::store::{Candidate, Change, Error, LEADER_KEY, LeaderToken, Leadership, Upkeep};
+use crate::store::{
+    Candidate, Change, Error, Guard, KeyValue, LEADER_KEY, LeaderToken, Leadership, Op, Process, Upkeep,
+};
 
 /// A standby looks at the leader's key this often even if its watch says nothing.
 const RECHECK: Duration = Duration::from_secs(5);
+/// And so often whether the leader's process, if it is of this machine, is gone.
+const PROCESS_CHECK: Duration = Duration::from_millis(50);
 /// Pause after a watch that failed or a renewal that failed, so that neither spins.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The lease is renewed this many times in its life, so that one lost renewal costs nothing.
@@ -41,7 +45,10 @@ pub(super) async fn campaign(store: &EtcdStore, candidate: &Candidate, ttl: Dura
 async fn wait_for_vacancy(store: &EtcdStore) -> Result<(), Error> {
     loop {
         let listing = store.list(LEADER_KEY).await?;
-        if listing.items.iter().all(|kv| kv.key != LEADER_KEY) {
+        let Some(leader) = listing.items.iter().find(|kv| kv.key == LEADER_KEY) else { return Ok(()) };
+        let process = serde_json::from_slice::<Candidate>(&leader.value).ok().and_then(|candidate| candidate.process);
+        let is_gone = || process.as_ref().is_some_and(Process::is_gone);
+        if is_gone() && depose(store, leader).await? {
             return Ok(());
         }
         let mut watch = store.watch(LEADER_KEY, listing.revision).await?;
@@ -53,8 +60,31 @@ async fn wait_for_vacancy(store: &EtcdStore) -> Result<(), Error> {
             }
             sleep(PAUSE).await;
         };
+        let gone = async {
+            while !is_gone() {
+                sleep(PROCESS_CHECK).await;
+            }
+        };
         // Whatever ended the wait, the key itself is looked at again.
-        let _ = timeout(RECHECK, deleted).await;
+        let _ = timeout(RECHECK, async {
+            tokio::select! { () = deleted => {}, () = gone => {} }
+        })
+        .await;
+    }
+}
+
+/// A leader whose process is proved to be gone need not be waited for: a restarted operator is in
+/// charge at once. What it has sent and etcd has not done yet fails, as its key is another then.
+async fn depose(store: &EtcdStore, leader: &KeyValue) -> Result<bool, Error> {
+    let still_its = Guard::Revision { key: LEADER_KEY.to_string(), revision: leader.revision };
+    let delete = Op::Delete { key: LEADER_KEY.to_string() };
+    match store.commit(crate::store::Txn { guards: vec![still_its], ops: vec![delete] }).await {
+        Ok(_) => {
+            tracing::info!("the leader's process on this machine is gone: its lease is not waited for");
+            Ok(true)
+        }
+        Err(Error::Conflict(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,0 +1,239 @@
+//! Records: what the operator stores. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, TaskState, Timestamp};
+use crate::spec::InstanceSpec;
+
+/// What is recorded of a node's task, in words that need no Mesos.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "camelCase")]
+pub enum TaskRecord {
+    /// The intent to launch is recorded; it may or may not have been sent.
+    Launching,
+    /// It has been seen running.
+    Running,
+    /// Mesos has lost sight of it.
+    Unsure {
+        /// Since when.
+        since: Timestamp,
+        /// It had been running before: it may hold data.
+        ran: bool,
+    },
+    /// Proved dead.
+    Dead {
+        /// The terminal state.
+        state: TaskState,
+        /// Mesos' reason and message, for people.
+        why: String,
+        /// When it was learned.
+        at: Timestamp,
+        /// It had been running before: it may have held data.
+        ran: bool,
+    },
+}
+
+impl TaskRecord {
+    /// Whether the process ever ran, so that it may hold, or have held, data.
+    pub fn ran(&self) -> bool {
+        match self {
+            TaskRecord::Launching => false,
+            TaskRecord::Running => true,
+            TaskRecord::Unsure { ran, .. } | TaskRecord::Dead { ran, .. } => *ran,
+        }
+    }
+
+    /// Whether the process is proved dead.
+    pub fn is_dead(&self) -> bool {
+        matches!(self, TaskRecord::Dead { .. })
+    }
+}
+
+impl fmt::Display for TaskRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskRecord::Launching => f.write_str("launching"),
+            TaskRecord::Running => f.write_str("running"),
+            TaskRecord::Unsure { since, .. } => write!(f, "out of Mesos' sight since {since}"),
+            TaskRecord::Dead { why, .. } => write!(f, "dead: {why}"),
+        }
+    }
+}
+
+/// The durable record of a node: written before its task is launched, removed after its death is
+/// recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// The instance.
+    pub instance: String,
+    /// Counts the instance's nodes; never used twice.
+    pub ordinal: u32,
+    /// The node's task.
+    pub task_id: String,
+    /// Its agent.
+    pub agent_id: String,
+    /// The agent's hostname.
+    pub hostname: String,
+    /// Where it listens.
+    pub address: Address,
+    /// The agent's attributes at launch, for spreading.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// Redis' maxmemory, in bytes.
+    pub max_memory: u64,
+    /// The task's memory, in MiB.
+    pub task_mem_mib: u64,
+    /// The task's CPU share, in thousandths.
+    pub cpus_milli: u64,
+    /// Its image, if it runs in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The user's `redis.config` as last applied to this node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// When the intent was recorded.
+    pub launched_at: Timestamp,
+    /// What is known of its task.
+    pub task: TaskRecord,
+    /// Set: the operator has decided to kill it, for this reason. Never taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<String>,
+}
+
+impl NodeRecord {
+    /// `orders-0`.
+    pub fn name(&self) -> String {
+        node_name(&self.instance, self.ordinal)
+    }
+}
+
+/// `orders-0`: a node's name.
+pub fn node_name(instance: &str, ordinal: u32) -> String {
+    format!("{instance}-{ordinal}")
+}
+
+/// The id of a node's task: `orders-0.18f3a2b4c5d`. The launch time makes it unique for ever, even
+/// when a name is used again or a store is restored from a backup.
+pub fn task_id(instance: &str, ordinal: u32, launched_at: Timestamp) -> String {
+    format!("{instance}-{ordinal}.{:x}", launched_at.0)
+}
+
+/// When a task of ours was launched, by its id; 0 for an id that we never make.
+pub fn launch_time(task_id: &str) -> Timestamp {
+    let time = task_id.rsplit_once('.').and_then(|(_, time)| u64::from_str_radix(time, 16).ok());
+    Timestamp(time.unwrap_or(0))
+}
+
+/// Instance and ordinal of a task id of ours; `None` for ids that we never make.
+pub fn parse_task_id(task_id: &str) -> Option<(&str, u32)> {
+    let (node, launched_at) = task_id.rsplit_once('.')?;
+    u64::from_str_radix(launched_at, 16).ok()?;
+    let (instance, ordinal) = node.rsplit_once('-')?;
+    if instance.is_empty() {
+        return None;
+    }
+    Some((instance, ordinal.parse().ok()?))
+}
+
+/// The durable record of an instance: the spec in force and who its master is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceRecord {
+    /// The last good spec: it stays in force while the user's document is not valid.
+    pub spec: InstanceSpec,
+    /// The user's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The store's revision of the document that the spec came from.
+    pub spec_revision: i64,
+    /// Counts promotions: rises by one whenever the master changes, never falls.
+    pub epoch: u64,
+    /// The ordinal of the node that is the master; none before the first placement.
+    pub master: Option<u32>,
+    /// The ordinal of the next new node.
+    pub next_ordinal: u32,
+    /// A master of this epoch has been seen ready: from then on there can be data to lose.
+    pub initialized: bool,
+    /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
+    #[serde(default)]
+    pub deleting: bool,
+    /// When the record was made.
+    pub created_at: Timestamp,
+    /// Nodes that died in a row without a stable time between, for the backoff.
+    #[serde(default)]
+    pub failures: u32,
+    /// When the last of them died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Timestamp>,
+}
+
+impl InstanceRecord {
+    /// Whether any node was ever launched: from then on some of the spec cannot be changed.
+    pub fn has_launched(&self) -> bool {
+        self.next_ordinal > 0
+    }
+}
+
+/// What a user asked for beside the spec; under `requests/NAME/KIND` until it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestKind {
+    /// Delete the instance.
+    Delete,
+    /// Start it again, empty, after all its nodes were lost (`onDataLoss: hold`).
+    Recreate,
+}
+
+impl RequestKind {
+    /// As in the key: `delete`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RequestKind::Delete => "delete",
+            RequestKind::Recreate => "recreate",
+        }
+    }
+}
+
+/// The body of a request's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// When it was made.
+    pub at: Timestamp,
+    /// For `delete`: the revision of the document that is to go. A document that was written
+    /// later survives: the name is used again.
+    #[serde(default)]
+    pub revision: i64,
+}
+
+/// Something that happened to an instance, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceEvent {
+    /// When it last happened.
+    pub at: Timestamp,
+    /// When it first happened.
+    pub first_at: Timestamp,
+    /// How often in a row.
+    pub count: u32,
+    /// `Normal` or `Warning`.
+    #[serde(rename = "type")]
+    pub kind: EventKind,
+    /// One word in CamelCase: `NodeLaunched`, `NodeDied`, `DataLost`.
+    pub reason: String,
+    /// What it happened to: the node's or the instance's name.
+    pub object: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// How an event is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum EventKind {
+    Normal,
+    Warning,
+}

@@ -1,0 +1,150 @@
+//! Redis, as a probe saw it. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// Where a node listens: what clients, replicas and probes dial.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// An IP address as the agent advertises it.
+    pub host: String,
+    /// The TCP port that Mesos gave the node.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A node's role in replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Role {
+    Master,
+    Replica,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Master => "master",
+            Role::Replica => "replica",
+        })
+    }
+}
+
+/// What a node answered to INFO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Its role, as it thinks.
+    pub role: Role,
+    /// Whom it follows (replicas only).
+    pub follows: Option<Address>,
+    /// Replicas: the link to the master is up. Masters: true.
+    pub link_up: bool,
+    /// Replicas: a full synchronisation is going on.
+    pub syncing: bool,
+    /// Reading its data set from disk.
+    pub loading: bool,
+    /// `master_repl_offset` of a master, `slave_repl_offset` of a replica.
+    pub offset: u64,
+    /// `master_replid`.
+    pub replid: String,
+    /// `used_memory`, in bytes.
+    pub used_memory: u64,
+    /// `maxmemory`, in bytes.
+    pub max_memory: u64,
+    /// Keys in all databases.
+    pub keys: u64,
+    /// `connected_slaves`.
+    pub connected_replicas: u32,
+}
+
+impl Answer {
+    /// Whether the other says the same but for gauges: how far it has got, and how full it is. A
+    /// node that is well tells other gauges all the time, and nothing follows from them.
+    pub fn is_like(&self, other: &Answer) -> bool {
+        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank());
+        let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
+        flags(self) == flags(other)
+            && numbers(self) == numbers(other)
+            && self.follows == other.follows
+            && self.replid == other.replid
+    }
+
+    /// Whether the node has nothing that could be lost: no keys, and no write was ever replicated
+    /// to or from it. (Redis reports the offset of a replica that never had a link as 1.)
+    pub fn is_blank(&self) -> bool {
+        self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
+    }
+
+    /// Whether data may be on its way to the node: it follows somebody, and the link is not broken.
+    pub fn may_receive(&self) -> bool {
+        self.role == Role::Replica && self.link_up
+    }
+}
+
+/// Why a probe brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NoAnswer {
+    /// Nobody listens on the port, says the agent's kernel: the process does not run (any more, or
+    /// yet).
+    Refused,
+    /// A new connection was accepted, then closed by the other side without a reply. (A kept
+    /// connection that was closed is dialled again within the same probe.)
+    Reset,
+    /// No reply in time, or no way to the agent: silence, which proves nothing.
+    Timeout,
+    /// It lives, but replies with an error instead of INFO: busy with a script, too many clients,
+    /// a password wanted.
+    Busy,
+    /// A reply that is not Redis'.
+    Garbled,
+}
+
+impl NoAnswer {
+    /// One word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            NoAnswer::Refused => "refused",
+            NoAnswer::Reset => "reset",
+            NoAnswer::Timeout => "timeout",
+            NoAnswer::Busy => "busy",
+            NoAnswer::Garbled => "garbled",
+        }
+    }
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoAnswer::Refused => "nobody listens on its port",
+            NoAnswer::Reset => "it closes every connection",
+            NoAnswer::Timeout => "it did not reply in time",
+            NoAnswer::Busy => "it replies with an error",
+            NoAnswer::Garbled => "what replies is not Redis",
+        })
+    }
+}
+
+/// The outcome of one probe of one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// The node's task: a probe of a former task on the same port says nothing of a later one.
+    pub task_id: String,
+    /// What it answered, or why not.
+    pub result: Result<Answer, NoAnswer>,
+    /// When it was asked: the answer knows of everything before.
+    pub at: Timestamp,
+}

@@ -1,0 +1,281 @@
+//! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
+
+use crate::failover::{self, Master, proved_empty};
+use crate::model::{Address, EventKind, NodeRecord, TaskRecord, Timestamp};
+use crate::placement::{Needs, Occupied, Placement, Pool, place};
+use crate::reconcile::action::Action;
+use crate::reconcile::draft::Draft;
+use crate::reconcile::launch;
+use crate::reconcile::world::Session;
+
+/// A KILL is repeated after this time until the task is dead: Mesos may lose one.
+const KILL_AGAIN_MS: u64 = 5000;
+/// Nodes launched in one pass: a node is one write of the transaction, which has room for 128.
+const LAUNCHES_MAX: usize = 90;
+/// Time after a subscription for Mesos to tell which tasks it runs; it takes milliseconds.
+const ACCOUNT_MS: u64 = 1000;
+/// The longest time between two launches of an instance whose nodes keep dying.
+const BACKOFF_MAX_MS: u64 = 300_000;
+
+/// A dead node's record has done its duty, unless it is the master's: as long as that stands, the
+/// instance is known to be without a master. And as long as somebody may follow a dead node, its
+/// record keeps the address from being given to another, whose data a follower would take.
+pub fn forget_dead(d: &mut Draft, master: &Master) {
+    let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
+    let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
+    let gone: Vec<u32> = dead.filter(|node| !may_be_followed(d, &node.address)).map(|node| node.ordinal).collect();
+    d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
+}
+
+/// Whether a living node follows that address as far as it was heard, or was not heard yet and was
+/// launched before the master of now.
+fn may_be_followed(d: &Draft, address: &Address) -> bool {
+    let since = d.master().map(|master| master.launched_at);
+    d.nodes.values().filter(|node| !node.task.is_dead()).any(|node| {
+        let answer = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref());
+        match answer {
+            Some((answer, _)) => answer.follows.as_ref() == Some(address),
+            None => since.is_none_or(|since| node.launched_at < since),
+        }
+    })
+}
+
+/// Counts as one of the nodes that the spec asks for: it lives, may come back soon, or is the
+/// master, whose place nobody else takes.
+fn counts(d: &Draft, node: &NodeRecord) -> bool {
+    if node.stop.is_some() || (node.task.is_dead() && !d.is_master(node.ordinal)) {
+        return false;
+    }
+    match (&node.task, d.spec()) {
+        (TaskRecord::Unsure { since, .. }, Some(spec)) => {
+            let waited = d.o.now.since_ms(*since) >= spec.replace_unreachable_after.0;
+            !waited || d.is_master(node.ordinal) || d.answer(node.ordinal).is_some()
+        }
+        _ => true,
+    }
+}
+
+/// How many nodes count, are too many, and are missing. The master's place is nobody else's: as
+/// long as none is recorded, one node is missing, however many replicas there are.
+fn balance(d: &Draft, want: usize) -> (usize, usize, usize) {
+    let counted = d.nodes.values().filter(|node| counts(d, node)).count();
+    let masterless = d.record.as_ref().is_none_or(|record| record.master.is_none());
+    let places = if masterless { want.saturating_sub(1) } else { want };
+    (counted, counted.saturating_sub(places), want - counted.min(places))
+}
+
+/// Stops surplus nodes: never the master, and none while the master is not well.
+pub fn scale_down(d: &mut Draft, master: &Master) {
+    let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
+    let (counted, surplus, _) = balance(d, want);
+    if surplus == 0 {
+        return;
+    }
+    if !matches!(master, Master::Available | Master::Unplaced) {
+        d.wait(format!("{surplus} of {counted} nodes are too many; none is removed while the master {master}"));
+        return;
+    }
+    if let Err(reason) = d.may_act() {
+        d.wait(format!("{surplus} of {counted} nodes are too many: {reason}"));
+        return;
+    }
+    // Those that Mesos does not see go first, then the most lagging; among equals the newest.
+    let mut candidates: Vec<(bool, u64, u32)> = d
+        .nodes
+        .values()
+        .filter(|node| counts(d, node) && !d.is_master(node.ordinal))
+        .map(|node| {
+            let in_sight = !matches!(node.task, TaskRecord::Unsure { .. });
+            let offset = d.answer(node.ordinal).filter(|a| a.link_up).map_or(0, |a| a.offset);
+            (in_sight, offset, node.ordinal)
+        })
+        .collect();
+    candidates.sort_by_key(|(in_sight, offset, ordinal)| (*in_sight, *offset, std::cmp::Reverse(*ordinal)));
+    for (_, _, ordinal) in candidates.into_iter().take(surplus) {
+        let node = d.nodes.get_mut(&ordinal).expect("listed above");
+        node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are declared"));
+    }
+}
+
+/// After a subscription Mesos tells which tasks it runs. Until it had the time to, an instance of
+/// which nothing living is recorded may only have been forgotten by the store.
+fn accounted_at(d: &Draft) -> Option<Timestamp> {
+    let Session::Subscribed { since, .. } = d.o.session else { return None };
+    let living = d.nodes.values().any(|node| !node.task.is_dead());
+    Some(since.plus_ms(ACCOUNT_MS)).filter(|at| !living && *at > d.o.now)
+}
+
+/// Places missing nodes; the first of all becomes the master.
+pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
+    let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
+    unsure_reasons(d);
+    let (_, _, missing) = balance(d, want);
+    if missing == 0 {
+        return;
+    }
+    let blocked = match master {
+        _ if d.held => return,
+        Master::Unplaced | Master::Starting | Master::Available | Master::Loading => d.may_act().err(),
+        other => Some(format!("the master {other}")),
+    };
+    if let Some(reason) = blocked {
+        d.wait(format!("{missing} of {want} nodes are missing, and none is launched: {reason}"));
+        return;
+    }
+    if let Some(at) = accounted_at(d) {
+        d.wait(format!(
+            "{missing} of {want} nodes are missing; Mesos may still tell of tasks that are not recorded: next launch at {at}"
+        ));
+        d.revisit(at);
+        return;
+    }
+    if let Some(at) = retry_at(d).filter(|at| *at > d.o.now) {
+        let failures = d.record.as_ref().map_or(0, |record| record.failures);
+        d.wait(format!(
+            "{missing} of {want} nodes are missing; nodes died {failures} times in a row: next launch at {at}"
+        ));
+        d.revisit(at);
+        return;
+    }
+    place_nodes(d, missing.min(LAUNCHES_MAX), pool);
+    if missing > LAUNCHES_MAX {
+        d.wants_offers = true;
+    }
+}
+
+fn unsure_reasons(d: &mut Draft) {
+    let Some(after) = d.spec().map(|spec| spec.replace_unreachable_after) else { return };
+    let unsure: Vec<(String, Timestamp)> = d
+        .nodes
+        .values()
+        .filter(|node| counts(d, node) && !d.is_master(node.ordinal) && d.answer(node.ordinal).is_none())
+        .filter_map(|node| match node.task {
+            TaskRecord::Unsure { since, .. } => Some((node.name(), since)),
+            _ => None,
+        })
+        .collect();
+    for (name, since) in unsure {
+        let at = since.plus_ms(after.0);
+        d.wait(format!(
+            "{name} is out of Mesos' sight since {since}; it is replaced at {at} (replaceUnreachableAfter {after})"
+        ));
+        d.revisit(at);
+    }
+}
+
+fn retry_at(d: &Draft) -> Option<Timestamp> {
+    let record = d.record.as_ref()?;
+    let doublings = record.failures.checked_sub(2)?; // The first replacement is made at once.
+    let delay_ms = 1000_u64.checked_shl(doublings.min(20))?.min(BACKOFF_MAX_MS);
+    Some(record.last_failure?.plus_ms(delay_ms))
+}
+
+fn place_nodes(d: &mut Draft, count: usize, pool: &mut Pool) {
+    let spec = d.spec().cloned().expect("the caller has read it");
+    let needs = Needs {
+        instance: d.o.name,
+        mem_mib: spec.task_mem_mib(),
+        cpus_milli: spec.cpus.0,
+        distribution: spec.distribution,
+        placement: &spec.placement,
+    };
+    let mut living: Vec<NodeRecord> = d.nodes.values().filter(|node| !node.task.is_dead()).cloned().collect();
+    for placed in 0..count {
+        let occupied: Vec<Occupied> = living
+            .iter()
+            .map(|node| Occupied {
+                agent_id: &node.agent_id,
+                hostname: &node.hostname,
+                host: &node.address.host,
+                attributes: &node.attributes,
+            })
+            .collect();
+        let ordinal = d.record.as_ref().expect("the caller has read it").next_ordinal;
+        match place(&needs, &occupied, pool, seed(d.o.name, ordinal, d.o.now)) {
+            Ok(placement) => {
+                add_node(d, ordinal, placement);
+                living.extend(d.nodes.get(&ordinal).cloned());
+            }
+            Err(refusal) => {
+                d.wants_offers = true;
+                let reason = format!("{} of {count} missing nodes have no place: {refusal}", count - placed);
+                d.unplaced = Some(reason.clone());
+                d.wait(reason);
+                return;
+            }
+        }
+    }
+}
+
+/// Spreads ports; the launch time makes another attempt take another port.
+fn seed(instance: &str, ordinal: u32, now: Timestamp) -> u64 {
+    let mix = |hash: u64, byte: u64| (hash ^ byte).wrapping_mul(0x0100_0000_01b3);
+    instance.bytes().fold(mix(mix(0xcbf2_9ce4_8422_2325, u64::from(ordinal)), now.0), |hash, b| mix(hash, u64::from(b)))
+}
+
+fn add_node(d: &mut Draft, ordinal: u32, placement: Placement) {
+    let record = d.record.as_mut().expect("the caller has read it");
+    record.next_ordinal = ordinal + 1;
+    let first = record.master.is_none();
+    if first {
+        record.master = Some(ordinal);
+        record.epoch += 1;
+    }
+    let epoch = record.epoch;
+    let node = launch::node_record(d.o.name, record, ordinal, &placement, d.o.now);
+    let follows = if first { None } else { d.master().map(|master| master.address.clone()) };
+    let launch = launch::launch(&node, &placement, epoch, follows.as_ref(), &d.o.settings.redis_server);
+    let what = if first { format!("the master of epoch {epoch}") } else { "a replica".to_string() };
+    let name = node.name();
+    d.event(
+        EventKind::Normal,
+        "NodeLaunched",
+        name.clone(),
+        format!("as {what} on {} ({})", node.hostname, node.address),
+    );
+    d.nodes.insert(ordinal, node);
+    d.claims.push(placement);
+    d.step(Action::Launch(launch), format!("{name} is {what}"));
+}
+
+/// Kills what is recorded as stopped, until it is seen dead.
+pub fn kill_stopped(d: &mut Draft) {
+    let stopped = d.nodes.values().filter(|node| node.stop.is_some() && !node.task.is_dead());
+    let doomed: Vec<NodeRecord> = stopped.cloned().collect();
+    for node in doomed {
+        let (name, ordinal) = (node.name(), node.ordinal);
+        if matches!(node.task, TaskRecord::Unsure { .. }) {
+            continue; // Mesos would only say again that it does not see it. It is killed when it is seen.
+        }
+        if d.o.frozen.is_some() || !matches!(d.o.session, Session::Subscribed { .. }) {
+            d.wait(format!("{name} cannot be killed now: {}", d.may_act().err().unwrap_or_default()));
+            continue;
+        }
+        if let Some(why) = spared(d, ordinal) {
+            d.wait(why);
+            continue;
+        }
+        let killed_at = d.seen(ordinal).and_then(|node| node.killed_at);
+        match killed_at.map(|at| at.plus_ms(KILL_AGAIN_MS)).filter(|again| *again > d.o.now) {
+            Some(again) => d.revisit(again),
+            None => d.step(Action::Kill { task_id: node.task_id }, node.stop.unwrap_or_default()),
+        }
+        if d.record.as_ref().is_some_and(|record| !record.deleting) {
+            d.wait(format!("{name} is being stopped"));
+        }
+    }
+}
+
+/// Why a stopped node is not killed yet: since that was decided the master may have died, and the
+/// node may hold the last copy of its data.
+fn spared(d: &Draft, ordinal: u32) -> Option<String> {
+    let record = d.record.as_ref()?;
+    let master = failover::judge(d);
+    if record.deleting || !record.initialized || master == Master::Available || proved_empty(d, ordinal) {
+        return None;
+    }
+    Some(format!(
+        "{} is to be stopped, but may hold the last copy of the data: the master {master}",
+        d.node_name(ordinal)
+    ))
+}

@@ -1,0 +1,118 @@
+//! Mesos' part of the world: the session, offers, news of tasks. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::model::{Address, Amount, Meaning, MesosEvent, Offer, TaskUpdate, Timestamp};
+use crate::reconcile::strangers::Stranger;
+use crate::reconcile::world::{Dirty, Node, Session, World};
+
+impl World {
+    pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {
+        match event {
+            MesosEvent::Subscribed { framework_id, subscription } => {
+                self.session = Session::Subscribed { subscription, since: now };
+                self.framework_id = Some(framework_id);
+                self.lose_sight();
+                Dirty::all()
+            }
+            MesosEvent::Disconnected { reason } => {
+                self.session = Session::Disconnected(reason);
+                self.lose_sight();
+                Dirty::all()
+            }
+            MesosEvent::Ended { message } => {
+                self.session = Session::Ended(message);
+                self.lose_sight();
+                Dirty::all()
+            }
+            MesosEvent::Offers(mut offers) => {
+                let taken = self.taken_addresses();
+                for offer in &mut offers {
+                    withhold_ports(offer, &taken);
+                }
+                for offer in offers {
+                    self.pool.add(offer);
+                }
+                Dirty::default() // Those who wait for offers are known to the controller.
+            }
+            MesosEvent::Rescind(offer_id) => {
+                self.pool.remove(&offer_id);
+                Dirty::default()
+            }
+            MesosEvent::Update(update) => self.updated(update),
+            MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
+            MesosEvent::CallFailed { task_ids, .. } => {
+                for task_id in &task_ids {
+                    if let Some((_, node)) = self.node_of(task_id) {
+                        node.heard = false; // Whether it was launched is to be asked.
+                    }
+                }
+                Dirty::default()
+            }
+        }
+    }
+
+    /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
+    /// died before that is learned, and replicas follow an address, whoever listens there: a stranger
+    /// on a dead master's port would wipe them.
+    fn taken_addresses(&self) -> BTreeSet<Address> {
+        let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
+        let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
+        let taken = nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten();
+        taken.chain(self.planned.values().flatten().cloned()).collect()
+    }
+
+    /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
+    fn lose_sight(&mut self) {
+        self.pool.clear();
+        for stranger in self.strangers.values_mut() {
+            (stranger.killed_at, stranger.asked_at) = (None, None);
+        }
+        for node in self.instances.values_mut().flat_map(|i| i.nodes.values_mut()) {
+            node.heard = false;
+            node.killed_at = None;
+        }
+    }
+
+    fn updated(&mut self, update: TaskUpdate) -> Dirty {
+        if let Some((name, node)) = self.node_of(&update.task_id) {
+            let dirty = Dirty::one(name);
+            node.hear(update);
+            return dirty;
+        }
+        let acknowledged = update.uuid.is_none();
+        let lives = !matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure);
+        if !lives && acknowledged {
+            self.strangers.remove(&update.task_id);
+        } else {
+            let known = self.strangers.get(&update.task_id);
+            let stranger = Stranger {
+                killed_at: known.and_then(|s| s.killed_at),
+                asked_at: known.and_then(|s| s.asked_at),
+                acknowledged,
+                update,
+            };
+            self.strangers.insert(stranger.update.task_id.clone(), stranger);
+        }
+        Dirty::default()
+    }
+}
+
+/// Takes ports out of an offer; they go back with what is not used of it.
+fn withhold_ports(offer: &mut Offer, taken: &BTreeSet<Address>) {
+    let at = |port| Address { host: offer.host.clone(), port };
+    let ports: Vec<u16> = taken.range(at(0)..=at(u16::MAX)).map(|address| address.port).collect();
+    for piece in offer.pieces.iter_mut().filter(|piece| piece.name == "ports") {
+        let Amount::Ranges(ranges) = &mut piece.amount else { continue };
+        for port in &ports {
+            let split = |(first, last): (u16, u16)| {
+                let outside = !(first..=last).contains(port);
+                let whole = outside.then_some((first, last));
+                let below = (!outside && first < *port).then(|| (first, port - 1));
+                let above = (!outside && *port < last).then(|| (port + 1, last));
+                [whole, below, above].into_iter().flatten()
+            };
+            *ranges = ranges.drain(..).flat_map(split).collect();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What the controller works with: settings, ports, the clock. I/O.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::board::Board;
+use crate::failover::redis::Redis;
+use crate::mesos::Session as Mesos;
+use crate::metrics::Metrics;
+use crate::model::{MesosEvent, Probe, Timestamp};
+use crate::reconcile::draft::PlanSettings;
+use crate::reconcile::execute::Input;
+use crate::reconcile::targets::Targets;
+use crate::store::{Leadership, Store};
+
+/// What the controller needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Settings that plans depend on.
+    pub plan: PlanSettings,
+    /// Passes under way at once.
+    pub passes_max: usize,
+    /// Every instance is looked at this often at least.
+    pub resync_interval: Duration,
+}
+
+/// Everything that the controller works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Proof that we may act.
+    pub leadership: Arc<Leadership>,
+    /// The Mesos session, and what comes from it.
+    pub mesos: (Mesos, mpsc::Receiver<MesosEvent>),
+    /// What is probed, and what comes of it.
+    pub probes: (Targets, mpsc::Receiver<Probe>),
+    /// The nodes.
+    pub redis: Redis,
+    /// What was read of the store, and what else is told.
+    pub inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    /// Makes the reflector list the store again.
+    pub relist: Arc<Notify>,
+    /// What this process has seen of the store: see [`World::resuming`].
+    pub seen: Arc<Mutex<Option<(u64, i64)>>>,
+    /// Where views are put up.
+    pub board: Arc<Board>,
+    /// Counts and durations.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why the controller ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Leadership was lost: stand by again.
+    NotLeader,
+}
+
+/// The clock of the operator.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,129 @@
+//! Data, roles and configuration of the nodes that live. Pure.
+
+use crate::failover::{Master, proved_empty};
+use crate::model::{Answer, EventKind, NodeRecord, RequestKind, Role};
+use crate::reconcile::action::Action;
+use crate::reconcile::draft::Draft;
+use crate::spec::{self, OnDataLoss};
+
+/// REPLICAOF is repeated after this time when it had no effect.
+const POINT_AGAIN_MS: u64 = 1000;
+/// A node that seems empty is asked whether it still is so often, once its master is dead.
+const PROOF_AGAIN_MS: u64 = 250;
+
+/// A master that answers as one may have been written to: from now on there is something to lose.
+pub fn note_initialized(d: &mut Draft) {
+    let Some(master) = d.record.as_ref().and_then(|record| record.master) else { return };
+    let ready = d.answer(master).is_some_and(|answer| answer.role == Role::Master && !answer.loading);
+    if let Some(record) = d.record.as_mut().filter(|record| ready && !record.initialized) {
+        record.initialized = true;
+    }
+}
+
+/// The master is dead and nobody else can have its data: either it never was ready, and there was
+/// none, or the data is lost.
+pub fn handle_data_loss(d: &mut Draft) {
+    let Some(record) = &d.record else { return };
+    let Some(master) = record.master else { return };
+    let asked = d.o.instance.requests.contains_key(&RequestKind::Recreate);
+    let Some(node) = d.nodes.get(&master) else {
+        // Its record goes only together with its place: it was lost, and its task may run.
+        let name = d.node_name(master);
+        d.wait(format!("the store has lost the record of the master {name}: nothing is done in its place"));
+        return;
+    };
+    if !node.task.is_dead() {
+        if asked {
+            d.done.push(RequestKind::Recreate); // There is nothing to recreate.
+        }
+        return;
+    }
+    if record.initialized {
+        let holders: Vec<u32> = d.nodes.keys().copied().filter(|ordinal| !proved_empty(d, *ordinal)).collect();
+        if !holders.is_empty() {
+            // Somebody may have the data: see `failover`. Whoever is blank may soon prove it.
+            if holders.iter().all(|ordinal| d.answer(*ordinal).is_some_and(Answer::is_blank)) {
+                d.revisit(d.o.now.plus_ms(PROOF_AGAIN_MS));
+            }
+            return;
+        }
+        if record.spec.on_data_loss == OnDataLoss::Hold && !asked {
+            let name = d.o.name;
+            d.held = true;
+            d.wait(format!("all nodes are dead and the data is lost; onDataLoss is hold: `redisctl recreate {name}` starts it again, empty"));
+            return;
+        }
+        if asked {
+            d.done.push(RequestKind::Recreate);
+        }
+        let lost = what_was_lost(d, master);
+        d.event(EventKind::Warning, "DataLost", d.o.name.to_string(), lost);
+    }
+    let record = d.record.as_mut().expect("checked above");
+    record.master = None;
+    record.initialized = false;
+}
+
+fn what_was_lost(d: &Draft, master: u32) -> String {
+    let name = d.node_name(master);
+    match d.seen(master).and_then(|node| node.answer.as_ref()) {
+        Some((answer, at)) => format!(
+            "every node is dead: all data is lost and the instance starts again empty; last seen at {at} on {name}: {} keys, {} bytes, offset {}",
+            answer.keys, answer.used_memory, answer.offset
+        ),
+        None => "every node is dead: all data is lost and the instance starts again empty; how much it was is not known to this operator".to_string(),
+    }
+}
+
+/// Replicas that follow nobody or somebody else are pointed to the recorded master; those that
+/// booted before their master listened are told to try again.
+pub fn repair_roles(d: &mut Draft, master: &Master) {
+    if *master != Master::Available || d.o.frozen.is_some() {
+        return;
+    }
+    let Some(at) = d.master().map(|node| (node.ordinal, node.address.clone())) else { return };
+    let master_has_data = d.answer(at.0).is_some_and(|answer| !answer.is_blank());
+    let others: Vec<NodeRecord> = d.nodes.values().filter(|n| n.ordinal != at.0 && n.stop.is_none()).cloned().collect();
+    for node in others {
+        let Some(answer) = d.answer(node.ordinal) else { continue };
+        let recently = d.seen(node.ordinal).and_then(|seen| seen.pointed_at);
+        if recently.is_some_and(|then| d.o.now.since_ms(then) < POINT_AGAIN_MS) {
+            d.revisit(d.o.now.plus_ms(POINT_AGAIN_MS));
+            continue;
+        }
+        let (task_id, address, master) = (node.task_id.clone(), node.address.clone(), at.1.clone());
+        let stray = answer.role == Role::Master || answer.follows.as_ref() != Some(&at.1);
+        if stray && answer.keys > 0 && !master_has_data {
+            d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
+        } else if stray {
+            d.step(
+                Action::Follow { task_id, node: address, master },
+                format!("{} does not follow the recorded master", node.name()),
+            );
+        } else if !answer.link_up && answer.is_blank() {
+            d.step(
+                Action::Kick { task_id, node: address, master },
+                format!("{} booted before its master listened", node.name()),
+            );
+        }
+    }
+}
+
+/// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.
+pub fn configure(d: &mut Draft) {
+    let Some(spec) = d.spec().cloned() else { return };
+    let nodes: Vec<NodeRecord> = d.nodes.values().filter(|node| node.stop.is_none()).cloned().collect();
+    for node in nodes {
+        let Some(answer) = d.answer(node.ordinal).filter(|answer| !answer.loading) else { continue };
+        let changed = spec.redis.config.iter().filter(|(key, value)| node.config.get(*key) != Some(*value));
+        let mut settings: Vec<(String, String)> =
+            changed.filter(|(key, _)| spec::live_config(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if answer.max_memory != node.max_memory {
+            settings.push(("maxmemory".to_string(), node.max_memory.to_string()));
+        }
+        if !settings.is_empty() {
+            let action = Action::Configure { task_id: node.task_id.clone(), node: node.address.clone(), settings };
+            d.step(action, format!("{} differs from what is declared", node.name()));
+        }
+    }
+}

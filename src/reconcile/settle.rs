@@ -1,0 +1,101 @@
+//! News of tasks become records: what is known is settled before anything is decided. Pure.
+
+use crate::model::{EventKind, Meaning, TaskRecord, TaskState, TaskUpdate};
+use crate::reconcile::action::Action;
+use crate::reconcile::draft::Draft;
+
+/// A node that lived this long before it died is no crash loop.
+const STABLE_MS: u64 = 600_000;
+
+/// Folds the newest update of each node into its record, and acknowledges what is recorded by then.
+pub fn settle_tasks(d: &mut Draft) {
+    let ordinals: Vec<u32> = d.nodes.keys().copied().collect();
+    for ordinal in ordinals {
+        let Some(seen) = d.seen(ordinal) else { continue };
+        if let Some(update) = &seen.update {
+            settle_task(d, ordinal, update);
+        }
+        for update in &seen.unacked {
+            if let (Some(uuid), Some(agent_id)) = (&update.uuid, &update.agent_id) {
+                let (task_id, agent_id, uuid) = (update.task_id.clone(), agent_id.clone(), uuid.clone());
+                d.step(Action::Acknowledge { task_id, agent_id, uuid }, format!("{} is recorded", update.state));
+            }
+        }
+        if !seen.configured.is_empty() {
+            let applied = seen.configured.iter().filter(|(key, _)| key != "maxmemory").cloned();
+            let config = &mut d.nodes.get_mut(&ordinal).expect("listed above").config;
+            config.extend(applied);
+        }
+    }
+}
+
+fn settle_task(d: &mut Draft, ordinal: u32, update: &TaskUpdate) {
+    let now = d.o.now;
+    let answered = d.seen(ordinal).is_some_and(|node| node.answer.is_some());
+    let name = d.node_name(ordinal);
+    let is_master = d.is_master(ordinal);
+    let node = d.nodes.get_mut(&ordinal).expect("the caller lists the nodes");
+    let ran = node.task.ran() || answered;
+    match update.state.meaning() {
+        Meaning::Starting => {
+            if matches!(node.task, TaskRecord::Unsure { ran: false, .. }) {
+                node.task = TaskRecord::Launching;
+            }
+        }
+        Meaning::Running => {
+            // Nobody has taken the place of the recorded master: it is taken back, with its data.
+            if node.task.is_dead() && !is_master {
+                node.stop = Some("it came back after it was declared dead".to_string());
+            }
+            if node.task != TaskRecord::Running {
+                let back = !matches!(node.task, TaskRecord::Launching);
+                node.task = TaskRecord::Running;
+                let (reason, message) = if back {
+                    ("NodeReturned", "Mesos sees it running again")
+                } else {
+                    ("NodeRunning", "its task runs")
+                };
+                d.event(EventKind::Normal, reason, name, message.to_string());
+            }
+        }
+        Meaning::Stopping => {}
+        Meaning::Unsure => {
+            if !matches!(node.task, TaskRecord::Unsure { .. } | TaskRecord::Dead { .. }) {
+                node.task = TaskRecord::Unsure { since: now, ran };
+                let message = format!("{}: {}; it may still run", update.state, update.message);
+                d.event(EventKind::Warning, "NodeUnreachable", name, message);
+            }
+        }
+        Meaning::Dead => settle_death(d, ordinal, update, ran),
+    }
+}
+
+fn settle_death(d: &mut Draft, ordinal: u32, update: &TaskUpdate, ran: bool) {
+    let now = d.o.now;
+    let name = d.node_name(ordinal);
+    let node = d.nodes.get_mut(&ordinal).expect("the caller lists the nodes");
+    if node.task.is_dead() {
+        return;
+    }
+    // The answer to a launch, not to the task: when the task has run, something sent it twice, and
+    // it may run on.
+    if ran && matches!(update.state, TaskState::Error | TaskState::Dropped) {
+        d.wait(format!("{name}: Mesos answers {} to a task that has run; asking again", update.state));
+        return;
+    }
+    let reason = update.reason.as_deref().map(|r| format!(" {r}")).unwrap_or_default();
+    let why = format!("{}{reason}: {}", update.state, update.message);
+    node.task = TaskRecord::Dead { state: update.state, why: why.clone(), at: now, ran };
+    let (stopped, lived_ms) = (node.stop.is_some(), now.since_ms(node.launched_at));
+    if stopped {
+        d.event(EventKind::Normal, "NodeStopped", name, why);
+        return;
+    }
+    d.event(EventKind::Warning, "NodeDied", name, why);
+    // An offer that went away under us is our latency, not the node's fault: no backoff.
+    let ours = matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION"));
+    if let Some(record) = d.record.as_mut().filter(|_| !ours) {
+        record.failures = if lived_ms >= STABLE_MS { 1 } else { record.failures.saturating_add(1) };
+        record.last_failure = Some(now);
+    }
+}
