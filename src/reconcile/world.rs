@@ -307,23 +307,23 @@ impl World {
 
     fn probed(&mut self, probe: Probe) -> Dirty {
         let Some((name, node)) = self.node_of(&probe.task_id) else { return Dirty::default() };
-        let dirty = Dirty::one(name);
-        match probe.result {
+        let news = match probe.result {
             Ok(answer) => {
                 let alike = node.answer.as_ref().is_some_and(|(known, _)| known.is_like(&answer));
                 let news = !alike || !node.heard || node.silent.is_some();
                 node.heard = true;
                 node.silent = None;
                 node.answer = Some((answer, probe.at));
-                if news { dirty } else { Dirty::default() }
+                news
             }
             Err(why) => {
                 let since = node.silent.map_or(probe.at, |(_, since)| since);
                 let news = node.silent.is_none_or(|(known, _)| known != why);
                 node.silent = Some((why, since));
-                if news { dirty } else { Dirty::default() }
+                news
             }
-        }
+        };
+        if news { Dirty::one(name) } else { Dirty::default() }
     }
 
     fn noted(&mut self, note: Note, now: Timestamp) -> Dirty {

@@ -6,7 +6,7 @@
 
 use std::io::ErrorKind;
 
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -31,15 +31,11 @@ impl Connection {
         Ok(Connection(stream))
     }
 
-    /// Sends the commands in one go and reads as many replies. After an error the connection is of
-    /// no more use: replies may still be on their way.
-    pub async fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
-        let mut request = Vec::new();
-        for command in commands {
-            command.write_packed_command(&mut request);
-        }
-        self.0.write_all(&request).await.map_err(|e| why(&e))?;
-        replies(&mut self.0, commands.len()).await
+    /// Sends commands in one go and reads their replies. After an error the connection is of no more
+    /// use: replies may still be on their way.
+    pub async fn ask(&mut self, request: &[u8], count: usize) -> Result<Vec<Value>, NoAnswer> {
+        self.0.write_all(request).await.map_err(|e| why(&e))?;
+        replies(&mut self.0, count).await
     }
 }
 

@@ -42,7 +42,7 @@ impl Redis {
 
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
-        let replies = self.ask(addr, &*INFO).await?;
+        let replies = self.converse(addr, &INFO, SECTIONS.len()).await?;
         Info::parse(&info_text(&replies)?).answer().ok_or(NoAnswer::Garbled)
     }
 
@@ -72,7 +72,7 @@ impl Redis {
     async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
         let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
         let mut connection = Connection::dial(node).await.map_err(no_answer)?;
-        let replies = connection.ask(&*INFO).await.map_err(no_answer)?;
+        let replies = connection.ask(&INFO, SECTIONS.len()).await.map_err(no_answer)?;
         let text = info_text(&replies).map_err(no_answer)?;
         let info = Info::parse(&text);
         let answer = info.answer().context("what replies is not Redis")?;
@@ -83,7 +83,7 @@ impl Redis {
         ensure!(info.never_synced(), "it has been in sync before");
         // REPLICAOF to the master that it has already would do nothing.
         let commands = [redis::cmd("MULTI"), no_master(), replica_of(master), redis::cmd("EXEC")];
-        accepted(&connection.ask(&commands).await.map_err(no_answer)?)?;
+        accepted(&connection.ask(&packed(&commands), commands.len()).await.map_err(no_answer)?)?;
         self.keep(node, connection);
         Ok(())
     }
@@ -107,24 +107,30 @@ impl Redis {
         self.connections().remove(addr);
     }
 
+    async fn ask(&self, addr: &Address, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
+        self.converse(addr, &packed(commands), commands.len()).await
+    }
+
+    /// Sends a request and reads as many replies.
+    ///
     /// A kept connection may have been closed since it was last used (by a node that died, was
     /// restarted or ran out of clients). Only a new one tells which, within the same time limit.
-    async fn ask(&self, addr: &Address, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
+    async fn converse(&self, addr: &Address, request: &[u8], replies: usize) -> Result<Vec<Value>, NoAnswer> {
         let conversation = async {
             let kept = self.connections().remove(addr);
             if let Some(mut connection) = kept {
-                match connection.ask(commands).await {
+                match connection.ask(request, replies).await {
                     Err(NoAnswer::Reset) => {}
-                    replies => return replies.map(|replies| (replies, connection)),
+                    answer => return answer.map(|answer| (answer, connection)),
                 }
             }
             let mut connection = Connection::dial(addr).await?;
-            Ok((connection.ask(commands).await?, connection))
+            Ok((connection.ask(request, replies).await?, connection))
         };
         let done = tokio::time::timeout(self.timeout, conversation).await;
-        let (replies, connection) = done.unwrap_or(Err(NoAnswer::Timeout))?;
+        let (answer, connection) = done.unwrap_or(Err(NoAnswer::Timeout))?;
         self.keep(addr, connection);
-        Ok(replies)
+        Ok(answer)
     }
 
     fn keep(&self, addr: &Address, connection: Connection) {
@@ -139,14 +145,23 @@ impl Redis {
     }
 }
 
-/// What a probe asks.
-static INFO: LazyLock<[Cmd; SECTIONS.len()]> = LazyLock::new(|| {
-    SECTIONS.map(|section| {
+/// What a probe asks: always the same.
+static INFO: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    packed(&SECTIONS.map(|section| {
         let mut command = redis::cmd("INFO");
         command.arg(section);
         command
-    })
+    }))
 });
+
+/// Commands as they are sent, in one go.
+fn packed(commands: &[Cmd]) -> Vec<u8> {
+    let mut request = Vec::new();
+    for command in commands {
+        command.write_packed_command(&mut request);
+    }
+    request
+}
 
 /// The text of all sections.
 fn info_text(replies: &[Value]) -> Result<String, NoAnswer> {

@@ -119,7 +119,7 @@ fn lock(wishes: &Mutex<Wishes>) -> MutexGuard<'_, Wishes> {
 
 /// What is known of a node's probing.
 struct Tracked {
-    target: Target,
+    target: Arc<Target>,
     /// Its place in the queue; none while a probe is in flight.
     due: Option<delay_queue::Key>,
     /// Asked for while a probe was in flight: another one right after it.
@@ -150,7 +150,7 @@ impl Gist {
 
 impl Tracked {
     fn new(target: Target) -> Self {
-        Tracked { target, due: None, again: false, eager: EAGER_MIN, failing_since: None, last: None }
+        Tracked { target: Arc::new(target), due: None, again: false, eager: EAGER_MIN, failing_since: None, last: None }
     }
 
     /// Takes a result into account; the wait until the next probe.
@@ -191,7 +191,7 @@ impl Tracked {
 
 /// A probe that came back.
 struct Done {
-    target: Target,
+    target: Arc<Target>,
     result: Result<Answer, NoAnswer>,
     at: Timestamp,
     was_silent: bool,
@@ -267,10 +267,10 @@ impl Probing {
             self.schedule(&task_id, Duration::ZERO);
             return;
         };
-        if node.target == target {
+        if *node.target == target {
             return;
         }
-        node.target = target;
+        node.target = Arc::new(target);
         node.eager = EAGER_MIN;
         if node.due.is_some() {
             let wait = node.wait(Instant::now());
@@ -332,7 +332,7 @@ impl Probing {
         };
         let wait = node.learn(&result, Instant::now());
         self.schedule(&target.task_id, wait);
-        self.outbox.push(Probe { task_id: target.task_id, result, at });
+        self.outbox.push(Probe { task_id: target.task_id.clone(), result, at });
     }
 }
 
