@@ -381,6 +381,15 @@ fn a_blank_node_that_answers_as_a_master_holds_nothing_of_the_dead_masters_data(
 }
 
 #[test]
+fn a_deletion_that_waits_for_a_lost_agent_says_how_to_give_the_agent_up() {
+    let mut scene = Scene::running(1, "");
+    scene.asks(RequestKind::Delete, 0);
+    scene.vanishes(1, BEFORE);
+    let plan = scene.plan();
+    assert!(waits_for(&plan, "MARK_AGENT_GONE") && waits_for(&plan, "a1"));
+}
+
+#[test]
 fn on_hold_a_lost_instance_waits_to_be_asked() {
     let mut scene = Scene::running(1, ", onDataLoss: hold");
     scene.dies(0);

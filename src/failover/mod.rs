@@ -41,7 +41,10 @@ impl fmt::Display for Master {
             Master::Demoted => f.write_str("answers as a replica: its role was changed by somebody else"),
             Master::Silent(why, since) => write!(f, "does not answer since {since} ({why:?})"),
             Master::Unsure(since) => {
-                write!(f, "is out of Mesos' sight since {since} and does not answer; it may be alive")
+                write!(
+                    f,
+                    "is out of Mesos' sight since {since} and does not answer; it may be alive (if its agent is dead for good, tell Mesos so: MARK_AGENT_GONE)"
+                )
             }
             Master::Dead(why) => write!(f, "is dead: {why}"),
         }

@@ -5,8 +5,10 @@
 //! taken down before anything else is considered; then lost data, roles, configuration; and only
 //! then are nodes removed and added. No other place decides whether to act.
 
+use std::collections::BTreeSet;
+
 use crate::failover;
-use crate::model::{EventKind, InstanceRecord, RequestKind};
+use crate::model::{EventKind, InstanceRecord, RequestKind, TaskRecord};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
@@ -138,16 +140,25 @@ fn delete(d: &mut Draft) -> bool {
         let how = if undeclared { "its document was removed from the store" } else { "deletion was asked for" };
         d.event(EventKind::Normal, "Deleting", d.o.name.to_string(), how.to_string());
     }
-    let mut alive = Vec::new();
+    let (mut alive, mut lost_agents) = (Vec::new(), BTreeSet::new());
     d.nodes.retain(|_, node| !node.task.is_dead());
     for node in d.nodes.values_mut() {
         node.stop.get_or_insert_with(|| "its instance is being deleted".to_string());
         alive.push(format!("{} ({})", node.name(), node.task));
+        if matches!(node.task, TaskRecord::Unsure { .. }) {
+            lost_agents.insert(node.agent_id.clone());
+        }
     }
     if alive.is_empty() {
         d.ending = Some(Ending::Forget(request.map(|request| request.revision)));
     } else {
         d.wait(format!("deletion waits until these nodes are seen dead: {}", alive.join(", ")));
+        // Nobody but a person can know it, and Mesos is where to say it: then all frameworks hear it.
+        for agent in lost_agents {
+            d.wait(format!(
+                "if the agent {agent} is dead for good, tell Mesos so (MARK_AGENT_GONE), and its nodes count as dead"
+            ));
+        }
     }
     true
 }
