@@ -1,20 +1,25 @@
 //! One connection to a node: commands out, replies in. I/O.
 //!
-//! The redis crate writes the commands and reads the replies; the connection itself is a plain
+//! The redis crate writes the commands and parses the replies; the connection itself is a plain
 //! stream, not the crate's multiplexed one: that keeps a task and buffers for every idle node, and
 //! folds "nobody listens" and "closed by the other side" into one error, which are two facts here.
+//! Where a reply ends is found here, so that probes need no parser and no memory of their own.
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use redis::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::model::{Address, NoAnswer};
 
 /// The most bytes that the replies to one request may have. INFO has about 5 kB, and 50 bytes for
 /// each database in use.
-const REPLIES_BYTES_MAX: u64 = 1 << 20;
+const REPLIES_BYTES_MAX: usize = 1 << 20;
+
+/// Replies inside replies: EXEC answers with a list of them.
+const DEPTH_MAX: usize = 4;
 
 /// What is read at once: the replies to one probe, so that it takes one system call, not ten.
 const BUFFER_BYTES: usize = 8 << 10;
@@ -31,34 +36,92 @@ impl Connection {
         Ok(Connection(stream))
     }
 
-    /// Sends commands in one go and reads their replies. After an error the connection is of no more
-    /// use: replies may still be on their way.
-    pub async fn ask(&mut self, request: &[u8], count: usize) -> Result<Vec<Value>, NoAnswer> {
+    /// Sends commands in one go and reads their replies into `replies`, whose storage is used again.
+    /// After an error the connection is of no more use: replies may still be on their way.
+    pub async fn ask(&mut self, request: &[u8], count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
         self.0.write_all(request).await.map_err(|e| why(&e))?;
-        replies(&mut self.0, count).await
+        read(&mut self.0, count, replies).await
     }
 }
 
-/// Reads replies. Error replies are values like others; fewer than asked for come back when the
-/// node closes the connection after one ("max number of clients reached").
-async fn replies(stream: impl AsyncRead + Unpin, count: usize) -> Result<Vec<Value>, NoAnswer> {
-    let mut stream = BufReader::with_capacity(BUFFER_BYTES, stream).take(REPLIES_BYTES_MAX);
-    #[allow(clippy::default_trait_access)] // Its type is of a crate of redis', not of ours.
-    let mut decoder = Default::default();
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..count {
-        match redis::parse_redis_value_async(&mut decoder, &mut stream).await {
-            Ok(value) => values.push(value),
-            Err(_) if stream.limit() == 0 => return Err(NoAnswer::Garbled),
-            Err(error) if error.is_connection_dropped() && matches!(values.last(), Some(Value::ServerError(_))) => {
-                break;
-            }
-            Err(error) if error.is_connection_dropped() => return Err(NoAnswer::Reset),
-            Err(error) if error.is_io_error() => return Err(NoAnswer::Timeout),
-            Err(_) => return Err(NoAnswer::Garbled),
+/// Reads so many whole replies. Fewer come back when the node closes the connection after an error
+/// reply ("max number of clients reached").
+async fn read(mut stream: impl AsyncRead + Unpin, count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
+    replies.clear();
+    let (mut whole, mut end, mut refused) = (0, 0, false);
+    while whole < count {
+        if let Some(length) = reply_length(&replies[end..], DEPTH_MAX)? {
+            refused = replies[end] == b'-';
+            end += length;
+            whole += 1;
+            continue;
+        }
+        if replies.len() > REPLIES_BYTES_MAX {
+            return Err(NoAnswer::Garbled);
+        }
+        replies.reserve(BUFFER_BYTES);
+        match stream.read_buf(replies).await {
+            Ok(0) if refused && end == replies.len() => return Ok(()),
+            Ok(0) => return Err(NoAnswer::Reset),
+            Ok(_) => {}
+            Err(error) => return Err(why(&error)),
         }
     }
+    replies.truncate(end);
+    Ok(())
+}
+
+/// The length of the first reply (RESP2) in these bytes; none: more bytes are needed.
+fn reply_length(bytes: &[u8], depth: usize) -> Result<Option<usize>, NoAnswer> {
+    let Some(&kind) = bytes.first() else { return Ok(None) };
+    if !b"+-:$*".contains(&kind) {
+        return Err(NoAnswer::Garbled);
+    }
+    let Some(line) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
+    let mut end = line + 2;
+    if kind == b'$' || kind == b'*' {
+        let number = std::str::from_utf8(&bytes[1..line]).ok().and_then(|text| text.parse::<i64>().ok());
+        let number = number.filter(|n| (-1..=i64::try_from(REPLIES_BYTES_MAX).unwrap_or(0)).contains(n));
+        let count = usize::try_from(number.ok_or(NoAnswer::Garbled)?);
+        match (kind, count) {
+            (_, Err(_)) => {} // -1: nil.
+            (b'$', Ok(count)) => end += count + 2,
+            (_, Ok(count)) => {
+                let depth = depth.checked_sub(1).ok_or(NoAnswer::Garbled)?;
+                for _ in 0..count {
+                    match reply_length(&bytes[end..], depth)? {
+                        Some(length) => end += length,
+                        None => return Ok(None),
+                    }
+                }
+            }
+        }
+    }
+    Ok((end <= bytes.len()).then_some(end))
+}
+
+/// Whole replies as values. Error replies are values like others.
+pub(super) fn values(mut replies: &[u8]) -> Result<Vec<Value>, NoAnswer> {
+    let mut values = Vec::new();
+    while let Some(length) = reply_length(replies, DEPTH_MAX)? {
+        let (reply, rest) = replies.split_at(length);
+        values.push(redis::parse_redis_value(reply).map_err(|_| NoAnswer::Garbled)?);
+        replies = rest;
+    }
     Ok(values)
+}
+
+/// Whole replies that are all texts, as one; lines between them tell their lengths.
+pub(super) fn text(replies: &[u8]) -> Result<Cow<'_, str>, NoAnswer> {
+    let mut rest = replies;
+    while let Some(length) = reply_length(rest, DEPTH_MAX)? {
+        match rest[0] {
+            b'$' if !rest.starts_with(b"$-1") => rest = &rest[length..],
+            b'-' => return Err(NoAnswer::Busy),
+            _ => return Err(NoAnswer::Garbled),
+        }
+    }
+    Ok(String::from_utf8_lossy(replies))
 }
 
 /// What an I/O error says of the node. Whatever is not known to come from the node's side (no
@@ -82,7 +145,10 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8], count: usize) -> Result<Vec<Value>, NoAnswer> {
-        futures::executor::block_on(replies(bytes, count))
+        let mut replies = Vec::new();
+        futures::executor::block_on(super::read(bytes, count, &mut replies))?;
+        let _ = text(&replies);
+        values(&replies)
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub use prober::{Pace, Prober, Target};
 /// The most connections that are kept, whatever the limit of open files: it is above any number of
 /// nodes that we were asked for, and an idle connection costs about 1 kB here and 20 kB at the node.
 const KEPT_MAX: usize = 16_384;
+/// Probes wait for their replies in crowds of some ten.
+const SPARE_MAX: usize = 32;
+/// What is bigger is given back.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
 /// Asks and commands nodes, over connections that are kept between requests: one for each address,
 /// as far as the limit of open files allows. Cheap to clone; clones share the connections.
@@ -29,6 +33,8 @@ pub struct Redis {
     timeout: Duration,
     kept_max: usize,
     kept: Arc<Mutex<HashMap<Address, Connection>>>,
+    /// Storage for replies to probes, used again and again.
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Redis {
@@ -37,13 +43,19 @@ impl Redis {
         // Half of the files are left to the store, Mesos and the API's clients.
         let files =
             getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
-        Redis { timeout, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default() }
+        Redis { timeout, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), spare: Arc::default() }
     }
 
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
-        let replies = self.converse(addr, &INFO, SECTIONS.len()).await?;
-        Info::parse(&info_text(&replies)?).answer().ok_or(NoAnswer::Garbled)
+        let mut replies = self.spare.lock().expect("nobody panics with the lock held").pop().unwrap_or_default();
+        let done = self.converse(addr, &INFO, SECTIONS.len(), &mut replies).await;
+        let answer = done.and_then(|()| Info::parse(&connection::text(&replies)?).answer().ok_or(NoAnswer::Garbled));
+        let mut spare = self.spare.lock().expect("nobody panics with the lock held");
+        if spare.len() < SPARE_MAX && replies.capacity() <= SPARE_BYTES_MAX {
+            spare.push(replies);
+        }
+        answer
     }
 
     /// Makes the node a replica of `master`; nothing changes when it is one already.
@@ -72,8 +84,9 @@ impl Redis {
     async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
         let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
         let mut connection = Connection::dial(node).await.map_err(no_answer)?;
-        let replies = connection.ask(&INFO, SECTIONS.len()).await.map_err(no_answer)?;
-        let text = info_text(&replies).map_err(no_answer)?;
+        let mut replies = Vec::new();
+        connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(no_answer)?;
+        let text = connection::text(&replies).map_err(no_answer)?;
         let info = Info::parse(&text);
         let answer = info.answer().context("what replies is not Redis")?;
         ensure!(answer.role == Role::Replica, "it is a master");
@@ -83,7 +96,9 @@ impl Redis {
         ensure!(info.never_synced(), "it has been in sync before");
         // REPLICAOF to the master that it has already would do nothing.
         let commands = [redis::cmd("MULTI"), no_master(), replica_of(master), redis::cmd("EXEC")];
-        accepted(&connection.ask(&packed(&commands), commands.len()).await.map_err(no_answer)?)?;
+        let mut replies = Vec::new();
+        connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(no_answer)?;
+        accepted(&connection::values(&replies).map_err(no_answer)?)?;
         self.keep(node, connection);
         Ok(())
     }
@@ -108,29 +123,36 @@ impl Redis {
     }
 
     async fn ask(&self, addr: &Address, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
-        self.converse(addr, &packed(commands), commands.len()).await
+        let mut replies = Vec::new();
+        self.converse(addr, &packed(commands), commands.len(), &mut replies).await?;
+        connection::values(&replies)
     }
 
     /// Sends a request and reads as many replies.
     ///
     /// A kept connection may have been closed since it was last used (by a node that died, was
     /// restarted or ran out of clients). Only a new one tells which, within the same time limit.
-    async fn converse(&self, addr: &Address, request: &[u8], replies: usize) -> Result<Vec<Value>, NoAnswer> {
+    async fn converse(
+        &self,
+        addr: &Address,
+        request: &[u8],
+        count: usize,
+        replies: &mut Vec<u8>,
+    ) -> Result<(), NoAnswer> {
         let conversation = async {
             let kept = self.connections().remove(addr);
             if let Some(mut connection) = kept {
-                match connection.ask(request, replies).await {
+                match connection.ask(request, count, replies).await {
                     Err(NoAnswer::Reset) => {}
-                    answer => return answer.map(|answer| (answer, connection)),
+                    done => return done.map(|()| connection),
                 }
             }
             let mut connection = Connection::dial(addr).await?;
-            Ok((connection.ask(request, replies).await?, connection))
+            connection.ask(request, count, replies).await.map(|()| connection)
         };
         let done = tokio::time::timeout(self.timeout, conversation).await;
-        let (answer, connection) = done.unwrap_or(Err(NoAnswer::Timeout))?;
-        self.keep(addr, connection);
-        Ok(answer)
+        self.keep(addr, done.unwrap_or(Err(NoAnswer::Timeout))?);
+        Ok(())
     }
 
     fn keep(&self, addr: &Address, connection: Connection) {
@@ -161,19 +183,6 @@ fn packed(commands: &[Cmd]) -> Vec<u8> {
         command.write_packed_command(&mut request);
     }
     request
-}
-
-/// The text of all sections.
-fn info_text(replies: &[Value]) -> Result<String, NoAnswer> {
-    let mut text = String::new();
-    for reply in replies {
-        match reply {
-            Value::BulkString(bytes) => text.push_str(&String::from_utf8_lossy(bytes)),
-            Value::ServerError(_) => return Err(NoAnswer::Busy),
-            _ => return Err(NoAnswer::Garbled),
-        }
-    }
-    Ok(text)
 }
 
 fn replica_of(master: &Address) -> Cmd {
