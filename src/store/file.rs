@@ -27,6 +27,8 @@ mod writer;
 const FORMAT: u64 = 1;
 /// Memory for pages of the file. The library's default is 1 GiB; the file has a few MB.
 const CACHE_BYTES: usize = 16 << 20;
+/// Opening reads the whole file, which takes milliseconds for thousands of instances.
+const OPEN_PATIENCE: Duration = Duration::from_secs(15);
 /// How long to wait for another process to let go of the file: one that is ending, or was killed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause between two tries to lock the file.
@@ -66,11 +68,8 @@ impl FileStore {
         if path.as_os_str().is_empty() {
             bail!("--store file:PATH has no path")
         }
-        // The library trusts a file more than it should: damage may show as a panic.
-        let opened = catch_unwind(AssertUnwindSafe(|| open_database(path)));
-        let (db, id, revision) = opened
-            .unwrap_or_else(|panic| Err(anyhow!("it is damaged: {}", panic_text(&*panic))))
-            .with_context(|| format!("open the store's file {}", path.display()))?;
+        let (db, id, revision) =
+            open_guarded(path).with_context(|| format!("open the store's file {}", path.display()))?;
         let (db, history) = (Arc::new(db), Arc::new(History::new(revision)));
         let (jobs, queue) = mpsc::channel(writer::QUEUE_MAX);
         let writer = Some(writer::start(Arc::clone(&db), queue, Arc::clone(&history))?);
@@ -165,6 +164,22 @@ impl FileStore {
             tracing::debug!("the leader's key was not deleted: {error}");
         }
         drop(seat);
+    }
+}
+
+/// The library trusts a file more than it should: damage may show as a panic, or as work without end.
+/// The thread that is at it then is left to itself; the process has no use for the file.
+fn open_guarded(path: &Path) -> anyhow::Result<(Database, u64, i64)> {
+    let (done, opened) = std::sync::mpsc::sync_channel(1);
+    let file = path.to_path_buf();
+    std::thread::Builder::new()
+        .name("store-opener".to_owned())
+        .spawn(move || done.send(catch_unwind(AssertUnwindSafe(|| open_database(&file)))))
+        .context("start a thread")?;
+    match opened.recv_timeout(OPEN_PATIENCE) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(anyhow!("it is damaged: {}", panic_text(&*panic))),
+        Err(_) => Err(anyhow!("it is damaged: checking it does not end within {OPEN_PATIENCE:?}")),
     }
 }
 
