@@ -156,7 +156,7 @@ impl Controller {
         *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
         match &self.world.frozen {
             Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
-            None if frozen => info!("no longer frozen: the task that was not recorded is dead"),
+            None if frozen => info!("no longer frozen: no task runs any more that is not recorded"),
             _ => {}
         }
         self.mark(&dirty);
