@@ -153,7 +153,9 @@ impl Controller {
         let probed = matches!(event, Event::Probed(_));
         let dirty = self.world.apply(event, now());
         self.news |= !probed || dirty != Dirty::default();
-        *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
+        if !probed {
+            *self.parts.seen.lock().expect("no holder panics") = self.world.seen();
+        }
         match &self.world.frozen {
             Some(reason) if !frozen => error!("frozen, nothing is launched or killed: {reason}"),
             None if frozen => info!("no longer frozen: no task runs any more that is not recorded"),

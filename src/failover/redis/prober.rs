@@ -35,7 +35,7 @@ const EAGER_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Waits of at least this length ...
 const TICKS_FROM: Duration = Duration::from_secs(1);
 /// ... end at multiples of this one. With thousands of nodes, waking up costs more than probing.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(250);
 /// Waits vary by this part in both directions, so that nodes do not stay in step.
 const JITTER: f64 = 0.1;
 
