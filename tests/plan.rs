@@ -759,23 +759,6 @@ fn odd() -> impl Strategy<Value = Odd> {
         .prop_map(|(task, update, silent, stop, heard, answer)| Odd { task, update, silent, stop, heard, answer })
 }
 
-const STATES: [TaskState; 14] = [
-    TaskState::Staging,
-    TaskState::Starting,
-    TaskState::Running,
-    TaskState::Killing,
-    TaskState::Finished,
-    TaskState::Failed,
-    TaskState::Killed,
-    TaskState::Error,
-    TaskState::Lost,
-    TaskState::Dropped,
-    TaskState::Unreachable,
-    TaskState::Gone,
-    TaskState::GoneByOperator,
-    TaskState::Unknown,
-];
-
 /// A scene of nodes in any state; the recorded master is one of them, or is gone, or never was.
 fn scene_of(odds: &[Odd], replicas: u32, master: Option<u32>, initialized: bool, ask: u8) -> Scene {
     let mut scene = Scene::running(u32::try_from(odds.len()).unwrap() - 1, "");
@@ -803,7 +786,7 @@ fn scene_of(odds: &[Odd], replicas: u32, master: Option<u32>, initialized: bool,
                 (answer.syncing, answer.loading) = (busy && replica, busy && !replica);
             }
         }
-        if let Some(state) = STATES.get(usize::from(odd.update)) {
+        if let Some(state) = TaskState::ALL.get(usize::from(odd.update)) {
             scene.hears(ordinal, *state, "");
         }
     }

@@ -7,9 +7,9 @@ use super::client::Client;
 use super::events;
 use super::outcome::Exit;
 use super::text::{self, Cell, STRONG, Table, age, cell, indent, now, print, size, styled};
-use super::view::{Event, Instance};
+use super::view::Instance;
 use crate::board::OperatorView;
-use crate::model::{Role, Timestamp};
+use crate::model::{InstanceEvent, Role, Timestamp};
 use crate::status::NodeStatus;
 
 /// The width of the names in front of values.
@@ -19,12 +19,12 @@ const LABEL_WIDTH: usize = 10;
 pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
     let instance = client.expect(name).await?;
     let events = client.events(Some(name)).await?;
-    let events = events.iter().map(Event::deserialize).collect::<Result<Vec<_>, _>>()?;
+    let events = events.iter().map(InstanceEvent::deserialize).collect::<Result<Vec<_>, _>>()?;
     print(&page(&instance, &events, now())?)?;
     Ok(Exit::Ok)
 }
 
-fn page(instance: &Instance, events: &[Event], now: Timestamp) -> Result<String> {
+fn page(instance: &Instance, events: &[InstanceEvent], now: Timestamp) -> Result<String> {
     let spec = if instance.spec.is_null() { String::new() } else { serde_yaml::to_string(&instance.spec)? };
     let waiting: String = instance.waiting().iter().map(|reason| format!("- {reason}\n")).collect();
     let events = if events.is_empty() { String::new() } else { events::table(events, now) };

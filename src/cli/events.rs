@@ -9,8 +9,7 @@ use super::args::{EventsArgs, Form};
 use super::client::{Client, Signal};
 use super::outcome::Exit;
 use super::text::{Cell, Table, age, cell, event_style, now, print};
-use super::view::Event;
-use crate::model::Timestamp;
+use crate::model::{InstanceEvent, Timestamp};
 
 const COLUMNS: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"];
 /// How many events are remembered so that none is printed twice: more than an operator keeps of a
@@ -70,7 +69,8 @@ impl Printer {
         }
         Ok(match self.form {
             Form::Text => {
-                let events = news.iter().map(serde::Deserialize::deserialize).collect::<Result<Vec<Event>, _>>()?;
+                let events =
+                    news.iter().map(serde::Deserialize::deserialize).collect::<Result<Vec<InstanceEvent>, _>>()?;
                 let rows = rows(&events, now());
                 if std::mem::replace(&mut self.started, true) { self.table.more(&rows) } else { self.table.page(&rows) }
             }
@@ -84,14 +84,14 @@ impl Printer {
 }
 
 /// Events as kubectl shows them.
-pub fn table(events: &[Event], now: Timestamp) -> String {
+pub fn table(events: &[InstanceEvent], now: Timestamp) -> String {
     Table::new(&COLUMNS).page(&rows(events, now))
 }
 
-fn rows(events: &[Event], now: Timestamp) -> Vec<Vec<Cell>> {
-    let mut events: Vec<&Event> = events.iter().collect();
+fn rows(events: &[InstanceEvent], now: Timestamp) -> Vec<Vec<Cell>> {
+    let mut events: Vec<&InstanceEvent> = events.iter().collect();
     events.sort_by_key(|event| event.at);
-    let row = |event: &&Event| {
+    let row = |event: &&InstanceEvent| {
         let ago = age(now, event.at);
         let seen = match event.count {
             0 | 1 => ago,

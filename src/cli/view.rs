@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{EventKind, Timestamp};
+use crate::model::Timestamp;
 use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState};
 
 /// An instance.
@@ -154,30 +154,5 @@ pub struct DocumentError {
     /// `spec.memory`; empty for the document itself.
     pub path: String,
     /// What is wrong, and what is allowed.
-    pub message: String,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Event {
-    /// To which instance.
-    #[serde(default)]
-    pub instance: String,
-    /// When it last happened.
-    pub at: Timestamp,
-    /// When it first happened.
-    pub first_at: Timestamp,
-    /// How often in a row.
-    #[serde(default)]
-    pub count: u32,
-    /// Normal or Warning.
-    #[serde(rename = "type")]
-    pub kind: EventKind,
-    /// One word.
-    pub reason: String,
-    /// A node's or the instance's name.
-    pub object: String,
-    /// A sentence.
     pub message: String,
 }

@@ -266,7 +266,7 @@ impl Failure {
 impl TaskStatus {
     /// A state that is not known says nothing of the task, in words that show it.
     fn convert(self) -> TaskUpdate {
-        let known = TASK_STATES.into_iter().find(|state| state.mesos_name() == self.state);
+        let known = TaskState::ALL.into_iter().find(|state| state.mesos_name() == self.state);
         let message = match known {
             Some(_) => self.message,
             None => format!("a state that is not known, {:?}: {}", self.state, self.message),
@@ -282,24 +282,6 @@ impl TaskStatus {
         }
     }
 }
-
-/// Every state that has a name.
-const TASK_STATES: [TaskState; 14] = [
-    TaskState::Staging,
-    TaskState::Starting,
-    TaskState::Running,
-    TaskState::Killing,
-    TaskState::Finished,
-    TaskState::Failed,
-    TaskState::Killed,
-    TaskState::Error,
-    TaskState::Lost,
-    TaskState::Dropped,
-    TaskState::Unreachable,
-    TaskState::Gone,
-    TaskState::GoneByOperator,
-    TaskState::Unknown,
-];
 
 impl WireOffer {
     fn convert(self) -> Offer {
@@ -512,7 +494,7 @@ mod tests {
 
     #[test]
     fn every_state_is_read_by_its_name_and_an_unknown_one_says_nothing_of_the_task() {
-        for state in TASK_STATES {
+        for state in TaskState::ALL {
             assert_eq!(read_update(&json!({"state": state.mesos_name(), "message": "m"})).state, state);
         }
         let update = read_update(&json!({"state": "TASK_SLEEPING", "message": "zzz"}));

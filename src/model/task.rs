@@ -44,6 +44,24 @@ pub enum Meaning {
 }
 
 impl TaskState {
+    /// Every state.
+    pub const ALL: [TaskState; 14] = [
+        TaskState::Staging,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Killing,
+        TaskState::Finished,
+        TaskState::Failed,
+        TaskState::Killed,
+        TaskState::Error,
+        TaskState::Lost,
+        TaskState::Dropped,
+        TaskState::Unreachable,
+        TaskState::Gone,
+        TaskState::GoneByOperator,
+        TaskState::Unknown,
+    ];
+
     /// What the state means. LOST and UNKNOWN are silence, not proof (an agent that was removed
     /// may still run the process).
     pub fn meaning(self) -> Meaning {

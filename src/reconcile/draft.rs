@@ -121,7 +121,7 @@ impl<'a> Draft<'a> {
 
     /// The newest answer of a node that answers now.
     pub fn answer(&self, ordinal: u32) -> Option<&'a Answer> {
-        self.seen(ordinal).filter(|node| node.silent.is_none()).and_then(|node| node.answer.as_ref()).map(|(a, _)| a)
+        self.seen(ordinal).and_then(Node::answer)
     }
 
     /// Since when a node has not answered, and why.

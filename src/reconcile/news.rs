@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Address, Amount, Meaning, MesosEvent, Offer, TaskUpdate, Timestamp};
+use crate::model::{Address, Amount, MesosEvent, Offer, TaskUpdate, Timestamp};
 use crate::reconcile::strangers::Stranger;
 use crate::reconcile::world::{Dirty, Node, Session, World};
 
@@ -81,17 +81,16 @@ impl World {
             return dirty;
         }
         let acknowledged = update.uuid.is_none();
-        let lives = !matches!(update.state.meaning(), Meaning::Dead | Meaning::Unsure);
-        if !lives && acknowledged {
-            self.strangers.remove(&update.task_id);
+        let known = self.strangers.get(&update.task_id);
+        let stranger = Stranger {
+            killed_at: known.and_then(|s| s.killed_at),
+            asked_at: known.and_then(|s| s.asked_at),
+            acknowledged,
+            update,
+        };
+        if stranger.is_over() {
+            self.strangers.remove(&stranger.update.task_id);
         } else {
-            let known = self.strangers.get(&update.task_id);
-            let stranger = Stranger {
-                killed_at: known.and_then(|s| s.killed_at),
-                asked_at: known.and_then(|s| s.asked_at),
-                acknowledged,
-                update,
-            };
             self.strangers.insert(stranger.update.task_id.clone(), stranger);
         }
         Dirty::default()

@@ -23,6 +23,11 @@ impl Stranger {
     pub fn lives(&self) -> bool {
         !matches!(self.update.state.meaning(), Meaning::Dead | Meaning::Unsure)
     }
+
+    /// Nothing is left to be done about it.
+    pub(super) fn is_over(&self) -> bool {
+        self.acknowledged && !self.lives()
+    }
 }
 
 impl World {
@@ -66,8 +71,8 @@ impl World {
         let instance = parse_task_id(task_id).and_then(|(name, _)| self.instances.get(name));
         let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
         master.is_some_and(|node| {
-            let answer = node.answer.as_ref().filter(|_| node.silent.is_none() && !node.record.value.task.is_dead());
-            answer.is_some_and(|(answer, _)| answer.role == Role::Master && !answer.loading)
+            let answers = node.answer().is_some_and(|answer| answer.role == Role::Master && !answer.loading);
+            answers && !node.record.value.task.is_dead()
         })
     }
 }

@@ -163,6 +163,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The newest answer, if the node answers now.
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.as_ref().filter(|_| self.silent.is_none()).map(|(answer, _)| answer)
+    }
+
     pub(super) fn new(record: Stored<NodeRecord>) -> Node {
         Node {
             record,
@@ -330,7 +335,7 @@ impl World {
         let Note { task_id, done } = note;
         if let Some(stranger) = self.strangers.get_mut(&task_id) {
             stranger.acknowledged |= matches!(done, Done::Acknowledged(_));
-            if stranger.acknowledged && !stranger.lives() {
+            if stranger.is_over() {
                 self.strangers.remove(&task_id);
             }
             return Dirty::default();
