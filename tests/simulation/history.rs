@@ -126,18 +126,24 @@ impl History {
 
     /// The whole story; what went wrong, if anything did.
     pub fn run(mut self) -> History {
-        for _ in 0..STEPS {
-            self.step();
-            if self.judged() {
-                return self;
-            }
-        }
-        self.heal();
-        self.settle();
+        self.live(|_, _| {});
         if self.broken.is_none() {
             self.last_judgement();
         }
         self
+    }
+
+    /// Faults, users and time, then peace, unless something is broken before.
+    fn live(&mut self, mut before: impl FnMut(&History, usize)) {
+        for step in 0..STEPS {
+            before(self, step);
+            self.step();
+            if self.judged() {
+                return;
+            }
+        }
+        self.heal();
+        self.settle();
     }
 
     fn step(&mut self) {
@@ -159,17 +165,11 @@ impl History {
         self.faults = 0;
         let saved_at = self.dice.below(STEPS);
         let mut saved = None;
-        for step in 0..STEPS {
+        self.live(|history, step| {
             if step == saved_at {
-                saved = Some(self.store.clone());
+                saved = Some(history.store.clone());
             }
-            self.step();
-            if self.judged() {
-                return self;
-            }
-        }
-        self.heal();
-        self.settle();
+        });
         if self.broken.is_some() {
             return self;
         }

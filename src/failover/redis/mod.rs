@@ -48,10 +48,10 @@ impl Redis {
 
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
-        let mut replies = self.spare.lock().expect("nobody panics with the lock held").pop().unwrap_or_default();
+        let mut replies = self.spare().pop().unwrap_or_default();
         let done = self.converse(addr, &INFO, SECTIONS.len(), &mut replies).await;
         let answer = done.and_then(|()| Info::parse(&connection::text(&replies)?).answer().ok_or(NoAnswer::Garbled));
-        let mut spare = self.spare.lock().expect("nobody panics with the lock held");
+        let mut spare = self.spare();
         if spare.len() < SPARE_MAX && replies.capacity() <= SPARE_BYTES_MAX {
             spare.push(replies);
         }
@@ -160,6 +160,10 @@ impl Redis {
         if kept.len() < self.kept_max {
             kept.insert(addr.clone(), connection);
         }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().expect("nobody panics with the lock held")
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<Address, Connection>> {
