@@ -158,6 +158,7 @@ fn record(instance: &RedisInstance, spec_revision: i64) -> InstanceRecord {
         master: None,
         next_ordinal: 1,
         initialized: false,
+        replid: None,
         deleting: false,
         created_at: Timestamp(1),
         failures: 0,

@@ -116,7 +116,7 @@ fn a_listing_that_was_made_before_a_commit_does_not_undo_it() {
 fn a_request_that_is_made_anew_is_not_taken_for_the_one_that_was_closed() {
     let mut world = world(0);
     let key = request_key("orders", RequestKind::Recreate);
-    let request = Request { at: NOW, revision: 0 };
+    let request = Request { at: NOW, revision: 0, ..Request::default() };
     let changes = vec![Change::Put(item(key, &request, 33))];
     world.apply(Event::Changed(Changes { changes, revision: 33 }), NOW);
     let writes = vec![Write::RequestDone(RequestKind::Recreate)];
@@ -128,7 +128,8 @@ fn a_request_that_is_made_anew_is_not_taken_for_the_one_that_was_closed() {
 fn a_request_that_the_deletion_did_not_know_of_outlives_it() {
     let mut world = world(0);
     world.expect("orders", &[Write::Forget { document: None }]);
-    let request = item(request_key("orders", RequestKind::Recreate), &Request { at: NOW, revision: 0 }, 31);
+    let request =
+        item(request_key("orders", RequestKind::Recreate), &Request { at: NOW, revision: 0, ..Request::default() }, 31);
     world.apply(Event::Changed(Changes { changes: vec![Change::Put(request)], revision: 31 }), NOW);
     let writes = vec![Write::Forget { document: None }];
     world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);

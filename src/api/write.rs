@@ -279,7 +279,7 @@ pub async fn request_recreation(state: &ApiState, name: &str) -> Result<(), Prob
 }
 
 async fn request(state: &ApiState, name: &str, kind: RequestKind, revision: i64) -> Result<(), Error> {
-    let body = serde_json::to_vec(&Request { at: now(), revision }).expect("a request is JSON");
+    let body = serde_json::to_vec(&Request { at: now(), revision, ..Request::default() }).expect("a request is JSON");
     let guards = vec![Guard::Revision { key: instance_key(name), revision }];
     put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value: body }] }).await.map(|_| ())
 }

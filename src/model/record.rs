@@ -99,9 +99,24 @@ pub struct NodeRecord {
     pub launched_at: Timestamp,
     /// What is known of its task.
     pub task: TaskRecord,
+    /// `min-replicas-to-write` as last applied to this node.
+    #[serde(default)]
+    pub min_replicas: u32,
+    /// It was the master, and another has taken its place; set until it is a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deposed: Option<Deposed>,
     /// Set: the operator has decided to kill it, for this reason. Never taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
+}
+
+/// What is recorded of a master when another takes its place: what it takes afterwards is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deposed {
+    /// The epoch that began then.
+    pub epoch: u64,
+    /// The replication offset at which the new master began.
+    pub offset: u64,
 }
 
 impl NodeRecord {
@@ -158,6 +173,9 @@ pub struct InstanceRecord {
     pub next_ordinal: u32,
     /// A master of this epoch has been seen ready: from then on there can be data to lose.
     pub initialized: bool,
+    /// The replication id of the newest master that was seen: whoever has it has that history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replid: Option<String>,
     /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
     #[serde(default)]
     pub deleting: bool,
@@ -186,6 +204,8 @@ pub enum RequestKind {
     Delete,
     /// Start it again, empty, after all its nodes were lost (`onDataLoss: hold`).
     Recreate,
+    /// Make another node the master.
+    Failover,
 }
 
 impl RequestKind {
@@ -194,12 +214,13 @@ impl RequestKind {
         match self {
             RequestKind::Delete => "delete",
             RequestKind::Recreate => "recreate",
+            RequestKind::Failover => "failover",
         }
     }
 }
 
 /// The body of a request's key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// When it was made.
     pub at: Timestamp,
@@ -207,6 +228,12 @@ pub struct Request {
     /// later survives: the name is used again.
     #[serde(default)]
     pub revision: i64,
+    /// For `failover`: the name of the node that shall be the master; none: the operator chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// For `failover`: do it though confirmed writes may be lost. The user was told which.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Something that happened to an instance, for people.

@@ -58,8 +58,14 @@ pub struct Answer {
     pub loading: bool,
     /// `master_repl_offset` of a master, `slave_repl_offset` of a replica.
     pub offset: u64,
-    /// `master_replid`.
+    /// `master_replid`: names the history of writes that the data set comes from.
     pub replid: String,
+    /// `master_replid2`: the history before that, since when this node or its master was promoted.
+    #[serde(default)]
+    pub replid2: String,
+    /// Replicas: seconds since the master was last heard (`master_last_io_seconds_ago`).
+    #[serde(default)]
+    pub last_io_s: Option<u64>,
     /// `used_memory`, in bytes.
     pub used_memory: u64,
     /// `maxmemory`, in bytes.
@@ -80,6 +86,7 @@ impl Answer {
             && numbers(self) == numbers(other)
             && self.follows == other.follows
             && self.replid == other.replid
+            && self.replid2 == other.replid2
     }
 
     /// Whether the node has nothing that could be lost: no keys, and no write was ever replicated
@@ -104,8 +111,10 @@ pub enum NoAnswer {
     /// A new connection was accepted, then closed by the other side without a reply. (A kept
     /// connection that was closed is dialled again within the same probe.)
     Reset,
-    /// No reply in time, or no way to the agent: silence, which proves nothing.
+    /// Connected, and no reply in time: it hangs, or is busy.
     Timeout,
+    /// No connection in time, or no way to the agent: silence, which proves nothing.
+    Unreachable,
     /// It lives, but replies with an error instead of INFO: busy with a script, too many clients,
     /// a password wanted.
     Busy,
@@ -120,6 +129,7 @@ impl NoAnswer {
             NoAnswer::Refused => "refused",
             NoAnswer::Reset => "reset",
             NoAnswer::Timeout => "timeout",
+            NoAnswer::Unreachable => "unreachable",
             NoAnswer::Busy => "busy",
             NoAnswer::Garbled => "garbled",
         }
@@ -131,7 +141,8 @@ impl fmt::Display for NoAnswer {
         f.write_str(match self {
             NoAnswer::Refused => "nobody listens on its port",
             NoAnswer::Reset => "it closes every connection",
-            NoAnswer::Timeout => "it did not reply in time",
+            NoAnswer::Timeout => "it takes connections and does not reply",
+            NoAnswer::Unreachable => "there is no way to it",
             NoAnswer::Busy => "it replies with an error",
             NoAnswer::Garbled => "what replies is not Redis",
         })

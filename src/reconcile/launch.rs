@@ -35,6 +35,8 @@ pub fn node_record(
         config: spec.redis.config.clone(),
         launched_at: now,
         task: TaskRecord::Launching,
+        min_replicas: 0,
+        deposed: None,
         stop: None,
     }
 }
@@ -122,6 +124,7 @@ mod tests {
             master: Some(0),
             next_ordinal: 1,
             initialized: false,
+            replid: None,
             deleting: false,
             created_at: Timestamp(0),
             failures: 0,

@@ -92,6 +92,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
             master: None,
             next_ordinal: 0,
             initialized: false,
+            replid: None,
             deleting: false,
             created_at: d.o.now,
             failures: 0,

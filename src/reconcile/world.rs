@@ -154,6 +154,10 @@ pub struct Node {
     pub answer: Option<(Answer, Timestamp)>,
     /// No answer since then, and why.
     pub silent: Option<(NoAnswer, Timestamp)>,
+    /// Failed probes in a row.
+    pub fails: u32,
+    /// It was told to follow nobody (itself), and has been seen doing so since then.
+    pub detached_since: Option<Timestamp>,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
     /// The last REPLICAOF.
@@ -176,6 +180,8 @@ impl Node {
             heard: false,
             answer: None,
             silent: None,
+            fails: 0,
+            detached_since: None,
             killed_at: None,
             pointed_at: None,
             configured: Vec::new(),
@@ -316,14 +322,17 @@ impl World {
             Ok(answer) => {
                 let alike = node.answer.as_ref().is_some_and(|(known, _)| known.is_like(&answer));
                 let news = !alike || !node.heard || node.silent.is_some();
-                node.heard = true;
-                node.silent = None;
+                let detached = answer.follows.as_ref() == Some(&node.record.value.address);
+                node.detached_since = if detached { node.detached_since.or(Some(probe.at)) } else { None };
+                (node.heard, node.silent, node.fails) = (true, None, 0);
                 node.answer = Some((answer, probe.at));
                 news
             }
             Err(why) => {
-                let since = node.silent.map_or(probe.at, |(_, since)| since);
-                let news = node.silent.is_none_or(|(known, _)| known != why);
+                let since = node.silent.map_or(probe.at, |(_, since)| since.min(probe.at));
+                node.fails = node.fails.saturating_add(1);
+                // The first failure may be one of the network's moods; the second says something.
+                let news = node.silent.is_none_or(|(known, _)| known != why) || node.fails == 2;
                 node.silent = Some((why, since));
                 news
             }

@@ -88,6 +88,16 @@ pub struct InstanceSpec {
     /// What to do when every node is proved dead, so that the data is gone.
     #[serde(default)]
     pub on_data_loss: OnDataLoss,
+    /// How many replicas have a write that a client confirmed with WAIT, so that no failover loses
+    /// it. By default `one` from two replicas on, `none` below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// When the master counts as gone.
+    #[serde(default)]
+    pub failover: FailoverSpec,
+    /// Nodes are neither replaced for a change of the spec nor added nor removed; failovers go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 fn one() -> u32 {
@@ -100,11 +110,65 @@ impl InstanceSpec {
         self.masters.saturating_mul(self.replicas.saturating_add(1))
     }
 
+    /// The durability in force.
+    pub fn durability(&self) -> Durability {
+        self.durability.unwrap_or(if self.replicas >= 2 { Durability::One } else { Durability::None })
+    }
+
+    /// How many replicas must have a write for it to survive any failover: the k of `WAIT k`, and
+    /// `min-replicas-to-write`.
+    pub fn confirmations(&self) -> u32 {
+        match self.durability() {
+            Durability::None => 0,
+            Durability::One => 1,
+            Durability::Majority => self.replicas.div_ceil(2),
+        }
+    }
+
     /// The task's memory in MiB: maxmemory and its headroom (one eighth of it, at least 32 MiB) for
     /// client buffers, the replication backlog, fragmentation and the copy-on-write of a fork.
     pub fn task_mem_mib(&self) -> u64 {
         let memory_mib = self.memory.0.div_ceil(1 << 20);
         memory_mib + (memory_mib / 8).max(32)
+    }
+}
+
+/// How many replicas have each confirmed write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Durability {
+    /// No promise: a failover waits for nobody.
+    None,
+    /// One replica at least.
+    One,
+    /// Half of the replicas, rounded up.
+    Majority,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::None => "none",
+            Durability::One => "one",
+            Durability::Majority => "majority",
+        })
+    }
+}
+
+/// When the master counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FailoverSpec {
+    /// A master that is silent for this long counts as hung: 100ms to 60s.
+    pub detect_within: Period,
+    /// A master that has heard none of its replicas for this long takes no more writes (Redis'
+    /// `min-replicas-max-lag`): 1s to 60s, in whole seconds.
+    pub max_lag: Period,
+}
+
+impl Default for FailoverSpec {
+    fn default() -> Self {
+        FailoverSpec { detect_within: Period(1000), max_lag: Period(1000) }
     }
 }
 

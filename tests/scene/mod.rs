@@ -80,6 +80,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         config: spec.redis.config.clone(),
         launched_at: BEFORE,
         task: TaskRecord::Running,
+        min_replicas: spec.confirmations(),
+        deposed: None,
         stop: None,
     };
     let answer = Answer {
@@ -90,6 +92,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         loading: false,
         offset: 1000,
         replid: "r".to_string(),
+        replid2: String::new(),
+        last_io_s: None,
         used_memory: 2_000_000,
         max_memory: spec.memory.0,
         keys: 5,
@@ -102,6 +106,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         heard: true,
         answer: Some((answer, NOW)),
         silent: None,
+        fails: 0,
+        detached_since: None,
         killed_at: None,
         pointed_at: None,
         configured: Vec::new(),
@@ -130,6 +136,7 @@ impl Scene {
             master: Some(0),
             next_ordinal: replicas + 1,
             initialized: true,
+            replid: Some("r".to_string()),
             deleting: false,
             created_at: BEFORE,
             failures: 0,
@@ -189,7 +196,7 @@ impl Scene {
     }
 
     pub fn asks(&mut self, kind: RequestKind, revision: i64) {
-        let request = Request { at: NOW, revision };
+        let request = Request { at: NOW, revision, ..Request::default() };
         self.instance.requests.insert(kind, Stored { value: request, revision: 30 });
     }
 

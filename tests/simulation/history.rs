@@ -640,7 +640,7 @@ impl History {
             6 => declared.memory = if declared.memory == "64Mi" { "96Mi" } else { "64Mi" },
             7 => {
                 self.say(|| format!("the user deletes {name}"));
-                let request = Request { at: self.now, revision };
+                let request = Request { at: self.now, revision, ..Request::default() };
                 let request = serde_json::to_vec(&request).expect("plain");
                 return self.store.put(&request_key(&name, RequestKind::Delete), request);
             }
@@ -654,7 +654,7 @@ impl History {
                     return self.store.put(&instance_key(&name), "kind: Rubbish");
                 }
                 self.say(|| format!("the user asks to recreate {name}"));
-                let request = Request { at: self.now, revision };
+                let request = Request { at: self.now, revision, ..Request::default() };
                 let request = serde_json::to_vec(&request).expect("plain");
                 return self.store.put(&request_key(&name, RequestKind::Recreate), request);
             }

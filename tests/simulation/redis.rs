@@ -97,6 +97,8 @@ impl Redis {
             loading: false,
             offset: p.offset,
             replid: String::new(),
+            replid2: String::new(),
+            last_io_s: None,
             used_memory: 1_000_000 + 1000 * u64::from(p.data.count_ones()),
             max_memory: p.max_memory,
             keys: u64::from(p.data.count_ones()),

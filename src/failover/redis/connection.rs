@@ -134,7 +134,7 @@ fn why(error: &std::io::Error) -> NoAnswer {
         | ErrorKind::BrokenPipe
         | ErrorKind::UnexpectedEof
         | ErrorKind::NotConnected => NoAnswer::Reset,
-        _ => NoAnswer::Timeout,
+        _ => NoAnswer::Unreachable,
     }
 }
 

@@ -14,14 +14,16 @@ pub(super) const SECTIONS: [&str; 4] = ["replication", "memory", "persistence", 
 const NEVER_S: i64 = 1_000_000_000;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "role",
     "master_host",
     "master_port",
     "master_link_status",
     "master_link_down_since_seconds",
     "master_sync_in_progress",
+    "master_last_io_seconds_ago",
     "master_replid",
+    "master_replid2",
     "master_repl_offset",
     "slave_repl_offset",
     "connected_slaves",
@@ -71,6 +73,8 @@ impl<'a> Info<'a> {
             loading: self.text("loading") == Some("1"),
             offset: self.number(offset),
             replid: self.text("master_replid").unwrap_or_default().to_string(),
+            replid2: self.text("master_replid2").unwrap_or_default().to_string(),
+            last_io_s: self.text("master_last_io_seconds_ago").and_then(|text| text.parse().ok()),
             used_memory: self.number("used_memory"),
             max_memory: self.number("maxmemory"),
             keys: self.keys(),
@@ -124,6 +128,8 @@ mod tests {
             loading: true,
             offset: 4711,
             replid: "870e49b4".into(),
+            replid2: String::new(),
+            last_io_s: None,
             used_memory: 939_152,
             max_memory: 268_435_456,
             keys: 15,

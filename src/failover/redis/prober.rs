@@ -179,7 +179,7 @@ impl Tracked {
     }
 
     fn is_silent(&self) -> bool {
-        self.last == Some(Gist::Fails(NoAnswer::Timeout))
+        matches!(self.last, Some(Gist::Fails(NoAnswer::Timeout | NoAnswer::Unreachable)))
     }
 
     fn next_eager(&mut self) -> Duration {
