@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::api::{self, ApiState};
 use crate::board::Board;
-use crate::failover::redis::{Prober, Redis};
+use crate::failover::redis::{Prober, Redis, Watches};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
 use crate::metrics::Metrics;
@@ -219,6 +219,7 @@ impl Operator {
         let (results, outcomes) = mpsc::channel(PROBES_MAX);
         let relist = Arc::new(Notify::new());
         let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0));
+        let watches = Watches::new(redis.clone(), results.clone());
         let prober = Prober::start(redis.clone(), results);
         let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
@@ -226,7 +227,7 @@ impl Operator {
             store: self.store.clone(),
             leadership,
             mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
-            probes: (Targets::new(prober, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
+            probes: (Targets::new(prober, watches, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
             redis,
             inputs: (out, inputs),
             relist,

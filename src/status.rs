@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Role, Timestamp};
+use crate::spec::{Durability, Period};
 
 /// The status of an instance; kept beside the spec, never in the user's document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,11 +21,27 @@ pub struct InstanceStatus {
     /// `host:port` of the master.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
+    /// What is promised when the master is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverStatus>,
     /// The nodes, by ordinal.
     pub nodes: Vec<NodeStatus>,
     /// What is waited for, and why. Empty: nothing is left to do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<String>,
+}
+
+/// What is promised when the master is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverStatus {
+    /// The durability in force.
+    pub durability: Durability,
+    /// The k of `WAIT k`: a write that so many replicas have confirmed is lost by no failover.
+    pub confirmations: u32,
+    /// The longest time until another is promoted when the master falls silent and nothing proves
+    /// its death.
+    pub worst_case: Period,
 }
 
 /// One word for the state of an instance.
@@ -84,6 +101,9 @@ pub enum ConditionType {
     ReplicasInSync,
     /// All of it.
     Ready,
+    /// Only while it is true: the master is lost, and nobody can take its place without losing what
+    /// was promised.
+    NoSafeCandidate,
 }
 
 impl std::fmt::Display for ConditionType {

@@ -99,9 +99,13 @@ pub struct NodeRecord {
     pub launched_at: Timestamp,
     /// What is known of its task.
     pub task: TaskRecord,
-    /// `min-replicas-to-write` as last applied to this node.
+    /// Settings of Redis that the operator owns, as last applied to this node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub owned: BTreeMap<String, String>,
+    /// It may follow the master of this epoch, and so have writes that clients have confirmed. Set
+    /// before it is told to.
     #[serde(default)]
-    pub min_replicas: u32,
+    pub joined: bool,
     /// It was the master, and another has taken its place; set until it is a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deposed: Option<Deposed>,
@@ -115,8 +119,9 @@ pub struct NodeRecord {
 pub struct Deposed {
     /// The epoch that began then.
     pub epoch: u64,
-    /// The replication offset at which the new master began.
-    pub offset: u64,
+    /// The replication offset at which the new master began; none: the role is handed over, and the
+    /// new master begins where this one ends.
+    pub offset: Option<u64>,
 }
 
 impl NodeRecord {

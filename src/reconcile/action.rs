@@ -90,6 +90,34 @@ pub enum Action {
         /// The master.
         master: Address,
     },
+    /// Make a replica the master. The record names it already.
+    Promote {
+        /// The node's task.
+        task_id: String,
+        /// Where it listens.
+        node: Address,
+    },
+    /// Make a node follow nobody (itself): it keeps its data, takes no writes, and acknowledges none
+    /// to its former master.
+    Detach {
+        /// The node's task.
+        task_id: String,
+        /// Where it listens.
+        node: Address,
+        /// It thinks that it is a master: its clients are cut, so that they look for the right one.
+        cut_clients: bool,
+    },
+    /// Hand the master's role over, without losing a write. The record names the new one already.
+    SwitchOver {
+        /// Where the master of now listens.
+        from: Address,
+        /// The new master's task.
+        task_id: String,
+        /// Where that listens.
+        node: Address,
+        /// Its epoch.
+        epoch: u64,
+    },
     /// Set configuration at run time.
     Configure {
         /// The node's task.
@@ -118,6 +146,9 @@ impl Action {
             Action::Kill { .. } => "kill",
             Action::Follow { .. } => "follow",
             Action::Kick { .. } => "kick",
+            Action::Promote { .. } => "promote",
+            Action::Detach { .. } => "detach",
+            Action::SwitchOver { .. } => "switchOver",
             Action::Configure { .. } => "configure",
             Action::Acknowledge { .. } => "acknowledge",
         }
@@ -133,6 +164,11 @@ impl fmt::Display for Action {
             Action::Kill { task_id } => write!(f, "kill task {task_id}"),
             Action::Follow { task_id, master, .. } => write!(f, "make task {task_id} a replica of {master}"),
             Action::Kick { task_id, master, .. } => write!(f, "make task {task_id} try its master {master} again"),
+            Action::Promote { task_id, .. } => write!(f, "make task {task_id} the master"),
+            Action::Detach { task_id, .. } => write!(f, "make task {task_id} follow nobody"),
+            Action::SwitchOver { from, task_id, .. } => {
+                write!(f, "hand the master's role from {from} to task {task_id}")
+            }
             Action::Configure { task_id, settings, .. } => {
                 let keys: Vec<&str> = settings.iter().map(|(key, _)| key.as_str()).collect();
                 write!(f, "set {} of task {task_id}", keys.join(", "))

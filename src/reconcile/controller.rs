@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
-use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp};
+use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp, parse_task_id};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
@@ -125,6 +125,9 @@ impl Controller {
         match &event {
             Event::Probed(probe) => {
                 self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"));
+                if let (Err(_), Some((name, _))) = (&probe.result, parse_task_id(&probe.task_id)) {
+                    self.parts.probes.0.failed(name, &probe.task_id);
+                }
             }
             Event::Mesos(MesosEvent::Update(update)) => {
                 self.parts.metrics.task_update(update.state);
@@ -273,6 +276,7 @@ impl Controller {
             instance,
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
+            cut_off: self.world.cut_off(instance),
             settings: &self.settings.plan,
             now,
         };

@@ -8,7 +8,7 @@ use crate::model::{
 };
 use crate::placement::Placement;
 use crate::reconcile::action::{Action, Plan, Step, Write};
-use crate::reconcile::world::{Instance, Node, Session};
+use crate::reconcile::world::{Instance, Node, Session, Sight};
 use crate::spec::InstanceSpec;
 
 /// One instance at one moment: all that a plan may depend on (beside the pool of offers).
@@ -22,6 +22,8 @@ pub struct Observed<'a> {
     pub session: &'a Session,
     /// Set: nothing may be launched or killed.
     pub frozen: Option<&'a str>,
+    /// The operator sees so few nodes that it is itself cut off.
+    pub cut_off: Option<Sight>,
     /// Settings of the operator that plans depend on.
     pub settings: &'a PlanSettings,
     /// The moment.
@@ -82,6 +84,8 @@ pub struct Draft<'a> {
     pub unplaced: Option<String>,
     /// The data is lost, and the user wants to be asked before it starts again empty.
     pub held: bool,
+    /// Why nobody can take the lost master's place.
+    pub no_candidate: Option<String>,
     /// What was taken from the pool.
     pub claims: Vec<Placement>,
     /// When to look again.
@@ -104,6 +108,7 @@ impl<'a> Draft<'a> {
             wants_offers: false,
             unplaced: None,
             held: false,
+            no_candidate: None,
             claims: Vec::new(),
             revisit_at: None,
         }

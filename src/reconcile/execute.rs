@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::failover::redis::Redis;
+use crate::failover::redis::{Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
 use crate::model::{Launch, MesosCall, NodeRecord};
@@ -28,6 +28,9 @@ use crate::store::{
 
 /// How long offers are withheld whose launches could not be recorded: others may want them.
 const DECLINE_FAILED_S: f64 = 1.0;
+
+/// How long a switchover waits for the new master to catch up, while writes stand still.
+const SWITCH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What plans are carried out with.
 #[derive(Clone)]
@@ -248,15 +251,24 @@ impl Ports {
         }
     }
 
+    /// One kind after the other; those of one kind side by side, for they are about different nodes,
+    /// and one that hangs holds up none.
     async fn steps(&self, plan: &Plan) -> Result<(), Failure> {
-        for step in plan.steps.iter().filter(|step| !matches!(step.action, Action::Launch(_))) {
+        let steps: Vec<&Step> = plan.steps.iter().filter(|step| !matches!(step.action, Action::Launch(_))).collect();
+        for alike in steps.chunk_by(|a, b| a.action.kind() == b.action.kind()) {
             // The store guards writes; acts on others it cannot guard.
             if !self.leadership.is_held() {
                 return Err(Failure::NotLeader);
             }
-            let outcome = self.step(step).await;
-            self.metrics.action(step.action.kind(), outcome.is_ok());
-            outcome.map_err(|error| Failure::Step(format!("{error:#}")))?;
+            let done = join_all(alike.iter().map(|step| async {
+                let outcome = self.step(step).await;
+                self.metrics.action(step.action.kind(), outcome.is_ok());
+                outcome
+            }));
+            let failed: Vec<String> = done.await.into_iter().filter_map(|o| Some(format!("{:#}", o.err()?))).collect();
+            if !failed.is_empty() {
+                return Err(Failure::Step(failed.join("; ")));
+            }
         }
         Ok(())
     }
@@ -284,6 +296,28 @@ impl Ports {
                 self.note(task_id.clone(), Done::Pointed).await;
                 if let Err(error) = done {
                     debug!("make task {task_id} try its master again: {error:#}"); // It tries by itself each second.
+                }
+            }
+            Action::Promote { task_id, node } => {
+                let answer = self.redis.promote(&node).await;
+                self.note(task_id.clone(), Done::Pointed).await;
+                let answer = answer.with_context(|| format!("make task {task_id} the master"))?;
+                self.note(task_id, Done::Turned(answer)).await;
+            }
+            Action::Detach { task_id, node, cut_clients } => {
+                let answer =
+                    if cut_clients { self.redis.demote(&node, &node).await } else { self.redis.detach(&node).await };
+                self.note(task_id.clone(), Done::Pointed).await;
+                let answer = answer.with_context(|| format!("make task {task_id} follow nobody"))?;
+                self.note(task_id, Done::Turned(answer)).await;
+            }
+            Action::SwitchOver { from, task_id, node, epoch } => {
+                let answer = self.redis.switch_over(&from, &node, SWITCH_PATIENCE).await;
+                self.note(task_id.clone(), Done::Pointed).await;
+                match answer {
+                    Ok(answer) => self.note(task_id, Done::Turned(answer)).await,
+                    Err(SwitchError::BackedOut(why)) => self.note(task_id, Done::SwitchFailed(epoch, why)).await,
+                    Err(SwitchError::Unknown(why)) => bail!("hand the master's role to task {task_id}: {why}"),
                 }
             }
             Action::Configure { task_id, node, settings } => {

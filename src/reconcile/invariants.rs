@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Answer, InstanceRecord, NodeRecord, Role, TaskRecord};
+use crate::model::{Answer, InstanceRecord, NoAnswer, NodeRecord, RequestKind, Role, TaskRecord, node_name};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
@@ -21,13 +21,14 @@ pub struct Broken {
 
 type Rule = fn(&Observed, &Plan, &After, &mut Vec<String>);
 
-const RULES: [(&str, Rule); 9] = [
+const RULES: [(&str, Rule); 10] = [
     ("frozen_means_still", frozen_means_still),
     ("epochs_only_rise", epochs_only_rise),
     ("launches_are_recorded", launches_are_recorded),
     ("the_master_is_not_killed", the_master_is_not_killed),
     ("the_last_copy_is_not_killed", the_last_copy_is_not_killed),
     ("data_is_not_abandoned", data_is_not_abandoned),
+    ("roles_follow_the_record", roles_follow_the_record),
     ("records_of_the_living_stay", records_of_the_living_stay),
     ("distribution_is_kept", distribution_is_kept),
     ("only_the_recorded_master_is_followed", only_the_recorded_master_is_followed),
@@ -185,14 +186,22 @@ fn the_last_copy_is_not_killed(o: &Observed, plan: &Plan, after: &After, broken:
     }
 }
 
-/// A new master may only be named when there is nothing to lose: none was ever ready, or every
-/// node that ran is proved dead or empty.
+/// A new master may only be named when there is nothing to lose, or when it has what there is: none
+/// was ever ready, every node that ran is proved dead or empty, or the new one has all that was
+/// promised.
 fn data_is_not_abandoned(o: &Observed, _: &Plan, after: &After, broken: &mut Vec<String>) {
     let Some(before) = o.instance.record.as_ref().map(|record| &record.value) else { return };
-    let moved = after.record.as_ref().is_some_and(|record| record.master != before.master);
-    if !moved || !before.initialized || after.deleting() {
+    let Some(new) = after.record.as_ref().filter(|record| record.master != before.master) else { return };
+    if !before.initialized || after.deleting() {
         return;
     }
+    match new.master {
+        None => nothing_is_left(o, before, after, broken),
+        Some(new) => it_has_what_was_promised(o, before, new, after, broken),
+    }
+}
+
+fn nothing_is_left(o: &Observed, before: &InstanceRecord, after: &After, broken: &mut Vec<String>) {
     let master = before.master.and_then(|master| o.instance.nodes.get(&master)).map(|node| &node.record.value.task);
     let died_at = match master {
         Some(TaskRecord::Dead { at, .. }) => Some(*at),
@@ -209,10 +218,97 @@ fn data_is_not_abandoned(o: &Observed, _: &Plan, after: &After, broken: &mut Vec
                     && died_at.is_some_and(|died_at| *at > died_at)
             });
         if !dead_in_plan && !empty {
-            broken.push(format!(
-                "{} may hold data, and the master's place would be given away",
-                node.record.value.name()
-            ));
+            let name = node.record.value.name();
+            broken.push(format!("{name} may hold data, and the master's place would be given away"));
+        }
+    }
+}
+
+/// Beyond its max-lag a master may go on for two seconds: Redis counts whole ones, and looks each.
+const LAG_SLACK_MS: u64 = 2000;
+
+fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, after: &After, broken: &mut Vec<String>) {
+    let name = |ordinal: u32| node_name(o.name, ordinal);
+    let answer = |node: &Node| node.answer.as_ref().filter(|_| node.silent.is_none()).map(|(answer, _)| answer.clone());
+    let old = before.master.and_then(|master| o.instance.nodes.get(&master));
+    let old_dead = before.master.is_none_or(|m| after.nodes.get(&m).is_none_or(|record| record.task.is_dead()));
+    let Some((node, taking)) = o.instance.nodes.get(&new).and_then(|node| Some((node, answer(node)?))) else {
+        broken.push(format!("{} would be the master, and does not answer", name(new)));
+        return;
+    };
+    // A planned switchover, or one that is backed out: somebody is the master, and stays it or hands over.
+    let acting = old.and_then(answer).is_some_and(|answer| answer.role == Role::Master);
+    let handed = acting && taking.link_up && taking.follows.as_ref() == old.map(|old| &old.record.value.address);
+    let resumes = taking.role == Role::Master && node.record.value.deposed.is_some();
+    if handed || resumes {
+        return;
+    }
+    if acting {
+        broken.push(format!("{} would take the place of a master that answers, and does not follow it", name(new)));
+    }
+    let forced = o.instance.requests.get(&RequestKind::Failover).is_some_and(|request| request.value.force);
+    if forced {
+        return;
+    }
+    if taking.keys == 0 && taking.offset <= 1 {
+        broken.push(format!("{} is empty and would be the master", name(new)));
+    }
+    let k = before.spec.confirmations().min(applied_confirmations(old)) as usize;
+    let may_have_confirmed = |node: &&Node| {
+        let record = &node.record.value;
+        record.joined && Some(record.ordinal) != before.master && record.task.ran()
+    };
+    let proved = old_dead || old.is_some_and(|old| matches!(old.silent, Some((NoAnswer::Refused, _))));
+    let demoted = old.and_then(answer).is_some_and(|answer| answer.role == Role::Replica);
+    let (mut all, mut seen) = (0, 0);
+    for peer in o.instance.nodes.values().filter(may_have_confirmed) {
+        all += 1;
+        let dead = after.nodes.get(&peer.record.value.ordinal).is_none_or(|record| record.task.is_dead());
+        let Some(known) = answer(peer).filter(|_| !dead) else { continue };
+        if known.replid == taking.replid && known.offset > taking.offset {
+            broken.push(format!("{} would be the master, and {} has more", name(new), name(peer.record.value.ordinal)));
+        }
+        let fenced_ms = peer.detached_since.map_or(0, |since| o.now.since_ms(since));
+        let fenced = fenced_ms >= before.spec.failover.max_lag.0 + LAG_SLACK_MS;
+        seen += usize::from(proved || demoted || k == 0 || fenced);
+    }
+    let needed = if k == 0 { 1 } else { (all + 1_usize).saturating_sub(k).max(1) };
+    if seen < needed && !demoted {
+        broken.push(format!(
+            "{} would be the master with {seen} of {all} replicas in sight, {needed} are needed",
+            name(new)
+        ));
+    }
+}
+
+fn applied_confirmations(master: Option<&Node>) -> u32 {
+    let applied = master.and_then(|node| node.record.value.owned.get("min-replicas-to-write"));
+    applied.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
+}
+
+/// Roles are changed as the record says, and after it does.
+fn roles_follow_the_record(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
+    let master = after.record.as_ref().and_then(|record| after.nodes.get(&record.master?));
+    let is_master = |task: &str| master.is_some_and(|master| master.task_id == task);
+    for step in &plan.steps {
+        match &step.action {
+            Action::Promote { task_id, .. } | Action::SwitchOver { task_id, .. } if !is_master(task_id) => {
+                broken.push(format!("{task_id} would be made the master, and is not the recorded one"));
+            }
+            Action::Detach { task_id, .. } if is_master(task_id) => {
+                broken.push(format!("{task_id} is the recorded master and would be made to follow nobody"));
+            }
+            Action::Detach { task_id, .. } => {
+                let follows_well = o.instance.nodes.values().any(|node| {
+                    let replica = node.answer.as_ref().is_some_and(|(answer, _)| answer.role == Role::Replica);
+                    node.record.value.task_id == *task_id && replica && node.silent.is_none()
+                });
+                let answers = master.and_then(|m| o.instance.nodes.get(&m.ordinal)).is_some_and(|m| m.silent.is_none());
+                if follows_well && answers {
+                    broken.push(format!("{task_id} would be taken from a master that answers"));
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -4,12 +4,36 @@ use std::collections::BTreeMap;
 
 use crate::model::{Address, InstanceRecord, Launch, NodeRecord, TaskRecord, Timestamp, node_name, task_id};
 use crate::placement::Placement;
+use crate::spec::InstanceSpec;
 
 /// Time between SIGTERM and SIGKILL. A master waits on SIGTERM for its replicas to catch up, at
 /// most as long as its `shutdown-timeout`, which we set to less.
 const KILL_GRACE_MS: u64 = 8000;
 /// Redis' `shutdown-timeout`, in seconds.
 const SHUTDOWN_TIMEOUT_S: u64 = 5;
+
+/// Settings that the operator owns and may change while a node runs.
+///
+/// `min-replicas-*`: a master that no replica hears any more stops taking writes by itself, so that
+/// another can take its place though nobody can ask it. A ping each second lets a replica tell a
+/// silent master from an idle one.
+pub fn owned_settings(spec: &InstanceSpec) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (MIN_REPLICAS.to_string(), spec.confirmations().to_string()),
+        (MAX_LAG.to_string(), spec.failover.max_lag.0.div_ceil(1000).to_string()),
+        (PING_PERIOD.to_string(), "1".to_string()),
+    ])
+}
+
+/// So many replicas must be in sight of a master that takes writes.
+pub const MIN_REPLICAS: &str = "min-replicas-to-write";
+const MAX_LAG: &str = "min-replicas-max-lag";
+const PING_PERIOD: &str = "repl-ping-replica-period";
+
+/// Whether the setting is one of [`owned_settings`].
+pub fn is_owned(key: &str) -> bool {
+    [MIN_REPLICAS, MAX_LAG, PING_PERIOD].contains(&key)
+}
 
 /// The record of a node that is placed there.
 pub fn node_record(
@@ -35,7 +59,8 @@ pub fn node_record(
         config: spec.redis.config.clone(),
         launched_at: now,
         task: TaskRecord::Launching,
-        min_replicas: 0,
+        owned: owned_settings(spec),
+        joined: true,
         deposed: None,
         stop: None,
     }
@@ -83,6 +108,9 @@ fn argv(node: &NodeRecord, follows: Option<&Address>, redis_server: &str) -> Vec
     // A replica that comes is served at once: by default the first waits 5 s for others.
     add("repl-diskless-sync", &["yes"]);
     add("repl-diskless-sync-delay", &["0"]);
+    for (key, value) in &node.owned {
+        add(key, &[value]);
+    }
     // Data lives in memory and in replicas; a sandbox goes with its task. Users can turn both on.
     for (key, value) in [("save", ""), ("appendonly", "no")] {
         if !node.config.contains_key(key) {

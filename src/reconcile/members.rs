@@ -1,7 +1,7 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
 use crate::failover::{self, Master, proved_empty};
-use crate::model::{Address, EventKind, NodeRecord, TaskRecord, Timestamp};
+use crate::model::{Address, EventKind, NoAnswer, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -12,6 +12,8 @@ use crate::reconcile::world::Session;
 const KILL_AGAIN_MS: u64 = 5000;
 /// Nodes launched in one pass: a node is one write of the transaction, which has room for 128.
 const LAUNCHES_MAX: usize = 90;
+/// A dead replica's record is looked at so often until it can go.
+const FORGET_AGAIN_MS: u64 = 250;
 /// Time after a subscription for Mesos to tell which tasks it runs; it takes milliseconds.
 const ACCOUNT_MS: u64 = 1000;
 /// The longest time between two launches of an instance whose nodes keep dying.
@@ -23,8 +25,39 @@ const BACKOFF_MAX_MS: u64 = 300_000;
 pub fn forget_dead(d: &mut Draft, master: &Master) {
     let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
     let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
-    let gone: Vec<u32> = dead.filter(|node| !may_be_followed(d, &node.address)).map(|node| node.ordinal).collect();
+    let (gone, kept): (Vec<&NodeRecord>, Vec<&NodeRecord>) =
+        dead.partition(|node| !may_be_followed(d, &node.address) && may_forget(d, node));
+    let gone: Vec<u32> = gone.into_iter().map(|node| node.ordinal).collect();
+    if !kept.is_empty() {
+        d.revisit(d.o.now.plus_ms(FORGET_AGAIN_MS));
+    }
     d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
+}
+
+/// What a dead replica may have confirmed, others must have before it is forgotten: until then it
+/// counts among those of which enough must be in sight when the master is lost.
+fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
+    let TaskRecord::Dead { at: died_at, ran, .. } = node.task else { return false };
+    let needed = failover::confirmations(d) as usize;
+    if needed == 0 || !node.joined || !ran {
+        return true;
+    }
+    let asked = |ordinal: u32| d.seen(ordinal)?.answer.as_ref().filter(|(_, at)| *at > died_at);
+    let master = d.master().filter(|master| !master.task.is_dead()).and_then(|master| asked(master.ordinal));
+    let Some((master, master_asked_at)) = master.filter(|(answer, _)| answer.role == Role::Master) else {
+        return false;
+    };
+    let others = d.nodes.values().filter(|other| other.joined && !other.task.is_dead() && !d.is_master(other.ordinal));
+    let caught_up = |other: &&NodeRecord| {
+        let known = asked(other.ordinal).filter(|_| d.answer(other.ordinal).is_some());
+        known.is_some_and(|(answer, at)| {
+            answer.may_receive()
+                && answer.replid == master.replid
+                && answer.offset >= master.offset
+                && at >= master_asked_at
+        })
+    };
+    others.filter(caught_up).count() >= needed
 }
 
 /// Whether a living node follows that address as far as it was heard, or was not heard yet and was
@@ -40,6 +73,33 @@ fn may_be_followed(d: &Draft, address: &Address) -> bool {
     })
 }
 
+/// A replica that Mesos sees running, and that has not answered for as long as an unreachable one is
+/// waited for. It is not the operator's own fault.
+fn hangs(d: &Draft, node: &NodeRecord) -> bool {
+    let Some(spec) = d.spec() else { return false };
+    let waited = |since: Timestamp| d.o.now.since_ms(since) >= spec.replace_unreachable_after.0;
+    let silent = d.silence(node.ordinal).is_some_and(|(why, since)| why != NoAnswer::Busy && waited(since));
+    silent && node.task == TaskRecord::Running && !d.is_master(node.ordinal) && d.o.cut_off.is_none()
+}
+
+/// What hangs and was replaced is stopped.
+pub fn stop_hung(d: &mut Draft, master: &Master) {
+    let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
+    let hung: Vec<u32> =
+        d.nodes.values().filter(|node| node.stop.is_none() && hangs(d, node)).map(|n| n.ordinal).collect();
+    if hung.is_empty() || *master != Master::Available || d.may_act().is_err() {
+        return;
+    }
+    let sound = |node: &&NodeRecord| counts(d, node) && d.answer(node.ordinal).is_some_and(|a| a.link_up && !a.syncing);
+    if d.nodes.values().filter(sound).count() < want {
+        return;
+    }
+    for ordinal in hung {
+        let node = d.nodes.get_mut(&ordinal).expect("listed above");
+        node.stop = Some("it does not answer, and another has taken its place".to_string());
+    }
+}
+
 /// Counts as one of the nodes that the spec asks for: it lives, may come back soon, or is the
 /// master, whose place nobody else takes.
 fn counts(d: &Draft, node: &NodeRecord) -> bool {
@@ -47,6 +107,7 @@ fn counts(d: &Draft, node: &NodeRecord) -> bool {
         return false;
     }
     match (&node.task, d.spec()) {
+        _ if hangs(d, node) => false,
         (TaskRecord::Unsure { since, .. }, Some(spec)) => {
             let waited = d.o.now.since_ms(*since) >= spec.replace_unreachable_after.0;
             !waited || d.is_master(node.ordinal) || d.answer(node.ordinal).is_some()
@@ -221,9 +282,13 @@ fn add_node(d: &mut Draft, ordinal: u32, placement: Placement) {
         record.master = Some(ordinal);
         record.epoch += 1;
     }
-    let epoch = record.epoch;
-    let node = launch::node_record(d.o.name, record, ordinal, &placement, d.o.now);
-    let follows = if first { None } else { d.master().map(|master| master.address.clone()) };
+    let (epoch, initialized) = (record.epoch, record.initialized);
+    let mut node = launch::node_record(d.o.name, record, ordinal, &placement, d.o.now);
+    // Once there are writes to confirm, a node follows the master only after that was recorded: it
+    // boots following itself, which is nobody.
+    node.joined = first || !initialized;
+    let boots_with = if initialized { Some(node.address.clone()) } else { d.master().map(|m| m.address.clone()) };
+    let follows = boots_with.filter(|_| !first);
     let launch = launch::launch(&node, &placement, epoch, follows.as_ref(), &d.o.settings.redis_server);
     let what = if first { format!("the master of epoch {epoch}") } else { "a replica".to_string() };
     let name = node.name();

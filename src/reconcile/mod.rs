@@ -19,7 +19,7 @@ pub mod draft;
 pub mod execute;
 pub mod framework;
 pub mod invariants;
-mod launch;
+pub mod launch;
 mod members;
 mod news;
 pub mod offers;

@@ -2,8 +2,8 @@
 //!
 //! [`plan_instance`] is a fixed list of steps, each of which changes the draft of a plan. Their
 //! order is the order of safety: what is known is settled first; an instance that goes away is
-//! taken down before anything else is considered; then lost data, roles, configuration; and only
-//! then are nodes removed and added. No other place decides whether to act.
+//! taken down before anything else is considered; then lost data, the master, roles, configuration; and
+//! only then are nodes removed and added. No other place decides whether to act.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::model::{EventKind, InstanceRecord, RequestKind, TaskRecord};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
-use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up};
+use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
 use crate::reconcile::replication::{configure, handle_data_loss, note_initialized, repair_roles};
 use crate::reconcile::report;
 use crate::reconcile::settle::settle_tasks;
@@ -34,10 +34,12 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
     if !delete(&mut draft) {
         handle_data_loss(&mut draft);
         note_initialized(&mut draft);
+        failover::take_over(&mut draft);
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
         configure(&mut draft);
         forget_dead(&mut draft, &master);
+        stop_hung(&mut draft, &master);
         scale_down(&mut draft, &master);
         scale_up(&mut draft, &master, pool);
     }

@@ -1,9 +1,10 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
-use crate::failover::{Master, proved_empty};
-use crate::model::{Answer, EventKind, NodeRecord, RequestKind, Role};
+use crate::failover::{self, Master, proved_empty};
+use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
+use crate::reconcile::launch;
 use crate::spec::{self, OnDataLoss};
 
 /// REPLICAOF is repeated after this time when it had no effect.
@@ -11,12 +12,24 @@ const POINT_AGAIN_MS: u64 = 1000;
 /// A node that seems empty is asked whether it still is so often, once its master is dead.
 const PROOF_AGAIN_MS: u64 = 250;
 
-/// A master that answers as one may have been written to: from now on there is something to lose.
+/// A master that answers as one may have been written to: from now on there is something to lose,
+/// and its history is known by a name.
 pub fn note_initialized(d: &mut Draft) {
-    let Some(master) = d.record.as_ref().and_then(|record| record.master) else { return };
-    let ready = d.answer(master).is_some_and(|answer| answer.role == Role::Master && !answer.loading);
-    if let Some(record) = d.record.as_mut().filter(|record| ready && !record.initialized) {
-        record.initialized = true;
+    if failover::judge(d) != Master::Available {
+        return;
+    }
+    let Some(record) = &mut d.record else { return };
+    let Some(answer) = record.master.and_then(|master| d.o.instance.nodes.get(&master)?.answer()) else { return };
+    record.initialized = true;
+    if record.replid.as_ref() == Some(&answer.replid) {
+        return;
+    }
+    // A promotion begins a new history that goes on from the old one.
+    let before = record.replid.replace(answer.replid.clone());
+    let another = before.is_some_and(|before| before == answer.replid2);
+    let (epoch, name) = (record.epoch, d.master().map(NodeRecord::name).unwrap_or_default());
+    if another {
+        d.event(EventKind::Normal, "MasterReady", name, format!("takes writes: epoch {epoch}"));
     }
 }
 
@@ -87,15 +100,21 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
     for node in others {
         let Some(answer) = d.answer(node.ordinal) else { continue };
         let recently = d.seen(node.ordinal).and_then(|seen| seen.pointed_at);
-        if recently.is_some_and(|then| d.o.now.since_ms(then) < POINT_AGAIN_MS) {
+        let (task_id, address, master) = (node.task_id.clone(), node.address.clone(), at.1.clone());
+        let stray = answer.role == Role::Master || answer.follows.as_ref() != Some(&at.1);
+        let turned = node.deposed.is_some() && answer.role == Role::Replica;
+        if recently.is_some_and(|then| d.o.now.since_ms(then) < POINT_AGAIN_MS) && !turned {
             d.revisit(d.o.now.plus_ms(POINT_AGAIN_MS));
             continue;
         }
-        let (task_id, address, master) = (node.task_id.clone(), node.address.clone(), at.1.clone());
-        let stray = answer.role == Role::Master || answer.follows.as_ref() != Some(&at.1);
+        if answer.role == Role::Master && !answer.is_blank() {
+            demote(d, &node);
+            continue;
+        }
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
-        } else if stray {
+        } else if stray || !node.joined {
+            admit(d, &node, answer);
             d.step(
                 Action::Follow { task_id, node: address, master },
                 format!("{} does not follow the recorded master", node.name()),
@@ -109,6 +128,38 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
     }
 }
 
+/// Another than the recorded one thinks that it is the master: it stops taking writes before anything
+/// else. What it has is kept until it is reported.
+fn demote(d: &mut Draft, node: &NodeRecord) {
+    let Some((epoch, master)) = d.record.as_ref().and_then(|record| Some((record.epoch, record.master?))) else {
+        return;
+    };
+    let offset = d.answer(master).map(|answer| answer.offset);
+    let record = d.nodes.get_mut(&node.ordinal).expect("the caller lists the nodes");
+    if record.deposed.is_none_or(|deposed| deposed.offset.is_none()) {
+        record.deposed = Some(Deposed { epoch, offset });
+    }
+    record.joined = false;
+    let action = Action::Detach { task_id: node.task_id.clone(), node: node.address.clone(), cut_clients: true };
+    d.step(action, format!("{} thinks that it is the master, and is not the recorded one", node.name()));
+}
+
+/// The node is about to follow the master: from then on it may confirm writes. Whatever it took as a
+/// master that others did not see is lost by that, and said.
+fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
+    let record = d.nodes.get_mut(&node.ordinal).expect("the caller lists the nodes");
+    record.joined = true;
+    let Some(Deposed { epoch, offset: Some(offset) }) = record.deposed.take() else { return };
+    let taken = answer.offset.saturating_sub(offset);
+    if taken > 0 {
+        let message = format!(
+            "was a master beside that of epoch {epoch}: {taken} bytes of its replication stream, from offset {offset} to {}, are discarded ({} keys are replaced by the master's)",
+            answer.offset, answer.keys
+        );
+        d.event(EventKind::Warning, "WritesDiscarded", node.name(), message);
+    }
+}
+
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.
 pub fn configure(d: &mut Draft) {
     let Some(spec) = d.spec().cloned() else { return };
@@ -118,6 +169,7 @@ pub fn configure(d: &mut Draft) {
         let changed = spec.redis.config.iter().filter(|(key, value)| node.config.get(*key) != Some(*value));
         let mut settings: Vec<(String, String)> =
             changed.filter(|(key, _)| spec::live_config(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        settings.extend(owned_changes(d, &node));
         if answer.max_memory != node.max_memory {
             settings.push(("maxmemory".to_string(), node.max_memory.to_string()));
         }
@@ -126,4 +178,19 @@ pub fn configure(d: &mut Draft) {
             d.step(action, format!("{} differs from what is declared", node.name()));
         }
     }
+}
+
+/// Settings of ours that the node does not have yet. A master is told to want more replicas when it
+/// has them: it would refuse writes before.
+fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
+    let Some(spec) = d.spec() else { return Vec::new() };
+    let in_sync = d.nodes.keys().filter(|ordinal| d.answer(**ordinal).is_some_and(|a| a.may_receive() && !a.syncing));
+    let number = |text: &String| text.parse::<usize>().unwrap_or(0);
+    let (is_master, in_sync) = (d.is_master(node.ordinal), in_sync.count());
+    let changed = launch::owned_settings(spec).into_iter().filter(|(key, value)| node.owned.get(key) != Some(value));
+    let too_early = |key: &str, value: &String| {
+        let raised = node.owned.get(key).map_or(0, number) < number(value);
+        key == launch::MIN_REPLICAS && is_master && raised && in_sync < number(value)
+    };
+    changed.filter(|(key, value)| !too_early(key, value)).collect()
 }

@@ -4,8 +4,10 @@ use crate::failover::{self, Master};
 use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
-use crate::spec;
-use crate::status::{Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
+use crate::spec::{self, Period};
+use crate::status::{
+    Condition, ConditionStatus, ConditionType, FailoverStatus, InstanceStatus, NodeState, NodeStatus, Phase,
+};
 
 /// Why the document is not in force, as an earlier status said it.
 pub fn invalid_message(status: &InstanceStatus) -> Option<&str> {
@@ -48,12 +50,20 @@ fn status(d: &Draft) -> InstanceStatus {
     let spec_revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
     let observed = if settled { spec_revision } else { before.map_or(0, |status| status.observed_revision) };
     let initialized = d.record.as_ref().is_some_and(|record| record.initialized);
+    let epoch = d.record.as_ref().map_or(0, |record| record.epoch);
+    let published =
+        master == Master::Available || before.is_some_and(|status| status.epoch == epoch && status.master.is_some());
     InstanceStatus {
         phase: phase(d, &master, ready, observed == spec_revision),
         observed_revision: observed,
-        epoch: d.record.as_ref().map_or(0, |record| record.epoch),
+        epoch,
         // Clients are not sent to a master that was never seen ready: a write there is not promised.
-        master: d.master().filter(|_| initialized).map(|node| node.address.to_string()),
+        master: d.master().filter(|_| initialized && published).map(|node| node.address.to_string()),
+        failover: d.spec().map(|spec| FailoverStatus {
+            durability: spec.durability(),
+            confirmations: spec.confirmations(),
+            worst_case: Period(failover::worst_case_ms(spec)),
+        }),
         nodes,
         waiting: d.waiting.clone(),
         conditions,
@@ -149,6 +159,9 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
         (true, Role::Master) => quiet(NodeState::Ready),
         (true, Role::Replica) => (NodeState::Syncing, format!("the master {master}")),
         (false, Role::Master) => (NodeState::Syncing, "answers as a master, but is recorded as a replica".to_string()),
+        (false, Role::Replica) if answer.follows.as_ref() == Some(&node.address) => {
+            (NodeState::Syncing, "follows nobody".to_string())
+        }
         (false, Role::Replica) if !follows_master => {
             (NodeState::Syncing, "follows another than the recorded master".to_string())
         }
@@ -182,6 +195,7 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
         }
     };
     verdicts.push(ready);
+    verdicts.extend(no_safe_candidate(d));
     let before = d.o.instance.status.as_ref().map(|status| &status.value);
     verdicts
         .into_iter()
@@ -230,34 +244,33 @@ fn master_available(d: &Draft, master: &Master) -> Verdict {
         Master::Loading => (ConditionStatus::False, "Loading"),
         Master::Demoted => (ConditionStatus::False, "RoleChanged"),
         Master::Silent(..) => (ConditionStatus::Unknown, "NotAnswering"),
-        Master::Unsure(_) => (ConditionStatus::Unknown, "Unreachable"),
+        Master::Gone(..) => (ConditionStatus::Unknown, "Gone"),
         Master::Dead(_) => (ConditionStatus::False, "Dead"),
     };
-    let mut message = format!("{name} {master}");
-    if matches!(master, Master::Dead(_)) {
-        message.push_str(&survivors(d));
-    }
-    Verdict(ConditionType::MasterAvailable, status, reason, message)
+    let message = d.no_candidate.as_ref().map(|why| format!("; nobody can take its place: {why}"));
+    Verdict(ConditionType::MasterAvailable, status, reason, format!("{name} {master}{}", message.unwrap_or_default()))
 }
 
-/// Who may still have the data of a dead master, and what that means for it.
-fn survivors(d: &Draft) -> String {
-    let holders: Vec<String> = d
-        .nodes
-        .values()
-        .filter(|node| !d.is_master(node.ordinal) && !failover::proved_empty(d, node.ordinal))
-        .map(|node| match d.answer(node.ordinal) {
-            Some(answer) => format!("{} (offset {}, {} keys)", node.name(), answer.offset, answer.keys),
-            None => format!("{} (does not answer)", node.name()),
-        })
-        .collect();
-    if holders.is_empty() {
-        return String::new();
+/// The master is lost, and to promote anybody could lose what was promised.
+fn no_safe_candidate(d: &Draft) -> Option<Verdict> {
+    let why = d.no_candidate.as_ref()?;
+    let data: Vec<String> =
+        d.nodes.values().filter(|node| !d.is_master(node.ordinal)).map(|node| what_it_has(d, node)).collect();
+    let name = d.o.name;
+    let message = format!(
+        "{why}. Seen: {}. `redisctl failover {name} --force --to NODE` makes a node the master and loses what others have more",
+        data.join(", ")
+    );
+    Some(Verdict(ConditionType::NoSafeCandidate, ConditionStatus::True, "NoSafeCandidate", message))
+}
+
+fn what_it_has(d: &Draft, node: &NodeRecord) -> String {
+    let name = node.name();
+    match (node.task.is_dead(), d.answer(node.ordinal)) {
+        (true, _) => format!("{name} (dead)"),
+        (_, Some(answer)) => format!("{name} (offset {}, {} keys)", answer.offset, answer.keys),
+        (_, None) => format!("{name} (does not answer)"),
     }
-    let holders = holders.join(", ");
-    format!(
-        "; its data may live on in {holders}; this version does not promote by itself, and does nothing that could lose that data"
-    )
 }
 
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {

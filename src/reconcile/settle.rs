@@ -3,6 +3,7 @@
 use crate::model::{EventKind, Meaning, TaskRecord, TaskState, TaskUpdate};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
+use crate::reconcile::launch;
 
 /// A node that lived this long before it died is no crash loop.
 const STABLE_MS: u64 = 600_000;
@@ -23,8 +24,10 @@ pub fn settle_tasks(d: &mut Draft) {
         }
         if !seen.configured.is_empty() {
             let applied = seen.configured.iter().filter(|(key, _)| key != "maxmemory").cloned();
-            let config = &mut d.nodes.get_mut(&ordinal).expect("listed above").config;
-            config.extend(applied);
+            let node = d.nodes.get_mut(&ordinal).expect("listed above");
+            let (owned, config): (Vec<_>, Vec<_>) = applied.partition(|(key, _)| launch::is_owned(key));
+            node.owned.extend(owned);
+            node.config.extend(config);
         }
     }
 }

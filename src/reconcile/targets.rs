@@ -1,46 +1,60 @@
-//! What the prober is told: which nodes, and how often. I/O.
+//! What the prober and the watches are told: which nodes, and how often. I/O.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::failover::redis::{Pace, Prober, Target};
+use crate::failover::redis::{Pace, Prober, Target, Watches};
 use crate::reconcile::world::{Instance, Node};
 
-/// Keeps the prober's targets in step with the instances' nodes.
+/// Keeps the prober's targets and the watched masters in step with the instances' nodes.
 pub struct Targets {
     prober: Prober,
+    watches: Watches,
     /// A node that is ready is probed this often.
     interval: Duration,
-    /// What the prober has been told, by instance and task.
-    known: BTreeMap<String, BTreeMap<String, Pace>>,
+    /// What the prober and the watches have been told, by instance and task.
+    known: BTreeMap<String, BTreeMap<String, Told>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Told {
+    pace: Pace,
+    /// It is watched, with this bound for its silence.
+    within: Option<Duration>,
 }
 
 impl Targets {
     /// None yet.
-    pub fn new(prober: Prober, interval: Duration) -> Targets {
-        Targets { prober, interval, known: BTreeMap::new() }
+    pub fn new(prober: Prober, watches: Watches, interval: Duration) -> Targets {
+        Targets { prober, watches, interval, known: BTreeMap::new() }
     }
 
-    /// Tells the prober of changes among the instance's nodes; `None`: the instance is gone.
+    /// Tells of changes among the instance's nodes; `None`: the instance is gone.
     pub fn update(&mut self, name: &str, instance: Option<&Instance>) {
         let known = self.known.remove(name).unwrap_or_default();
         let mut wanted = BTreeMap::new();
-        let master = instance.and_then(|i| i.nodes.get(&i.record.as_ref()?.value.master?));
-        let orphaned = master.is_some_and(|master| master.record.value.task.is_dead());
+        let disturbed = instance.is_some_and(is_disturbed);
         for node in instance.into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
             if record.task.is_dead() {
                 continue;
             }
-            // What the replicas of a dead master have left is wanted now.
-            let pace = if orphaned { Pace::Eager } else { self.pace(node) };
-            if known.get(&record.task_id) != Some(&pace) {
-                self.prober.add(Target { task_id: record.task_id.clone(), address: record.address.clone(), pace });
+            let pace = if disturbed { Pace::Eager } else { self.pace(node) };
+            let within = instance.and_then(|instance| watched_within(instance, node));
+            let (task_id, told) = (&record.task_id, known.get(&record.task_id));
+            if told.map(|told| told.pace) != Some(pace) {
+                self.prober.add(Target { task_id: task_id.clone(), address: record.address.clone(), pace });
             }
-            wanted.insert(record.task_id.clone(), pace);
+            match (told.and_then(|told| told.within), within) {
+                (before, after) if before == after => {}
+                (_, Some(within)) => self.watches.set(task_id, &record.address, within),
+                (_, None) => self.watches.remove(task_id),
+            }
+            wanted.insert(task_id.clone(), Told { pace, within });
         }
         for task_id in known.keys().filter(|task_id| !wanted.contains_key(*task_id)) {
             self.prober.remove(task_id);
+            self.watches.remove(task_id);
         }
         if !wanted.is_empty() {
             self.known.insert(name.to_string(), wanted);
@@ -52,8 +66,33 @@ impl Targets {
         self.prober.probe_now(task_id);
     }
 
+    /// A watched master does not answer: what its replicas say of it is wanted now.
+    pub fn failed(&self, name: &str, task_id: &str) {
+        let Some(known) = self.known.get(name).filter(|k| k.get(task_id).is_some_and(|told| told.within.is_some()))
+        else {
+            return;
+        };
+        known.keys().filter(|other| *other != task_id).for_each(|other| self.prober.probe_now(other));
+    }
+
     fn pace(&self, node: &Node) -> Pace {
         let settled = node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
         if settled { Pace::Steady(self.interval) } else { Pace::Eager }
     }
+}
+
+/// What the replicas of a lost master have is wanted now, and whether the others have what a dead
+/// one had.
+fn is_disturbed(instance: &Instance) -> bool {
+    let master = instance.record.as_ref().and_then(|record| instance.nodes.get(&record.value.master?));
+    let dead = |node: &Node| node.record.value.task.is_dead();
+    master.is_some_and(|master| master.silent.is_some()) || instance.nodes.values().any(dead)
+}
+
+/// The recorded master is watched once it was ready, and whoever was it before and may come back.
+fn watched_within(instance: &Instance, node: &Node) -> Option<Duration> {
+    let record = &instance.record.as_ref()?.value;
+    let node = &node.record.value;
+    let is_master = record.initialized && record.master == Some(node.ordinal);
+    (is_master || node.deposed.is_some()).then(|| Duration::from_millis(record.spec.failover.detect_within.0))
 }

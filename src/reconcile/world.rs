@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Address, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request,
-    RequestKind, TaskUpdate, Timestamp,
+    RequestKind, TaskRecord, TaskUpdate, Timestamp,
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
@@ -64,6 +64,10 @@ pub enum Done {
     Killed,
     /// The node was told to follow the master, or to try it again.
     Pointed,
+    /// Its role was changed, and this is what it answered then.
+    Turned(Answer),
+    /// It was to be handed the master's role in this epoch, and that was backed out.
+    SwitchFailed(u64, String),
     /// These settings were made by CONFIG SET.
     Configured(Vec<(String, String)>),
     /// The update with this uuid was acknowledged.
@@ -156,6 +160,10 @@ pub struct Node {
     pub silent: Option<(NoAnswer, Timestamp)>,
     /// Failed probes in a row.
     pub fails: u32,
+    /// When `silent`'s reason was learned.
+    pub noticed_at: Option<Timestamp>,
+    /// A planned switchover to it was backed out in this epoch, for this reason.
+    pub switch_failed: Option<(u64, String)>,
     /// It was told to follow nobody (itself), and has been seen doing so since then.
     pub detached_since: Option<Timestamp>,
     /// The last KILL.
@@ -172,6 +180,13 @@ impl Node {
         self.answer.as_ref().filter(|_| self.silent.is_none()).map(|(answer, _)| answer)
     }
 
+    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp) {
+        let detached = answer.follows.as_ref() == Some(&self.record.value.address);
+        self.detached_since = if detached { self.detached_since.or(Some(at)) } else { None };
+        (self.heard, self.silent, self.noticed_at, self.fails) = (true, None, None, 0);
+        self.answer = Some((answer, at));
+    }
+
     pub(super) fn new(record: Stored<NodeRecord>) -> Node {
         Node {
             record,
@@ -181,6 +196,8 @@ impl Node {
             answer: None,
             silent: None,
             fails: 0,
+            noticed_at: None,
+            switch_failed: None,
             detached_since: None,
             killed_at: None,
             pointed_at: None,
@@ -267,7 +284,34 @@ impl Default for World {
     }
 }
 
+/// How many nodes run as far as anybody knows, and how many of them the operator cannot reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Nodes that were asked, and of which Mesos does not say that they are gone.
+    pub nodes: usize,
+    /// Those that do not answer.
+    pub lost: usize,
+}
+
 impl World {
+    /// What the operator sees, when it has lost sight of most nodes, one of this instance among them:
+    /// then it is more likely that it is cut off than that all of them have gone.
+    pub fn cut_off(&self, instance: &Instance) -> Option<Sight> {
+        instance.nodes.values().find(|node| node.silent.is_some())?;
+        let mut sight = Sight::default();
+        for node in self.instances.values().flat_map(|instance| instance.nodes.values()) {
+            let told =
+                node.update.as_ref().is_some_and(|u| matches!(u.state.meaning(), Meaning::Dead | Meaning::Unsure));
+            let asked = node.answer.is_some() || (node.silent.is_some() && node.record.value.task.ran());
+            if told || !asked || !matches!(node.record.value.task, TaskRecord::Launching | TaskRecord::Running) {
+                continue;
+            }
+            sight.nodes += 1;
+            sight.lost += usize::from(node.silent.is_some_and(|(why, _)| why != NoAnswer::Busy));
+        }
+        (sight.lost * 2 > sight.nodes).then_some(sight)
+    }
+
     /// Knows nothing yet but which store this process has seen, and up to which revision: one that
     /// has gone back since is noticed.
     pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>) -> World {
@@ -303,7 +347,7 @@ impl World {
                 dirty
             }
             Event::Mesos(event) => self.mesos(event, now),
-            Event::Probed(probe) => self.probed(probe),
+            Event::Probed(probe) => self.probed(probe, now),
             Event::Committed { name, writes, status, revision } => self.committed(&name, writes, status, revision),
             Event::Noted(note) => self.noted(note, now),
         }
@@ -316,25 +360,23 @@ impl World {
         Some((name, node))
     }
 
-    fn probed(&mut self, probe: Probe) -> Dirty {
+    fn probed(&mut self, probe: Probe, now: Timestamp) -> Dirty {
         let Some((name, node)) = self.node_of(&probe.task_id) else { return Dirty::default() };
         let news = match probe.result {
             Ok(answer) => {
                 let alike = node.answer.as_ref().is_some_and(|(known, _)| known.is_like(&answer));
                 let news = !alike || !node.heard || node.silent.is_some();
-                let detached = answer.follows.as_ref() == Some(&node.record.value.address);
-                node.detached_since = if detached { node.detached_since.or(Some(probe.at)) } else { None };
-                (node.heard, node.silent, node.fails) = (true, None, 0);
-                node.answer = Some((answer, probe.at));
+                node.answered(answer, probe.at);
                 news
             }
             Err(why) => {
                 let since = node.silent.map_or(probe.at, |(_, since)| since.min(probe.at));
                 node.fails = node.fails.saturating_add(1);
                 // The first failure may be one of the network's moods; the second says something.
-                let news = node.silent.is_none_or(|(known, _)| known != why) || node.fails == 2;
+                let other = node.silent.is_none_or(|(known, _)| known != why);
+                node.noticed_at = node.noticed_at.filter(|_| !other).or(Some(now));
                 node.silent = Some((why, since));
-                news
+                other || node.fails == 2
             }
         };
         if news { Dirty::one(name) } else { Dirty::default() }
@@ -355,6 +397,8 @@ impl World {
             Done::Launched(sent) => known.heard = sent || known.update.is_some(),
             Done::Killed => known.killed_at = Some(now),
             Done::Pointed => known.pointed_at = Some(now),
+            Done::Turned(answer) => known.answered(answer, now),
+            Done::SwitchFailed(epoch, why) => known.switch_failed = Some((epoch, why)),
             Done::Configured(settings) => known.configured.extend(settings),
             Done::Acknowledged(uuid) => known.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
         }

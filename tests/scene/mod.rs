@@ -10,8 +10,9 @@ use redisctl::placement::Pool;
 use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::draft::{Observed, PlanSettings};
 use redisctl::reconcile::invariants;
+use redisctl::reconcile::launch::owned_settings;
 use redisctl::reconcile::plan::plan_instance;
-use redisctl::reconcile::world::{Document, Instance, Node, Session, Stored};
+use redisctl::reconcile::world::{Document, Instance, Node, Session, Sight, Stored};
 use redisctl::spec::{InstanceSpec, RedisInstance, parse_document};
 use redisctl::status::{Condition, ConditionType, InstanceStatus};
 
@@ -24,6 +25,7 @@ pub struct Scene {
     pub instance: Instance,
     pub session: Session,
     pub frozen: Option<String>,
+    pub cut_off: Option<Sight>,
     pub now: Timestamp,
     pub offers: Vec<Offer>,
 }
@@ -80,7 +82,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         config: spec.redis.config.clone(),
         launched_at: BEFORE,
         task: TaskRecord::Running,
-        min_replicas: spec.confirmations(),
+        owned: owned_settings(spec),
+        joined: true,
         deposed: None,
         stop: None,
     };
@@ -107,6 +110,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         answer: Some((answer, NOW)),
         silent: None,
         fails: 0,
+        noticed_at: None,
+        switch_failed: None,
         detached_since: None,
         killed_at: None,
         pointed_at: None,
@@ -120,7 +125,7 @@ impl Scene {
         let parsed = Ok(document(replicas, more));
         let instance = Instance { document: Some(Document { revision: 7, parsed }), ..Instance::default() };
         let session = Session::Subscribed { subscription: 1, since: BEFORE };
-        Scene { instance, session, frozen: None, now: NOW, offers: (1..=5).map(offer).collect() }
+        Scene { instance, session, frozen: None, cut_off: None, now: NOW, offers: (1..=5).map(offer).collect() }
     }
 
     /// `orders` runs as declared: node 0 is the master, the others follow it.
@@ -211,6 +216,7 @@ impl Scene {
             instance: &self.instance,
             session: &self.session,
             frozen: self.frozen.as_deref(),
+            cut_off: self.cut_off,
             settings,
             now: self.now,
         }

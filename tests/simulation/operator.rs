@@ -398,6 +398,7 @@ impl Operator {
             instance,
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
+            cut_off: self.world.cut_off(instance),
             settings: &self.settings,
             now: around.now,
         };

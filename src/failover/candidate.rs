@@ -1,0 +1,210 @@
+//! Who takes a lost master's place, or why nobody may. Pure.
+
+use std::cmp::Reverse;
+
+use crate::failover::judge::Master;
+use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
+use crate::reconcile::draft::Draft;
+use crate::reconcile::launch::MIN_REPLICAS;
+
+/// Beyond its max-lag a master may take writes for so long: Redis counts whole seconds, and looks
+/// once a second. A quarter of a second is for clocks that run differently.
+const LAG_SLACK_MS: u64 = 2250;
+
+/// What became of the search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// This node, at this offset.
+    Node(u32, u64),
+    /// Soon, perhaps: what is waited for, and when to look again.
+    Wait(String, Option<Timestamp>),
+    /// Nobody; why.
+    Nobody(String),
+}
+
+/// How long after its last replica was taken from it a master still may take writes.
+pub fn lag_ms(max_lag_ms: u64) -> u64 {
+    max_lag_ms + LAG_SLACK_MS
+}
+
+/// The k of the promise in force: what is declared, as far as the master was told.
+pub fn confirmations(d: &Draft) -> u32 {
+    let declared = d.spec().map_or(0, crate::spec::InstanceSpec::confirmations);
+    let applied = d.master().and_then(|master| master.owned.get(MIN_REPLICAS)).and_then(|text| text.parse().ok());
+    declared.min(applied.unwrap_or(declared))
+}
+
+/// The replicas that may have confirmed a write of the master, and how many of them must be in sight
+/// for every write so confirmed to be seen.
+pub fn quorum(d: &Draft) -> (Vec<u32>, usize) {
+    let voters: Vec<u32> = d.nodes.values().filter(|node| is_voter(d, node)).map(|node| node.ordinal).collect();
+    let k = confirmations(d) as usize;
+    let needed = if k == 0 { 1 } else { (voters.len() + 1).saturating_sub(k).max(1) };
+    (voters, needed)
+}
+
+/// When nobody fills the master's role, though the record names a node that answers: whether that
+/// node has everything. The record was written for a reason, by a process that did not finish.
+pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
+    let Some(record) = &d.record else { return Err("there is no record".to_string()) };
+    let Some(answer) = d.answer(ordinal) else { return Err("it does not answer".to_string()) };
+    if answer.loading || answer.syncing || answer.is_blank() {
+        return Err("it has no whole data set".to_string());
+    }
+    let ours = record.replid.as_ref().is_none_or(|known| [&answer.replid, &answer.replid2].contains(&known));
+    if !ours {
+        return Err(format!("it has data of another history ({})", answer.replid));
+    }
+    let peers = d.nodes.values().filter(|node| is_voter(d, node));
+    let (mut all, mut seen) = (1, 1);
+    for node in peers {
+        let known = d.answer(node.ordinal);
+        if known.is_some_and(|peer| peer.replid == answer.replid && peer.offset > answer.offset) {
+            return Err(format!("{} has more", node.name()));
+        }
+        if node.deposed.is_none() {
+            all += 1;
+            seen += usize::from(known.is_some());
+        }
+    }
+    let needed = (all + 1_usize).saturating_sub(confirmations(d) as usize).clamp(1, all);
+    if seen < needed { Err(format!("{seen} of {all} nodes are in sight, and {needed} must be")) } else { Ok(()) }
+}
+
+fn is_voter(d: &Draft, node: &NodeRecord) -> bool {
+    let never_ran = matches!(node.task, TaskRecord::Dead { ran: false, .. });
+    node.joined && !d.is_master(node.ordinal) && !never_ran
+}
+
+/// Chooses among the replicas in sight. `forced`: the user wants this node, whatever is lost.
+pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
+    if let Some(ordinal) = forced {
+        return match d.answer(ordinal) {
+            Some(answer) if !answer.loading && !answer.syncing => Choice::Node(ordinal, answer.offset),
+            _ => Choice::Nobody(format!("{} does not answer, or has no whole data set", d.node_name(ordinal))),
+        };
+    }
+    let (voters, needed) = quorum(d);
+    let mut unseen = Vec::new();
+    let mut seen: Vec<(&NodeRecord, &Answer)> = Vec::new();
+    let mut soonest: Option<Timestamp> = None;
+    for node in d.nodes.values().filter(|node| !d.is_master(node.ordinal) && !node.task.is_dead()) {
+        match in_sight(d, master, node) {
+            Ok(answer) => seen.push((node, answer)),
+            Err((why, again)) => {
+                soonest = again.into_iter().chain(soonest).min();
+                unseen.push(format!("{} {why}", node.name()));
+            }
+        }
+    }
+    let dead = voters.iter().filter(|ordinal| d.nodes.get(ordinal).is_some_and(|node| node.task.is_dead()));
+    unseen.extend(dead.map(|ordinal| format!("{} is dead", d.node_name(*ordinal))));
+    seen.retain(|(node, _)| voters.contains(&node.ordinal));
+    let count = seen.len();
+    if count < needed {
+        let (all, unseen) = (voters.len(), unseen.join(", "));
+        let why = format!(
+            "{count} of {all} replicas are in sight, and {needed} must be, for one of them to have every write that clients have confirmed: {unseen}"
+        );
+        return match soonest {
+            Some(_) => Choice::Wait(why, soonest),
+            None => Choice::Nobody(why),
+        };
+    }
+    greatest(d, &seen)
+}
+
+/// The one with the most of the newest history.
+fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
+    let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank());
+    let known = d.record.as_ref().and_then(|record| record.replid.clone());
+    let replid = match known.or_else(|| with_data().next().map(|(_, answer)| answer.replid.clone())) {
+        Some(replid) => replid,
+        None => return Choice::Nobody("no replica in sight has any data".to_string()),
+    };
+    let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
+    for (node, answer) in with_data() {
+        match generation(d, node, answer, &replid) {
+            Ok(generation) => {
+                // Among equals: not beside the lost master, then where few others are, then the oldest.
+                let beside = d.master().is_some_and(|master| master.agent_id == node.agent_id);
+                let neighbours = d.nodes.values().filter(|other| other.agent_id == node.agent_id).count();
+                let key = (generation, answer.offset, Reverse((beside, neighbours, node.ordinal)));
+                if best.as_ref().is_none_or(|(known, ..)| key > *known) {
+                    best = Some((key, node.ordinal, answer.offset));
+                }
+            }
+            Err(why) => unfit.push(format!("{} {why}", node.name())),
+        }
+    }
+    match best {
+        // One whose history is not known may be ahead of all others.
+        _ if !unfit.is_empty() => Choice::Nobody(unfit.join(", ")),
+        Some((_, ordinal, offset)) => Choice::Node(ordinal, offset),
+        None => Choice::Nobody("no replica in sight has any data".to_string()),
+    }
+}
+
+/// How new the node's history is: that of the newest master that was recorded, or one that goes on
+/// from it under a master that was not seen long enough to be recorded.
+fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str) -> Result<u8, String> {
+    let follows_ours = answer
+        .follows
+        .as_ref()
+        .is_some_and(|follows| *follows == node.address || d.master().is_some_and(|master| master.address == *follows));
+    match answer.role {
+        _ if node.deposed.is_some_and(|deposed| deposed.offset.is_some()) => {
+            Err("was a master when another was already".to_string())
+        }
+        Role::Master => Err("thinks that it is a master itself".to_string()),
+        Role::Replica if answer.replid == replid => Ok(0),
+        Role::Replica if answer.replid2 == replid && follows_ours => Ok(1),
+        Role::Replica => Err(format!("has data of another history ({})", answer.replid)),
+    }
+}
+
+/// What the node has for good: it answers, and nothing more can reach it, or be confirmed by it to
+/// the lost master. Or why not, and when to look again.
+fn in_sight<'a>(d: &Draft<'a>, master: &Master, node: &NodeRecord) -> Result<&'a Answer, (String, Option<Timestamp>)> {
+    let soon = Some(d.o.now.plus_ms(20));
+    let seen = d.seen(node.ordinal).ok_or_else(|| ("is being launched".to_string(), None))?;
+    if let Some((why, since)) = seen.silent {
+        return Err((format!("does not answer since {since} ({why})"), None));
+    }
+    let Some((answer, asked_at)) = &seen.answer else { return Err(("has not answered yet".to_string(), soon)) };
+    if answer.loading || answer.syncing {
+        return Err(("has no whole data set yet".to_string(), soon));
+    }
+    let fresh = lost_at(d).is_none_or(|at| *asked_at >= at);
+    match master {
+        _ if !fresh => Err(("is being asked again".to_string(), soon)),
+        Master::Dead(_) if answer.link_up && !follows_itself(node, answer) => {
+            Err(("still has a link to it".to_string(), soon))
+        }
+        Master::Gone(..) if confirmations(d) > 0 && answer.role == Role::Replica => {
+            let lag_ms = d.spec().map_or(0, |spec| lag_ms(spec.failover.max_lag.0));
+            match seen.detached_since.map(|since| since.plus_ms(lag_ms)) {
+                None => Err(("is being taken from it".to_string(), soon)),
+                Some(at) if at > d.o.now => {
+                    Err((format!("was taken from it, which it must have noticed at {at}"), Some(at)))
+                }
+                Some(_) => Ok(answer),
+            }
+        }
+        _ => Ok(answer),
+    }
+}
+
+pub(super) fn follows_itself(node: &NodeRecord, answer: &Answer) -> bool {
+    answer.follows.as_ref() == Some(&node.address)
+}
+
+/// When it was learned that the master is lost: what replicas answered before says less.
+fn lost_at(d: &Draft) -> Option<Timestamp> {
+    let master = d.master()?;
+    match (&master.task, d.seen(master.ordinal)) {
+        (_, Some(seen)) if seen.noticed_at.is_some() => seen.noticed_at,
+        (TaskRecord::Dead { at, .. }, _) => Some(*at),
+        _ => None,
+    }
+}
