@@ -4,6 +4,7 @@
 pub mod api;
 pub mod board;
 pub mod cli;
+pub mod clock;
 pub mod failover;
 pub mod local;
 pub mod mesos;

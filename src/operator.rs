@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::api::{self, ApiState};
 use crate::board::Board;
+use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Watches};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
@@ -24,7 +25,7 @@ use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::framework;
-use crate::reconcile::parts::{Exit, Parts, Settings, now};
+use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
 use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;

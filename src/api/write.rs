@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::ApiState;
 use super::problem::Problem;
-use crate::model::{InstanceRecord, Request, RequestKind, Timestamp};
+use crate::clock;
+use crate::model::{InstanceRecord, Request, RequestKind};
 use crate::spec::{Parsed, SpecError, check_change, parse_document};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
@@ -279,11 +280,8 @@ pub async fn request_recreation(state: &ApiState, name: &str) -> Result<(), Prob
 }
 
 async fn request(state: &ApiState, name: &str, kind: RequestKind, revision: i64) -> Result<(), Error> {
-    let body = serde_json::to_vec(&Request { at: now(), revision, ..Request::default() }).expect("a request is JSON");
+    let body =
+        serde_json::to_vec(&Request { at: clock::now(), revision, ..Request::default() }).expect("a request is JSON");
     let guards = vec![Guard::Revision { key: instance_key(name), revision }];
     put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value: body }] }).await.map(|_| ())
-}
-
-fn now() -> Timestamp {
-    Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
 }

@@ -6,9 +6,10 @@ use serde::Deserialize as _;
 use super::client::Client;
 use super::events;
 use super::outcome::Exit;
-use super::text::{self, Cell, STRONG, Table, age, cell, indent, now, print, size, styled};
+use super::text::{self, Cell, STRONG, Table, age, cell, indent, print, size, styled};
 use super::view::Instance;
 use crate::board::OperatorView;
+use crate::clock::now;
 use crate::model::{InstanceEvent, Role, Timestamp};
 use crate::status::NodeStatus;
 

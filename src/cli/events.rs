@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::args::{EventsArgs, Form};
 use super::client::{Client, Signal};
 use super::outcome::Exit;
-use super::text::{Cell, Table, age, cell, event_style, now, print};
+use super::text::{Cell, Table, age, cell, event_style, print};
+use crate::clock::now;
 use crate::model::{InstanceEvent, Timestamp};
 
 const COLUMNS: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"];

@@ -9,8 +9,9 @@ use super::args::{GetArgs, Output};
 use super::client::{Client, Signal};
 use super::follow::{Change, Follower};
 use super::outcome::{Exit, failure};
-use super::text::{Cell, Table, age, cell, now, phase_style, print, size};
+use super::text::{Cell, Table, age, cell, phase_style, print, size};
 use super::view::Instance;
+use crate::clock::now;
 use crate::model::{Role, Timestamp};
 use crate::status::NodeState;
 

@@ -135,11 +135,6 @@ impl Table {
     }
 }
 
-/// Now, for ages.
-pub fn now() -> Timestamp {
-    Timestamp(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0))
-}
-
 /// How long ago: `5s`, `12m`, `3h`, `4d`; two units while the first is small, as `4m10s`.
 pub fn age(now: Timestamp, then: Timestamp) -> String {
     let s = now.since_ms(then) / 1000;

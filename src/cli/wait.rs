@@ -10,8 +10,9 @@ use super::args::WaitArgs;
 use super::client::{Client, Signal};
 use super::follow::{Change, Follower};
 use super::outcome::{Exit, failure};
-use super::text::{count, node_style, now, print, styled};
+use super::text::{count, node_style, print, styled};
 use super::view::Instance;
+use crate::clock::now;
 use crate::spec::Period;
 use crate::status::{ConditionStatus, ConditionType, NodeStatus};
 

@@ -156,6 +156,12 @@ pub struct Probe {
     pub task_id: String,
     /// What it answered, or why not.
     pub result: Result<Answer, NoAnswer>,
-    /// When it was asked: the answer knows of everything before.
+    /// An answer: when it was asked; it knows of everything before. The same of the prober's errors
+    /// and of error replies.
+    ///
+    /// Errors of a watch: since when the node is silent, so that silence can be counted from it. That
+    /// is the moment of its last reply, or later, if we were not asking: no more than one interval of
+    /// PINGs before the first question that stayed without reply; time in which we did not run is
+    /// not counted.
     pub at: Timestamp,
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
+use crate::clock::now;
 use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp, parse_task_id};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
 use crate::reconcile::invariants::{self, Broken};
 use crate::reconcile::offers::{Asked, plan_session};
-use crate::reconcile::parts::{Exit, Parts, Settings, now};
+use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::schedule::Schedule;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};

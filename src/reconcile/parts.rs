@@ -1,4 +1,4 @@
-//! What the controller works with: settings, ports, the clock. I/O.
+//! What the controller works with: settings, ports. I/O.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::board::Board;
 use crate::failover::redis::Redis;
 use crate::mesos::Session as Mesos;
 use crate::metrics::Metrics;
-use crate::model::{MesosEvent, Probe, Timestamp};
+use crate::model::{MesosEvent, Probe};
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::targets::Targets;
@@ -55,10 +55,4 @@ pub struct Parts {
 pub enum Exit {
     /// Leadership was lost: stand by again.
     NotLeader,
-}
-
-/// The clock of the operator.
-pub fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }

@@ -24,6 +24,22 @@ const DEPTH_MAX: usize = 4;
 /// What is read at once: the replies to one probe, so that it takes one system call, not ten.
 const BUFFER_BYTES: usize = 8 << 10;
 
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// The longest reply to PING: Redis' longest error has 350 bytes.
+const LINE_BYTES_MAX: usize = 512;
+
+/// What replies to PING.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pong {
+    /// All is well.
+    Well,
+    /// It runs a script for long.
+    Busy,
+    /// Another error: it loads, wants a password, cannot save.
+    Refused,
+}
+
 /// A connection that nobody else uses.
 #[derive(Debug)]
 pub(super) struct Connection(TcpStream);
@@ -41,6 +57,37 @@ impl Connection {
     pub async fn ask(&mut self, request: &[u8], count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
         self.0.write_all(request).await.map_err(|e| why(&e))?;
         read(&mut self.0, count, replies).await
+    }
+
+    /// Asks for a sign of life, with no memory but the future's.
+    pub async fn ping(&mut self) -> Result<Pong, NoAnswer> {
+        self.0.write_all(PING).await.map_err(|e| why(&e))?;
+        let (mut line, mut end) = ([0; LINE_BYTES_MAX], 0);
+        while !line[..end].ends_with(b"\r\n") {
+            match self.0.read(&mut line[end..]).await {
+                Ok(0) if end == line.len() => return Err(NoAnswer::Garbled),
+                Ok(0) => return Err(NoAnswer::Reset),
+                Ok(count) => end += count,
+                Err(error) => return Err(why(&error)),
+            }
+        }
+        match &line[..end] {
+            b"+PONG\r\n" => Ok(Pong::Well),
+            line if line.starts_with(b"-BUSY ") => Ok(Pong::Busy),
+            line if line.starts_with(b"-") => Ok(Pong::Refused),
+            _ => Err(NoAnswer::Garbled),
+        }
+    }
+
+    /// Waits until the connection is of no more use, though nothing was asked: the other side has
+    /// closed it, or says what nobody asked for.
+    pub async fn closed(&self) {
+        while self.0.readable().await.is_ok() {
+            match self.0.try_read(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
     }
 }
 

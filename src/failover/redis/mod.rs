@@ -4,19 +4,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
 use redis::{Cmd, Value};
 use rustix::process::{Resource, getrlimit};
 
-use crate::model::{Address, Answer, NoAnswer, Role};
+use crate::model::{Address, Answer, NoAnswer};
 
+mod commands;
 mod connection;
 mod info;
 mod prober;
+mod switch;
+mod watch;
 
 use connection::Connection;
 use info::{Info, SECTIONS};
 pub use prober::{Pace, Prober, Target};
+pub use switch::SwitchError;
+pub use watch::Watches;
 
 /// The most connections that are kept, whatever the limit of open files: it is above any number of
 /// nodes that we were asked for, and an idle connection costs about 1 kB here and 20 kB at the node.
@@ -50,71 +54,23 @@ impl Redis {
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
         let mut replies = self.spare().pop().unwrap_or_default();
         let done = self.converse(addr, &INFO, SECTIONS.len(), &mut replies).await;
+        self.understand(done, replies)
+    }
+
+    /// The same on this connection. It has no time limit.
+    async fn inquire(&self, connection: &mut Connection) -> Result<Answer, NoAnswer> {
+        let mut replies = self.spare().pop().unwrap_or_default();
+        let done = connection.ask(&INFO, SECTIONS.len(), &mut replies).await;
+        self.understand(done, replies)
+    }
+
+    fn understand(&self, done: Result<(), NoAnswer>, replies: Vec<u8>) -> Result<Answer, NoAnswer> {
         let answer = done.and_then(|()| Info::parse(&connection::text(&replies)?).answer().ok_or(NoAnswer::Garbled));
         let mut spare = self.spare();
         if spare.len() < SPARE_MAX && replies.capacity() <= SPARE_BYTES_MAX {
             spare.push(replies);
         }
         answer
-    }
-
-    /// Makes the node a replica of `master`; nothing changes when it is one already.
-    pub async fn follow(&self, node: &Address, master: &Address) -> Result<()> {
-        let replies = self.ask(node, &[replica_of(master)]).await;
-        let replies = replies.map_err(|why| anyhow::anyhow!("{why}"));
-        replies.and_then(|replies| accepted(&replies)).with_context(|| format!("make {node} follow {master}"))
-    }
-
-    /// Makes a new replica of `master` try again now: one that finds its master not listening yet
-    /// waits a second before its next try.
-    ///
-    /// Guarantees: refused (an error, and nothing is changed) unless the node is a replica of
-    /// `master` that has no keys, has its link down and never had one; it cannot be written to in
-    /// between.
-    ///
-    /// Caveats: a handshake that is under way starts anew, so do it once for a node, when its
-    /// master has begun to answer.
-    pub async fn kick(&self, node: &Address, master: &Address) -> Result<()> {
-        let kick = tokio::time::timeout(self.timeout, self.kick_now(node, master)).await;
-        kick.unwrap_or_else(|_| bail!("{}", NoAnswer::Timeout))
-            .with_context(|| format!("make {node} connect to {master} at once"))
-    }
-
-    /// On a connection of its own: what was found out and what is done are about one process.
-    async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
-        let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
-        let mut connection = Connection::dial(node).await.map_err(no_answer)?;
-        let mut replies = Vec::new();
-        connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(no_answer)?;
-        let text = connection::text(&replies).map_err(no_answer)?;
-        let info = Info::parse(&text);
-        let answer = info.answer().context("what replies is not Redis")?;
-        ensure!(answer.role == Role::Replica, "it is a master");
-        ensure!(answer.follows.as_ref() == Some(master), "it follows another master");
-        ensure!(answer.keys == 0, "it has {} keys", answer.keys);
-        ensure!(!answer.link_up && !answer.syncing, "its link is up or coming up");
-        ensure!(info.never_synced(), "it has been in sync before");
-        // REPLICAOF to the master that it has already would do nothing.
-        let commands = [redis::cmd("MULTI"), no_master(), replica_of(master), redis::cmd("EXEC")];
-        let mut replies = Vec::new();
-        connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(no_answer)?;
-        accepted(&connection::values(&replies).map_err(no_answer)?)?;
-        self.keep(node, connection);
-        Ok(())
-    }
-
-    /// Changes settings (CONFIG SET), one after the other. An error names the first that Redis
-    /// refused; those before it are set.
-    pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
-        for (name, value) in settings {
-            let mut command = redis::cmd("CONFIG");
-            command.arg("SET").arg(name).arg(value);
-            let replies = self.ask(node, &[command]).await.map_err(|why| anyhow::anyhow!("{why}"));
-            replies
-                .and_then(|replies| accepted(&replies))
-                .with_context(|| format!("set {name} to {value:?} on {node}"))?;
-        }
-        Ok(())
     }
 
     /// Closes the kept connection: the node is gone.
@@ -172,13 +128,19 @@ impl Redis {
 }
 
 /// What a probe asks: always the same.
-static INFO: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    packed(&SECTIONS.map(|section| {
-        let mut command = redis::cmd("INFO");
-        command.arg(section);
-        command
-    }))
-});
+static INFO: LazyLock<Vec<u8>> = LazyLock::new(|| packed(&info_commands()));
+
+fn info_commands() -> [Cmd; SECTIONS.len()] {
+    SECTIONS.map(|section| command(&["INFO", section]))
+}
+
+fn command(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    for word in words {
+        command.arg(word);
+    }
+    command
+}
 
 /// Commands as they are sent, in one go.
 fn packed(commands: &[Cmd]) -> Vec<u8> {
@@ -187,29 +149,4 @@ fn packed(commands: &[Cmd]) -> Vec<u8> {
         command.write_packed_command(&mut request);
     }
     request
-}
-
-fn replica_of(master: &Address) -> Cmd {
-    let mut command = redis::cmd("REPLICAOF");
-    command.arg(&master.host).arg(master.port);
-    command
-}
-
-fn no_master() -> Cmd {
-    let mut command = redis::cmd("REPLICAOF");
-    command.arg("NO").arg("ONE");
-    command
-}
-
-/// Fails with Redis' words at the first error, also at those inside EXEC's reply.
-fn accepted(replies: &[Value]) -> Result<()> {
-    for reply in replies {
-        match reply {
-            Value::ServerError(error) => bail!("Redis refuses: {} {}", error.code(), error.details().unwrap_or("")),
-            Value::Array(inner) => accepted(inner)?,
-            Value::Nil => bail!("Redis gave up the transaction"),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::Redis;
+use crate::clock;
 use crate::model::{Address, Answer, NoAnswer, Probe, Timestamp};
 
 /// Probes in flight. A node that answers takes a millisecond, so that thousands are done in a
@@ -318,7 +319,7 @@ impl Probing {
         self.silent_in_flight += usize::from(was_silent);
         let (redis, target) = (self.redis.clone(), node.target.clone());
         self.in_flight.push(Box::pin(async move {
-            let at = now();
+            let at = clock::now();
             let result = redis.probe(&target.address).await;
             Done { target, result, at, was_silent }
         }));
@@ -364,9 +365,4 @@ impl Outbox {
     fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,0 +1,223 @@
+//! The commands that change a node's role or settings. I/O.
+//!
+//! What changes a role goes over a connection of its own: on a kept one that turns out to be closed
+//! nobody knows whether the command was done, and a repetition might reach another process. Such
+//! commands and the question what came of them are one transaction (MULTI), so that the answer is
+//! of the same moment and the same process.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use redis::{Cmd, Value};
+
+use super::connection::{self, Connection};
+use super::info::{Info, SECTIONS};
+use super::{INFO, Redis, command, info_commands, packed};
+use crate::model::{Address, Answer, NoAnswer, Role};
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Redis says no; nothing was changed.
+    Refused(String),
+    /// No reply: what was asked for may have been done, or still be done.
+    Lost(NoAnswer),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(why) => f.write_str(why),
+            Failure::Lost(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Redis {
+    /// Makes the node a master, and answers what it is now. Nothing changes when it is one already.
+    pub async fn promote(&self, node: &Address) -> Result<Answer> {
+        let done = async {
+            let answer = self.change(node, &promoting()).await?;
+            ensure!(answer.role == Role::Master, "it still is a replica");
+            Ok(answer)
+        };
+        done.await.with_context(|| format!("make {node} a master"))
+    }
+
+    /// Makes the node follow itself, which is nobody: it keeps its data, its replication id and its
+    /// offset, but takes no writes, and acknowledges none to the master that it had. Those that
+    /// follow it still get what it had when it was detached. Answers what it is now.
+    ///
+    /// Whoever has the same history can be followed afterwards with a partial resynchronisation,
+    /// and it can be promoted. Nothing changes when it is detached already.
+    pub async fn detach(&self, node: &Address) -> Result<Answer> {
+        let done = async {
+            let answer = self.change(node, &detaching(node)).await?;
+            ensure!(answer.follows.as_ref() == Some(node), "it does not follow itself");
+            Ok(answer)
+        };
+        done.await.with_context(|| format!("detach {node}"))
+    }
+
+    /// Makes a deposed master follow `master` and cuts its clients, so that they look for the new
+    /// one. Answers what it was just before: as a master it may have taken writes that nobody else
+    /// has.
+    pub async fn demote(&self, node: &Address, master: &Address) -> Result<Answer> {
+        self.change(node, &demoting(master)).await.with_context(|| format!("demote {node} to a replica of {master}"))
+    }
+
+    /// Makes the node a replica of `master`; nothing changes when it is one already.
+    pub async fn follow(&self, node: &Address, master: &Address) -> Result<()> {
+        let done = async {
+            let mut connection = self.dial(node).await?;
+            self.order(&mut connection, &[replica_of(master)], self.timeout).await?;
+            self.keep(node, connection);
+            Ok(())
+        };
+        done.await.map_err(|why: Failure| anyhow!("{why}")).with_context(|| format!("make {node} follow {master}"))
+    }
+
+    /// Makes a new replica of `master` try again now: one that finds its master not listening yet
+    /// waits a second before its next try.
+    ///
+    /// Guarantees: refused (an error, and nothing is changed) unless the node is a replica of
+    /// `master` that has no keys, has its link down and never had one; it cannot be written to in
+    /// between.
+    ///
+    /// Caveats: a handshake that is under way starts anew, so do it once for a node, when its
+    /// master has begun to answer.
+    pub async fn kick(&self, node: &Address, master: &Address) -> Result<()> {
+        let kick = tokio::time::timeout(self.timeout, self.kick_now(node, master)).await;
+        kick.unwrap_or_else(|_| bail!("{}", NoAnswer::Timeout))
+            .with_context(|| format!("make {node} connect to {master} at once"))
+    }
+
+    /// On a connection of its own: what was found out and what is done are about one process.
+    async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
+        let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
+        let mut connection = Connection::dial(node).await.map_err(no_answer)?;
+        let mut replies = Vec::new();
+        connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(no_answer)?;
+        let text = connection::text(&replies).map_err(no_answer)?;
+        let info = Info::parse(&text);
+        let answer = info.answer().context("what replies is not Redis")?;
+        ensure!(answer.role == Role::Replica, "it is a master");
+        ensure!(answer.follows.as_ref() == Some(master), "it follows another master");
+        ensure!(answer.keys == 0, "it has {} keys", answer.keys);
+        ensure!(!answer.link_up && !answer.syncing, "its link is up or coming up");
+        ensure!(info.never_synced(), "it has been in sync before");
+        // REPLICAOF to the master that it has already would do nothing.
+        let commands = [command(&["MULTI"]), no_master(), replica_of(master), command(&["EXEC"])];
+        let mut replies = Vec::new();
+        connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(no_answer)?;
+        accepted(&connection::values(&replies).map_err(no_answer)?)?;
+        self.keep(node, connection);
+        Ok(())
+    }
+
+    /// Changes settings (CONFIG SET), one after the other. An error names the first that Redis
+    /// refused; those before it are set.
+    pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
+        for (name, value) in settings {
+            let replies = self
+                .ask(node, &[command(&["CONFIG", "SET", name, value])])
+                .await
+                .map_err(|why| anyhow::anyhow!("{why}"));
+            replies
+                .and_then(|replies| accepted(&replies))
+                .with_context(|| format!("set {name} to {value:?} on {node}"))?;
+        }
+        Ok(())
+    }
+
+    /// Does these in one transaction, INFO among them, on a connection of its own.
+    async fn change(&self, node: &Address, commands: &[Cmd]) -> Result<Answer> {
+        let mut connection = self.dial(node).await?;
+        let answer = self.transact(&mut connection, commands).await?;
+        self.keep(node, connection);
+        Ok(answer)
+    }
+
+    pub(super) async fn dial(&self, node: &Address) -> Result<Connection, Failure> {
+        let dialled = tokio::time::timeout(self.timeout, Connection::dial(node)).await;
+        dialled.unwrap_or(Err(NoAnswer::Unreachable)).map_err(Failure::Lost)
+    }
+
+    /// What the node says of itself, within this time at most.
+    pub(super) async fn ask_of(&self, connection: &mut Connection, patience: Duration) -> Result<Answer, Failure> {
+        let answer = tokio::time::timeout(self.timeout.min(patience), self.inquire(connection)).await;
+        answer.unwrap_or(Err(NoAnswer::Timeout)).map_err(Failure::Lost)
+    }
+
+    /// All of these or none, with nothing between; INFO must be among them.
+    pub(super) async fn transact(&self, connection: &mut Connection, commands: &[Cmd]) -> Result<Answer, Failure> {
+        let commands = [&[command(&["MULTI"])], commands, &[command(&["EXEC"])]].concat();
+        let replies = self.order(connection, &commands, self.timeout).await?;
+        let texts = replies.last().into_iter().flat_map(|done| match done {
+            Value::Array(replies) => replies.as_slice(),
+            _ => &[],
+        });
+        let texts = texts.filter_map(|reply| match reply {
+            Value::BulkString(text) => Some(String::from_utf8_lossy(text)),
+            _ => None,
+        });
+        let text = texts.collect::<Vec<_>>().join("\n");
+        Info::parse(&text).answer().ok_or(Failure::Lost(NoAnswer::Garbled))
+    }
+
+    /// Sends these in one go and reads the replies, among which no error may be.
+    pub(super) async fn order(
+        &self,
+        connection: &mut Connection,
+        commands: &[Cmd],
+        patience: Duration,
+    ) -> Result<Vec<Value>, Failure> {
+        let (request, mut replies) = (packed(commands), Vec::new());
+        let done = connection.ask(&request, commands.len(), &mut replies);
+        let done = tokio::time::timeout(self.timeout.min(patience), done).await;
+        done.unwrap_or(Err(NoAnswer::Timeout)).map_err(Failure::Lost)?;
+        let replies = connection::values(&replies).map_err(Failure::Lost)?;
+        accepted(&replies).map_err(|why| Failure::Refused(format!("{why:#}")))?;
+        Ok(replies)
+    }
+}
+
+/// Takes a node out of replication, and asks what it is then.
+pub(super) fn detaching(node: &Address) -> Vec<Cmd> {
+    [vec![replica_of(node)], info_commands().to_vec()].concat()
+}
+
+/// Asks what a node is, and makes it a replica without clients.
+pub(super) fn demoting(master: &Address) -> Vec<Cmd> {
+    let cut = |kind| command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+    [info_commands().to_vec(), vec![replica_of(master), cut("normal"), cut("pubsub")]].concat()
+}
+
+/// Makes a node a master, and asks what it is then.
+pub(super) fn promoting() -> Vec<Cmd> {
+    [vec![no_master()], info_commands().to_vec()].concat()
+}
+
+fn replica_of(master: &Address) -> Cmd {
+    command(&["REPLICAOF", &master.host, &master.port.to_string()])
+}
+
+fn no_master() -> Cmd {
+    command(&["REPLICAOF", "NO", "ONE"])
+}
+
+/// Fails with Redis' words at the first error, also at those inside EXEC's reply.
+fn accepted(replies: &[Value]) -> Result<()> {
+    for reply in replies {
+        match reply {
+            Value::ServerError(error) => bail!("Redis refuses: {} {}", error.code(), error.details().unwrap_or("")),
+            Value::Array(inner) => accepted(inner)?,
+            Value::Nil => bail!("Redis gave up the transaction"),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! A planned switchover: the master's role moves to a replica, and no acknowledged write is lost. I/O.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use redis::Cmd;
+use tokio::time::{Instant, sleep};
+
+use super::commands::{Failure, demoting, detaching, promoting};
+use super::connection::Connection;
+use super::{Redis, command};
+use crate::model::{Address, Answer, Role};
+
+/// How often the replica is asked how far it has got. Nobody can write meanwhile.
+const POLL_EVERY: Duration = Duration::from_millis(1);
+
+/// Why a switchover was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SwitchError {
+    /// The roles are as they were, and writes go on (a pause that could not be ended lapses).
+    #[error("{0}; nothing was changed")]
+    BackedOut(String),
+    /// It stands between: a node was lost in the midst. To be repeated from the beginning.
+    #[error("{0}; it is not known what was done")]
+    Unknown(String),
+}
+
+use SwitchError::{BackedOut, Unknown};
+
+/// How far a switchover has come, as the nodes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not begun, or no further than the pause.
+    Whole,
+    /// The old master is detached: it takes no writes.
+    Fenced,
+    /// The new master is one.
+    Promoted,
+}
+
+impl Redis {
+    /// Moves the master's role from one node to a replica of it, and answers what the new master
+    /// is. Takes at most three times `patience`, besides the time that the commands take; writes
+    /// stand still for as long as `to` needs to catch up, some milliseconds as a rule.
+    ///
+    /// Guarantees: a write that `from` has acknowledged is on `to` before `to` is promoted. At no
+    /// time do both take writes. Whoever repeats it from the beginning ends it, at whatever point
+    /// it was left.
+    ///
+    /// Caveats: needs Redis 6.2, which can pause writes only. Nobody else may change the roles of
+    /// the two meanwhile.
+    pub async fn switch_over(&self, from: &Address, to: &Address, patience: Duration) -> Result<Answer, SwitchError> {
+        let lost = |node: &Address, why: Failure| BackedOut(format!("{node}: {why}"));
+        let (old, new) = (self.dial(from).await, self.dial(to).await);
+        let (old, new) = (old.map_err(|why| lost(from, why))?, new.map_err(|why| lost(to, why))?);
+        let mut switch = Switch { redis: self, from, to, old, new, patience };
+        let (old, new) = switch.look().await?;
+        let stage = stage(&old, &new, from, to).map_err(BackedOut)?;
+        if stage == Stage::Whole {
+            switch.catch_up().await?;
+        }
+        let promoted = match stage {
+            Stage::Whole => {
+                let end = switch.fence().await?;
+                switch.take_over(end).await?
+            }
+            Stage::Fenced => switch.take_over(old.offset).await?,
+            Stage::Promoted => new,
+        };
+        switch.finish().await?;
+        Ok(promoted)
+    }
+}
+
+fn stage(old: &Answer, new: &Answer, from: &Address, to: &Address) -> Result<Stage, String> {
+    let follows = |answer: &Answer, whom: &Address| answer.follows.as_ref() == Some(whom);
+    match (old.role, new.role) {
+        (Role::Master, Role::Replica) if follows(new, from) => {
+            if !new.link_up || new.syncing || new.loading || new.replid != old.replid {
+                return Err(format!("{to} is not in sync with {from}"));
+            }
+            Ok(Stage::Whole)
+        }
+        (Role::Replica, Role::Replica) if follows(old, from) && follows(new, from) && new.replid == old.replid => {
+            Ok(Stage::Fenced)
+        }
+        (Role::Replica, Role::Master) if follows(old, to) => Ok(Stage::Promoted),
+        (Role::Replica, Role::Master)
+            if follows(old, from) && new.replid2 == old.replid && new.offset >= old.offset =>
+        {
+            Ok(Stage::Promoted)
+        }
+        (Role::Master, Role::Replica) => Err(format!("{to} does not follow {from}")),
+        (Role::Master, Role::Master) => Err(format!("{from} and {to} are both masters")),
+        (Role::Replica, _) => Err(format!("{from} is not the master")),
+    }
+}
+
+struct Switch<'a> {
+    redis: &'a Redis,
+    from: &'a Address,
+    to: &'a Address,
+    old: Connection,
+    new: Connection,
+    patience: Duration,
+}
+
+impl Switch<'_> {
+    async fn look(&mut self) -> Result<(Answer, Answer), SwitchError> {
+        let old = self.redis.ask_of(&mut self.old, self.redis.timeout).await;
+        let old = old.map_err(|why| BackedOut(format!("{}: {why}", self.from)))?;
+        let new = self.redis.ask_of(&mut self.new, self.redis.timeout).await;
+        Ok((old, new.map_err(|why| BackedOut(format!("{}: {why}", self.to)))?))
+    }
+
+    /// Pauses writes, and waits until the replica has all that there are.
+    async fn catch_up(&mut self) -> Result<(), SwitchError> {
+        let end = Instant::now() + self.patience;
+        let pause_ms = (2 * self.patience).as_millis().to_string();
+        let pause = command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]);
+        let paused = self.redis.order(&mut self.old, &[pause], self.redis.timeout).await;
+        if let Err(why) = paused {
+            return Err(self.resume(format!("pause the writes of {}: {why}", self.from)).await);
+        }
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let target = match self.redis.ask_of(&mut self.old, left).await {
+                Ok(answer) => answer.offset,
+                Err(why) => return Err(self.resume(format!("{}: {why}", self.from)).await),
+            };
+            match self.reached(target, end).await {
+                Ok(Ordering::Equal) => return Ok(()),
+                // More: the master goes on to send PINGs, which count.
+                Ok(_) => sleep(POLL_EVERY).await,
+                Err(why) => return Err(self.resume(why).await),
+            }
+        }
+    }
+
+    /// Takes the role from the old master: its last offset.
+    async fn fence(&mut self) -> Result<u64, SwitchError> {
+        match self.redis.transact(&mut self.old, &detaching(self.from)).await {
+            Ok(answer) if answer.role == Role::Replica => Ok(answer.offset),
+            Ok(_) => Err(self.resume(format!("{} stays a master", self.from)).await),
+            Err(Failure::Refused(why)) => Err(self.resume(format!("detach {}: {why}", self.from)).await),
+            Err(Failure::Lost(why)) => Err(Unknown(format!("detach {}: {why}", self.from))),
+        }
+    }
+
+    /// Promotes the replica as soon as it has all that the old master had.
+    async fn take_over(&mut self, offset: u64) -> Result<Answer, SwitchError> {
+        let end = Instant::now() + self.patience;
+        loop {
+            match self.reached(offset, end).await {
+                Ok(Ordering::Equal) => break,
+                Ok(Ordering::Less) => sleep(POLL_EVERY).await,
+                Ok(Ordering::Greater) => {
+                    let why = format!("{} has more than {} ever had", self.to, self.from);
+                    return Err(self.give_back(why).await);
+                }
+                Err(why) => return Err(self.give_back(why).await),
+            }
+        }
+        match self.redis.transact(&mut self.new, &promoting()).await {
+            Ok(answer) if answer.role == Role::Master => Ok(answer),
+            Ok(_) => Err(Unknown(format!("{} stays a replica", self.to))),
+            Err(Failure::Refused(why)) => Err(self.give_back(format!("promote {}: {why}", self.to)).await),
+            Err(Failure::Lost(why)) => Err(Unknown(format!("promote {}: {why}", self.to))),
+        }
+    }
+
+    /// The old master follows the new one, and its clients look for that.
+    async fn finish(&mut self) -> Result<(), SwitchError> {
+        let unknown = |why: Failure| Unknown(format!("{} is the master; make {} follow it: {why}", self.to, self.from));
+        self.redis.transact(&mut self.old, &demoting(self.to)).await.map_err(unknown)?;
+        self.redis.order(&mut self.old, &[resuming()], self.redis.timeout).await.map_err(unknown)?;
+        Ok(())
+    }
+
+    /// How far the replica is, compared with this; an error when it will not get there, or not in time.
+    async fn reached(&mut self, offset: u64, end: Instant) -> Result<Ordering, String> {
+        let left = end.saturating_duration_since(Instant::now());
+        let answer = self.redis.ask_of(&mut self.new, left.max(POLL_EVERY)).await;
+        let answer = answer.map_err(|why| format!("{}: {why}", self.to))?;
+        if answer.follows.as_ref() != Some(self.from) {
+            return Err(format!("{} does not follow {} any more", self.to, self.from));
+        }
+        let behind = offset.saturating_sub(answer.offset);
+        if behind > 0 && left.is_zero() {
+            return Err(format!("{} is still {behind} bytes behind after {:?}", self.to, self.patience));
+        }
+        Ok(answer.offset.cmp(&offset))
+    }
+
+    /// Backs out: ends the pause.
+    async fn resume(&mut self, why: String) -> SwitchError {
+        // One that is not ended lapses: it has a time.
+        let _ = self.redis.order(&mut self.old, &[resuming()], self.redis.timeout).await;
+        BackedOut(why)
+    }
+
+    /// Backs out: the old master is the master again.
+    async fn give_back(&mut self, why: String) -> SwitchError {
+        match self.redis.transact(&mut self.old, &promoting()).await {
+            Ok(answer) if answer.role == Role::Master => self.resume(why).await,
+            Ok(_) => Unknown(format!("{why}; {} stays a replica", self.from)),
+            Err(failure) => Unknown(format!("{why}; make {} the master again: {failure}", self.from)),
+        }
+    }
+}
+
+fn resuming() -> Cmd {
+    command(&["CLIENT", "UNPAUSE"])
+}

@@ -1,0 +1,119 @@
+//! Commands that change a node. I/O.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use redisctl::failover::redis::Redis;
+use redisctl::model::Address;
+
+use crate::support::{self, Ports, Redis as Server, wait_until};
+use crate::*;
+
+#[tokio::test]
+async fn a_node_can_be_made_to_follow_another_any_number_of_times() {
+    let redis = Redis::new(TIMEOUT);
+    let (master, node) = (Server::start(&[]).await, Server::start(&[]).await);
+    master.cli(&["SET", "a", "1"]).await.unwrap();
+    redis.follow(&address(&node), &address(&master)).await.unwrap();
+    wait_for_link(&redis, &node).await;
+    redis.follow(&address(&node), &address(&master)).await.unwrap();
+    assert!(redis.probe(&address(&node)).await.unwrap().link_up, "nothing changes the second time");
+    assert_eq!(node.cli(&["GET", "a"]).await.unwrap(), "1");
+    let nobody = local(Ports::lease(1).next());
+    let error = format!("{:#}", redis.follow(&nobody, &address(&master)).await.unwrap_err());
+    assert_eq!(error, format!("make {nobody} follow {}: nobody listens on its port", address(&master)));
+}
+
+#[tokio::test]
+async fn settings_are_applied_and_an_error_names_the_setting() {
+    let redis = Redis::new(TIMEOUT);
+    let server = Server::start(&[]).await;
+    let pair = |name: &str, value: &str| (name.to_string(), value.to_string());
+    let settings = [pair("maxmemory-policy", "allkeys-lru"), pair("save", "900 1"), pair("timeout", "17")];
+    redis.configure(&address(&server), &settings).await.unwrap();
+    let get = async |name: &str| server.cli(&["CONFIG", "GET", name]).await.unwrap();
+    assert_eq!(get("maxmemory-policy").await, "maxmemory-policy\nallkeys-lru");
+    assert_eq!(get("save").await, "save\n900 1");
+    assert_eq!(get("timeout").await, "timeout\n17");
+    let wrong = [pair("timeout", "18"), pair("maxmemory-policy", "best")];
+    let error = format!("{:#}", redis.configure(&address(&server), &wrong).await.unwrap_err());
+    assert!(error.contains("set maxmemory-policy to \"best\"") && error.contains("Redis refuses"), "{error}");
+}
+
+#[tokio::test]
+async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() {
+    let redis = Redis::new(TIMEOUT);
+    let ports = Ports::lease(1);
+    let port = ports.next();
+    let replica = replica_of(port).await;
+    let (master, node) = (local(port), address(&replica));
+    assert!(!redis.probe(&node).await.unwrap().link_up);
+
+    // Somebody writes all the time.
+    let client = redis::Client::open(("127.0.0.1", replica.port())).unwrap();
+    let mut writer = client.get_multiplexed_async_connection().await.unwrap();
+    let writing = tokio::spawn(async move {
+        let mut answers = BTreeSet::new();
+        loop {
+            let answer: redis::RedisResult<()> = redis::cmd("SET").arg("a").arg("b").query_async(&mut writer).await;
+            let end = answer.as_ref().is_err_and(redis::RedisError::is_unrecoverable_error);
+            answers.insert(answer.map_err(|e| e.code().unwrap_or("lost").to_string()));
+            if end {
+                return answers;
+            }
+        }
+    });
+
+    let home = support::Home::new("master");
+    let mut command = std::process::Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--save", "", "--repl-diskless-sync-delay", "0"]);
+    let _server = home.spawn("redis", &mut command);
+    wait_until("the master listens", PATIENCE, async || redis.probe(&master).await.is_ok()).await;
+    let kicked = Instant::now();
+    match redis.kick(&node, &master).await {
+        Ok(()) => {}
+        // It has tried by itself at that very moment.
+        Err(error) => assert!(format!("{error:#}").contains("link is up or coming up"), "{error:#}"),
+    }
+    wait_for_link(&redis, &replica).await;
+    println!("link up {:?} after the kick", kicked.elapsed());
+    assert_eq!(redis.probe(&node).await.unwrap().keys, 0);
+    drop(replica);
+    let answers = writing.await.unwrap();
+    assert!(answers.contains(&Err("READONLY".to_string())), "{answers:?}");
+    assert!(!answers.contains(&Ok(())), "a write was accepted: {answers:?}");
+}
+
+#[tokio::test]
+async fn only_a_new_replica_is_kicked() {
+    let redis = Redis::new(TIMEOUT);
+    let mut master = Server::start(&[]).await;
+    let replica = replica_of(master.port()).await;
+    let refused = async |node: &Server, master: &Address| {
+        let before = redis.probe(&address(node)).await.unwrap();
+        let error = redis.kick(&address(node), master).await.expect_err("it must be refused");
+        let after = redis.probe(&address(node)).await.unwrap();
+        assert_eq!((before.role, before.follows, before.replid), (after.role, after.follows, after.replid));
+        format!("{error:#}")
+    };
+    wait_for_link(&redis, &replica).await;
+    let at = address(&master);
+    assert!(refused(&replica, &at).await.ends_with("its link is up or coming up"));
+    assert!(refused(&master, &at).await.ends_with("it is a master"));
+    assert!(refused(&replica, &local(1)).await.ends_with("it follows another master"));
+
+    master.cli(&["SET", "a", "1"]).await.unwrap();
+    wait_until("the key arrives", PATIENCE, async || redis.probe(&address(&replica)).await.unwrap().keys == 1).await;
+    master.kill();
+    wait_until("the link is down", PATIENCE, async || !redis.probe(&address(&replica)).await.unwrap().link_up).await;
+    assert!(refused(&replica, &at).await.ends_with("it has 1 keys"));
+    assert_eq!(replica.cli(&["GET", "a"]).await.unwrap(), "1");
+
+    // In sync before, but empty: what the master has now may be older, so it is left alone, too.
+    let mut master = Server::start(&[]).await;
+    let replica = replica_of(master.port()).await;
+    wait_for_link(&redis, &replica).await;
+    master.kill();
+    wait_until("the link is down", PATIENCE, async || !redis.probe(&address(&replica)).await.unwrap().link_up).await;
+    assert!(refused(&replica, &address(&master)).await.ends_with("it has been in sync before"));
+}

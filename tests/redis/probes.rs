@@ -1,0 +1,135 @@
+//! What probes find. I/O.
+
+use std::time::Instant;
+
+use redisctl::failover::redis::Redis;
+use redisctl::model::{NoAnswer, Role};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Ports, Redis as Server, wait_until};
+use crate::*;
+
+#[tokio::test]
+async fn a_master_and_its_replica_say_what_they_are() {
+    let redis = Redis::new(TIMEOUT);
+    let master = Server::start(&["--maxmemory", "64mb"]).await;
+    let replica = replica_of(master.port()).await;
+    master.cli(&["SET", "a", "1"]).await.unwrap();
+    master.cli(&["-n", "3", "SET", "b", "2"]).await.unwrap();
+    wait_for_link(&redis, &replica).await;
+    // Keys written after the sync began arrive a little after the link is up.
+    wait_until("the keys arrive", PATIENCE, async || redis.probe(&address(&replica)).await.unwrap().keys == 2).await;
+
+    let of_master = redis.probe(&address(&master)).await.unwrap();
+    assert_eq!((of_master.role, of_master.follows.clone(), of_master.link_up), (Role::Master, None, true));
+    assert_eq!((of_master.keys, of_master.max_memory, of_master.connected_replicas), (2, 64 << 20, 1));
+    assert!(of_master.used_memory > 100_000 && of_master.offset > 0 && !of_master.loading);
+
+    let of_replica = redis.probe(&address(&replica)).await.unwrap();
+    assert_eq!((of_replica.role, of_replica.follows.clone()), (Role::Replica, Some(address(&master))));
+    assert_eq!((of_replica.replid, of_replica.keys), (of_master.replid, 2));
+    wait_until("the replica has the master's offset", PATIENCE, async || {
+        let (a, b) = (redis.probe(&address(&master)).await, redis.probe(&address(&replica)).await);
+        a.is_ok_and(|a| b.is_ok_and(|b| a.offset == b.offset))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_is_refused() {
+    let ports = Ports::lease(1);
+    assert_eq!(Redis::new(TIMEOUT).probe(&local(ports.next())).await, Err(NoAnswer::Refused));
+}
+
+#[tokio::test]
+async fn a_kept_connection_to_a_node_that_died_ends_in_refused() {
+    let redis = Redis::new(TIMEOUT);
+    let mut server = Server::start(&[]).await;
+    redis.probe(&address(&server)).await.unwrap();
+    server.kill();
+    assert_eq!(redis.probe(&address(&server)).await, Err(NoAnswer::Refused));
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_dialled_again_within_the_probe() {
+    let redis = Redis::new(TIMEOUT);
+    let mut server = Server::start(&[]).await;
+    redis.probe(&address(&server)).await.unwrap();
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
+    redis.probe(&address(&server)).await.unwrap();
+    server.kill();
+    server.start_again().await;
+    redis.probe(&address(&server)).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_kept_until_the_node_is_forgotten() {
+    let redis = Redis::new(TIMEOUT);
+    let server = Server::start(&[]).await;
+    // The redis-cli that asks is one of them.
+    let clients = async || server.cli(&["CLIENT", "LIST"]).await.unwrap().lines().count();
+    for _ in 0..5 {
+        redis.probe(&address(&server)).await.unwrap();
+    }
+    assert_eq!(clients().await, 2);
+    redis.forget(&address(&server));
+    wait_until("the connection is closed", PATIENCE, async || clients().await == 1).await;
+}
+
+#[tokio::test]
+async fn a_frozen_node_is_silent_in_time_and_answers_when_thawed() {
+    let redis = Redis::new(SHORT);
+    let server = Server::start(&[]).await;
+    wait_until("it answers", PATIENCE, async || redis.probe(&address(&server)).await.is_ok()).await;
+    server.freeze();
+    for _ in 0..2 {
+        let start = Instant::now();
+        assert_eq!(redis.probe(&address(&server)).await, Err(NoAnswer::Timeout));
+        assert!(start.elapsed() >= SHORT && start.elapsed() < PATIENCE);
+    }
+    server.thaw();
+    wait_until("it answers", PATIENCE, async || redis.probe(&address(&server)).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_node_that_replies_with_errors_is_busy_not_dead() {
+    let redis = Redis::new(TIMEOUT);
+    let locked = Server::start(&[]).await;
+    locked.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();
+    assert_eq!(redis.probe(&address(&locked)).await, Err(NoAnswer::Busy));
+
+    let server = Server::start(&["--lua-time-limit", "50"]).await;
+    let mut script = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    script.write_all(b"EVAL 'while true do end' 0\r\n").await.unwrap();
+    let probe = async || redis.probe(&address(&server)).await == Err(NoAnswer::Busy);
+    wait_until("the script is over its time", PATIENCE, probe).await;
+    server.cli(&["SCRIPT", "KILL"]).await.unwrap();
+    wait_until("it answers", PATIENCE, async || redis.probe(&address(&server)).await.is_ok()).await;
+}
+
+/// A listener that reads what comes, replies this, and closes.
+async fn replies(reply: &'static [u8]) -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(reply).await;
+        }
+    });
+    local(port)
+}
+
+#[tokio::test]
+async fn what_is_not_redis_is_told_apart() {
+    let redis = Redis::new(TIMEOUT);
+    assert_eq!(redis.probe(&replies(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, Err(NoAnswer::Garbled));
+    assert_eq!(redis.probe(&replies(b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n").await).await, Err(NoAnswer::Garbled));
+    assert_eq!(
+        redis.probe(&replies(b"$3\r\na:b\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n").await).await,
+        Err(NoAnswer::Garbled)
+    );
+    assert_eq!(redis.probe(&replies(b"").await).await, Err(NoAnswer::Reset));
+    assert_eq!(redis.probe(&replies(b"-ERR max number of clients reached\r\n").await).await, Err(NoAnswer::Busy));
+}

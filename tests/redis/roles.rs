@@ -1,0 +1,162 @@
+//! Commands that change a node's role, and what becomes of data and resynchronisations. I/O.
+
+use redisctl::failover::redis::Redis;
+use redisctl::model::Role;
+
+use crate::support::redis::info;
+use crate::support::{Redis as Server, wait_until};
+use crate::*;
+
+/// A master with two replicas that have all that it has.
+async fn three(redis: &Redis) -> (Server, Server, Server) {
+    let master = Server::start(&[]).await;
+    let (a, b) = (replica_of(master.port()).await, replica_of(master.port()).await);
+    wait_for_link(redis, &a).await;
+    wait_for_link(redis, &b).await;
+    master.cli(&["SET", "before", "1"]).await.unwrap();
+    for replica in [&a, &b] {
+        wait_for_key(replica, "before").await;
+    }
+    (master, a, b)
+}
+
+async fn wait_for_key(server: &Server, key: &str) {
+    wait_until("the key arrives", PATIENCE, async || server.cli(&["GET", key]).await.is_ok_and(|v| v == "1")).await;
+}
+
+/// Full and partial resynchronisations that the node has given.
+async fn syncs(server: &Server) -> (u32, u32) {
+    let info = info(&server.address()).await.unwrap();
+    (info["sync_full"].parse().unwrap(), info["sync_partial_ok"].parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() {
+    let redis = Redis::new(TIMEOUT);
+    let (mut master, a, b) = three(&redis).await;
+    let before = redis.probe(&address(&a)).await.unwrap();
+    master.kill();
+    let promoted = redis.promote(&address(&a)).await.unwrap();
+    assert_eq!((promoted.role, &promoted.replid2), (Role::Master, &before.replid));
+    assert!(promoted.offset >= before.offset && promoted.keys == 1);
+    let again = redis.promote(&address(&a)).await.unwrap();
+    assert_eq!((again.role, again.replid), (Role::Master, promoted.replid), "nothing changes the second time");
+
+    redis.follow(&address(&b), &address(&a)).await.unwrap();
+    wait_for_link(&redis, &b).await;
+    assert_eq!(syncs(&a).await, (0, 1));
+    a.cli(&["SET", "after", "1"]).await.unwrap();
+    wait_for_key(&b, "after").await;
+}
+
+#[tokio::test]
+async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
+    let redis = Redis::new(TIMEOUT);
+    let (master, a, b) = three(&redis).await;
+    let before = redis.probe(&address(&b)).await.unwrap();
+    for _ in 0..2 {
+        let detached = redis.detach(&address(&b)).await.unwrap();
+        assert_eq!(detached.follows, Some(address(&b)));
+        assert_eq!((&detached.replid, detached.keys, detached.link_up), (&before.replid, 1, false));
+        assert!(detached.offset >= before.offset);
+    }
+    // It has no part in what the master does now.
+    wait_until("the master sees one replica", PATIENCE, async || {
+        redis.probe(&address(&master)).await.unwrap().connected_replicas == 1
+    })
+    .await;
+    master.cli(&["SET", "meanwhile", "1"]).await.unwrap();
+    assert_eq!(master.cli(&["WAIT", "2", "100"]).await.unwrap(), "1");
+    assert!(b.cli(&["SET", "x", "1"]).await.unwrap_err().contains("READONLY"));
+    let still = redis.probe(&address(&b)).await.unwrap();
+    assert_eq!((still.replid, still.keys), (before.replid, 1));
+
+    // Back to its master.
+    let (full, partial) = syncs(&master).await;
+    redis.follow(&address(&b), &address(&master)).await.unwrap();
+    wait_for_link(&redis, &b).await;
+    wait_for_key(&b, "meanwhile").await;
+    assert_eq!(syncs(&master).await, (full, partial + 1));
+
+    // To a sibling that was promoted after it was detached.
+    redis.detach(&address(&b)).await.unwrap();
+    wait_for_key(&a, "meanwhile").await;
+    redis.promote(&address(&a)).await.unwrap();
+    a.cli(&["SET", "after", "1"]).await.unwrap();
+    redis.follow(&address(&b), &address(&a)).await.unwrap();
+    wait_for_key(&b, "after").await;
+    assert_eq!(syncs(&a).await, (0, 1));
+}
+
+#[tokio::test]
+async fn a_detached_node_can_be_promoted_and_others_join_it_partially() {
+    let redis = Redis::new(TIMEOUT);
+    let (mut master, a, b) = three(&redis).await;
+    let (of_a, of_b) = (redis.detach(&address(&a)).await.unwrap(), redis.detach(&address(&b)).await.unwrap());
+    master.kill();
+    let (winner, other) = if of_a.offset >= of_b.offset { (&a, &b) } else { (&b, &a) };
+    redis.promote(&address(winner)).await.unwrap();
+    winner.cli(&["SET", "after", "1"]).await.unwrap();
+    redis.follow(&address(other), &address(winner)).await.unwrap();
+    wait_for_key(other, "after").await;
+    assert_eq!(syncs(winner).await, (0, 1));
+}
+
+#[tokio::test]
+async fn a_detached_master_takes_no_writes_and_can_be_promoted_again() {
+    let redis = Redis::new(TIMEOUT);
+    let (master, a, b) = three(&redis).await;
+    let before = redis.probe(&address(&master)).await.unwrap();
+    let detached = redis.detach(&address(&master)).await.unwrap();
+    assert_eq!((detached.role, &detached.replid, detached.keys), (Role::Replica, &before.replid, 1));
+    assert!(detached.offset >= before.offset);
+    assert!(master.cli(&["SET", "x", "1"]).await.unwrap_err().contains("READONLY"));
+    let (full, _) = syncs(&master).await;
+    redis.promote(&address(&master)).await.unwrap();
+    master.cli(&["SET", "after", "1"]).await.unwrap();
+    for replica in [&a, &b] {
+        wait_for_key(replica, "after").await;
+    }
+    assert_eq!(syncs(&master).await.0, full, "its replicas join again partially");
+}
+
+#[tokio::test]
+async fn a_deposed_master_is_demoted_its_clients_are_cut_and_its_extent_is_told() {
+    let redis = Redis::new(TIMEOUT);
+    let (master, a, _b) = three(&redis).await;
+    redis.detach(&address(&a)).await.unwrap();
+    let promoted = redis.promote(&address(&a)).await.unwrap();
+    // What only the deposed one has.
+    let client = redis::Client::open(("127.0.0.1", master.port())).unwrap();
+    let mut writer = client.get_multiplexed_async_connection().await.unwrap();
+    let write = redis::cmd("SET").arg("lost").arg("1").query_async::<()>(&mut writer).await;
+    write.unwrap();
+    let mut subscriber = client.get_async_pubsub().await.unwrap();
+    subscriber.subscribe("news").await.unwrap();
+    let before = redis.probe(&address(&master)).await.unwrap();
+    let was = redis.demote(&address(&master), &address(&a)).await.unwrap();
+    assert_eq!(was.role, Role::Master);
+    assert!(was.offset >= before.offset && was.offset > promoted.offset, "{} bytes only it has", was.offset);
+    let write = redis::cmd("SET").arg("lost").arg("2").query_async::<()>(&mut writer).await;
+    assert!(write.unwrap_err().is_unrecoverable_error(), "the connection is closed");
+    let gone = futures::StreamExt::next(&mut subscriber.on_message()).await;
+    assert!(gone.is_none(), "subscribers are cut");
+    wait_for_link(&redis, &master).await;
+    assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "");
+    redis.demote(&address(&master), &address(&a)).await.unwrap();
+    assert!(redis.probe(&address(&master)).await.unwrap().link_up, "nothing changes the second time");
+}
+
+#[tokio::test]
+async fn a_change_of_role_says_why_it_was_not_done() {
+    let redis = Redis::new(TIMEOUT);
+    let mut server = Server::start(&[]).await;
+    let at = address(&server);
+    server.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();
+    let error = format!("{:#}", redis.promote(&at).await.unwrap_err());
+    assert!(error.starts_with(&format!("make {at} a master: Redis refuses: NOAUTH")), "{error}");
+    server.kill();
+    // A kept connection that was closed is not the way for it, nor is it done twice.
+    let error = format!("{:#}", redis.detach(&at).await.unwrap_err());
+    assert_eq!(error, format!("detach {at}: nobody listens on its port"));
+}

@@ -1,0 +1,209 @@
+//! Watches of masters. I/O.
+
+use std::time::{Duration, Instant};
+
+use redisctl::clock;
+use redisctl::failover::redis::{Redis, Watches};
+use redisctl::model::{Address, NoAnswer, Probe};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::support::{Redis as Server, holds_for, wait_until};
+use crate::*;
+
+/// The bound in most tests.
+const WITHIN: Duration = Duration::from_millis(600);
+
+/// A watch of this node that has told that it answers.
+async fn watch(address: &Address, within: Duration) -> (Watches, mpsc::Receiver<Probe>) {
+    let (out, mut seen) = mpsc::channel(1024);
+    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    watches.set("t", address, within);
+    let first = next(&mut seen).await;
+    assert!(first.task_id == "t" && first.result.is_ok(), "{first:?}");
+    (watches, seen)
+}
+
+/// For how long the node had been silent when the probe was read.
+fn silence(probe: &Probe) -> Duration {
+    Duration::from_millis(clock::now().since_ms(probe.at))
+}
+
+async fn clients(server: &Server) -> usize {
+    server.cli(&["CLIENT", "LIST"]).await.unwrap().lines().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_is_seen_at_once() {
+    let mut server = Server::start(&[]).await;
+    let mut took = Vec::new();
+    for _ in 0..7 {
+        let (_watches, mut seen) = watch(&address(&server), Duration::from_mins(1)).await;
+        let killed = Instant::now();
+        server.kill();
+        let probe = next(&mut seen).await;
+        took.push(killed.elapsed());
+        assert_eq!(probe.result, Err(NoAnswer::Refused));
+        server.start_again().await;
+        assert!(next_that(&mut seen, |p| p.result.is_ok()).await.at >= probe.at);
+    }
+    took.sort();
+    println!("refused after {took:?}");
+    assert!(took[3] < Duration::from_millis(50), "at no tick: {took:?}");
+}
+
+/// Reads probes until one is like that.
+async fn next_that(seen: &mut mpsc::Receiver<Probe>, like: impl Fn(&Probe) -> bool) -> Probe {
+    loop {
+        let probe = next(seen).await;
+        if like(&probe) {
+            return probe;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_master_is_silent_right_at_the_bound_and_not_when_it_answers_again() {
+    for within in [Duration::from_millis(150), WITHIN] {
+        let server = Server::start(&[]).await;
+        let (_watches, mut seen) = watch(&address(&server), within).await;
+        let last_reply = clock::now();
+        server.freeze();
+        let frozen = Instant::now();
+        let probe = next_that(&mut seen, |p| silence(p) >= within).await;
+        assert_eq!(probe.result, Err(NoAnswer::Timeout));
+        assert!(probe.at.plus_ms(20_000) >= last_reply);
+        println!(
+            "{within:?}: silent {:?} after it froze, {:?} after its last reply",
+            frozen.elapsed(),
+            silence(&probe)
+        );
+        assert!(frozen.elapsed() < within + Duration::from_millis(250), "on a loaded machine");
+        server.thaw();
+        let thawed = Instant::now();
+        let answer = next_that(&mut seen, |p| p.result.is_ok()).await;
+        println!("{within:?}: answers {:?} after it was thawed", thawed.elapsed());
+        assert!(answer.at > probe.at && thawed.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stall_of_half_the_bound_is_no_silence() {
+    let within = Duration::from_secs(1);
+    let server = Server::start(&[]).await;
+    let (_watches, mut seen) = watch(&address(&server), within).await;
+    for _ in 0..3 {
+        server.freeze();
+        tokio::time::sleep(within / 2).await;
+        server.thaw();
+        // Whether it was noticed or not, no error may be as old as the bound.
+        let end = tokio::time::Instant::now() + within / 4;
+        while let Ok(probe) = tokio::time::timeout_at(end, seen.recv()).await {
+            let probe = probe.unwrap();
+            assert!(probe.result.is_ok() || silence(&probe) < within, "{probe:?} after {:?}", silence(&probe));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_while_all_is_well() {
+    let server = Server::start(&[]).await;
+    let (_watches, mut seen) = watch(&address(&server), Duration::from_millis(100)).await;
+    holds_for("nothing is told", Duration::from_millis(300), async || seen.try_recv().is_err()).await;
+    let stats = server.cli(&["INFO", "commandstats"]).await.unwrap();
+    // It answers first that it is well, and is only asked for signs of life after that.
+    assert!(stats.contains("cmdstat_info:calls=4,"), "{stats}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_alone_is_made_again() {
+    let server = Server::start(&[]).await;
+    let (_watches, mut seen) = watch(&address(&server), Duration::from_mins(1)).await;
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
+    wait_until("it is connected again", PATIENCE, async || clients(&server).await == 2).await;
+    while let Ok(probe) = seen.try_recv() {
+        assert!(probe.result.is_ok(), "{probe:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_script_is_a_sign_of_life() {
+    let server = Server::start(&["--lua-time-limit", "50"]).await;
+    let (_watches, mut seen) = watch(&address(&server), WITHIN).await;
+    let mut script = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    script.write_all(b"EVAL 'while true do end' 0\r\n").await.unwrap();
+    let busy = next(&mut seen).await;
+    assert_eq!(busy.result, Err(NoAnswer::Busy));
+    holds_for("nothing worse is told", WITHIN * 2, async || {
+        let probe = seen.try_recv();
+        probe.is_err() || probe.is_ok_and(|p| p.result == Err(NoAnswer::Busy))
+    })
+    .await;
+    server.cli(&["SCRIPT", "KILL"]).await.unwrap();
+    next_that(&mut seen, |p| p.result.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_port_that_was_never_listened_on_is_refused_until_it_is() {
+    let (out, mut seen) = mpsc::channel(1024);
+    let mut server = Server::start(&[]).await;
+    server.kill();
+    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    watches.set("t", &address(&server), Duration::from_millis(100));
+    for _ in 0..3 {
+        assert_eq!(next(&mut seen).await.result, Err(NoAnswer::Refused));
+    }
+    server.start_again().await;
+    next_that(&mut seen, |p| p.result.is_ok()).await;
+}
+
+#[tokio::test]
+async fn who_takes_connections_and_says_nothing_is_told_apart_from_who_does_not_exist() {
+    // The kernel takes the connections, nobody replies.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (out, mut seen) = mpsc::channel(1024);
+    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    watches.set("silent", &local(silent.local_addr().unwrap().port()), WITHIN);
+    let first = next(&mut seen).await;
+    assert_eq!(first.result, Err(NoAnswer::Timeout));
+    let second = next(&mut seen).await;
+    assert_eq!((second.result, second.at), (Err(NoAnswer::Timeout), first.at), "silence is counted from its begin");
+    watches.remove("silent");
+    // An address for documentation: no way to it, or no reply from it.
+    watches.set("gone", &Address { host: "192.0.2.1".into(), port: 1 }, WITHIN);
+    let probe = next_that(&mut seen, |p| p.task_id == "gone").await;
+    assert_eq!(probe.result, Err(NoAnswer::Unreachable));
+}
+
+#[tokio::test]
+async fn a_slow_reader_still_learns_that_a_silence_has_ended() {
+    let (out, mut seen) = mpsc::channel(1);
+    let server = Server::start(&[]).await;
+    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    watches.set("t", &address(&server), Duration::from_millis(100));
+    assert!(next(&mut seen).await.result.is_ok());
+    server.freeze();
+    wait_until("the channel is full", PATIENCE, async || seen.len() == 1).await;
+    server.thaw();
+    wait_until("it is asked again", PATIENCE, async || server.cli(&["PING"]).await.is_ok()).await;
+    assert!(next(&mut seen).await.result.is_err());
+    next_that(&mut seen, |p| p.result.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_watch_is_changed_removed_and_ended() {
+    let (a, b) = (Server::start(&[]).await, Server::start(&[]).await);
+    let (mut watches, mut seen) = watch(&address(&a), WITHIN).await;
+    watches.set("t", &address(&a), WITHIN);
+    holds_for("the same again changes nothing", Duration::from_millis(100), async || seen.try_recv().is_err()).await;
+    watches.set("t", &address(&b), WITHIN);
+    assert!(next(&mut seen).await.result.is_ok());
+    wait_until("the first is left alone", PATIENCE, async || clients(&a).await == 1).await;
+    watches.remove("t");
+    wait_until("the second is left alone", PATIENCE, async || clients(&b).await == 1).await;
+    watches.set("t", &address(&a), WITHIN);
+    assert!(next(&mut seen).await.result.is_ok());
+    drop(watches);
+    wait_until("all are left alone", PATIENCE, async || clients(&a).await == 1).await;
+}
