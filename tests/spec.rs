@@ -125,6 +125,22 @@ fn ranges_are_checked() {
             "  replaceUnreachableAfter: 60",
             "line 6: spec.replaceUnreachableAfter: \"60\" is not a period such as 250ms, 90s, 5m, 2h, 3d or 4w",
         ),
+        ("  onDataLoss: panic", "line 6: spec.onDataLoss: \"panic\" is not one of recreate, hold"),
+        ("  placement: [spread]", "line 6: spec.placement: a list is not a map of fields"),
+        (
+            "  redis: {config: {save: [1, 2]}}",
+            "line 6: spec.redis.config.save: a list is not text, a number, yes or no",
+        ),
+        ("  replicas: 1\n  slaves: 1", "line 7: spec.slaves: replicas and slaves mean the same: give one of them"),
+        ("  replicas: 1\n  replicas: 2", "line 7: spec.replicas: is given twice: keep one of them"),
+    ] {
+        assert_eq!(told_of(lines), message);
+    }
+}
+
+#[test]
+fn what_is_said_of_failovers_is_checked() {
+    for (lines, message) in [
         (
             "  failover: {detectWithin: 99ms}",
             "line 6: spec.failover.detectWithin: 99ms is out of range: allowed is 100ms to 60s",
@@ -163,14 +179,6 @@ fn ranges_are_checked() {
         ),
         ("  durability: all", "line 6: spec.durability: \"all\" is not one of none, one, majority"),
         ("  paused: 1", "line 6: spec.paused: 1 is not a boolean"),
-        ("  onDataLoss: panic", "line 6: spec.onDataLoss: \"panic\" is not one of recreate, hold"),
-        ("  placement: [spread]", "line 6: spec.placement: a list is not a map of fields"),
-        (
-            "  redis: {config: {save: [1, 2]}}",
-            "line 6: spec.redis.config.save: a list is not text, a number, yes or no",
-        ),
-        ("  replicas: 1\n  slaves: 1", "line 7: spec.slaves: replicas and slaves mean the same: give one of them"),
-        ("  replicas: 1\n  replicas: 2", "line 7: spec.replicas: is given twice: keep one of them"),
     ] {
         assert_eq!(told_of(lines), message);
     }

@@ -59,7 +59,7 @@ pub enum Command {
     Events(EventsArgs),
     /// Wait until an instance is ready, deleted, or has a condition
     Wait(WaitArgs),
-    /// Make another node the master: no acknowledged write is lost, and writes stand still for a moment
+    /// Make another node the master, without losing an acknowledged write
     Failover(FailoverArgs),
     /// Change the size of an instance: its memory, its replicas, its CPU share
     Scale(ScaleArgs),
