@@ -579,6 +579,61 @@ async fn only_what_has_lost_its_data_is_recreated() {
 }
 
 #[tokio::test]
+async fn a_failover_is_a_request_that_says_to_whom_and_whether_by_force() {
+    let api = Api::start().await;
+    let (_, answer) = api.apply(ORDERS).await;
+    let revision = answer["results"][0]["revision"].as_i64().unwrap();
+    let ask = async |body: &str| {
+        let (status, answer) = api.call(Method::POST, "/v1/instances/orders/failover", body.to_string()).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+        let stored = api.store.get(&request_key("orders", RequestKind::Failover)).await.unwrap().unwrap();
+        let request: Request = serde_json::from_slice(&stored.value).unwrap();
+        assert_eq!((&answer["name"], &answer["failover"]), (&json!("orders"), &json!(true)));
+        assert_eq!(answer["at"], serde_json::to_value(request.at).unwrap());
+        assert_eq!(request.revision, revision);
+        (request.to, request.force)
+    };
+    assert_eq!(ask("").await, (None, false));
+    assert_eq!(ask("{}").await, (None, false));
+    assert_eq!(ask(r#"{"to": "orders-1"}"#).await, (Some("orders-1".to_string()), false));
+    assert_eq!(ask(r#"{"to": "orders-12", "force": true}"#).await, (Some("orders-12".to_string()), true));
+    assert_eq!(ask(r#"{"to": null, "force": false}"#).await, (None, false));
+}
+
+#[tokio::test]
+async fn a_failover_that_makes_no_sense_is_refused_and_nothing_is_written() {
+    let api = Api::start().await;
+    api.apply(ORDERS).await;
+    let ask = async |name: &str, body: &str| {
+        let (status, problem) =
+            api.call(Method::POST, &format!("/v1/instances/{name}/failover"), body.to_string()).await;
+        (status.as_u16(), problem["detail"].as_str().unwrap_or_default().to_string())
+    };
+    for node in ["queue-1", "orders", "orders-", "orders-x", "orders-01", "orders-+1", "orders--1", "orders-1 ", "1"] {
+        let told = format!("to: {node:?} is not a node of orders: allowed are names such as orders-1");
+        assert_eq!(ask("orders", &json!({"to": node}).to_string()).await, (422, told));
+    }
+    for (body, told) in [
+        (r#"{"force": true}"#, "force: needs to, the node that shall be the master"),
+        (r#"{"too": "orders-1"}"#, "unknown field `too`, expected `to` or `force`"),
+        (r#"{"to": 1}"#, "invalid type: integer `1`, expected a string"),
+        (r#"{"force": "yes"}"#, "expected a boolean"),
+        ("orders-1", r#"the body is not {"to": "orders-1", "force": true} or a part of it: "#),
+        (r#"["orders-1", true]"#, "invalid type: sequence, expected a map"),
+        ("{", "EOF while parsing"),
+    ] {
+        let (status, detail) = ask("orders", body).await;
+        assert!(status == 422 && detail.contains(told), "{body}: {status} {detail}");
+    }
+    assert_eq!(ask("orders", &" ".repeat(5000)).await.0, 413);
+    assert_eq!(ask("nobody", "").await, (404, "there is no instance \"nobody\"".to_string()));
+    assert_eq!(api.store.get(&request_key("orders", RequestKind::Failover)).await.unwrap(), None);
+
+    api.call(Method::DELETE, "/v1/instances/orders", "").await;
+    assert_eq!(ask("orders", "").await, (409, "orders is being deleted".to_string()));
+}
+
+#[tokio::test]
 async fn two_who_apply_at_once_both_get_an_answer_and_one_document_stays() {
     let api = Arc::new(Api::start().await);
     let calls = (0..20u32).map(|n| {
@@ -628,6 +683,7 @@ fn rubbish_is_answered_and_never_ends_the_server() {
         "/v1/instances",
         "/v1/instances/orders",
         "/v1/instances/orders/plan",
+        "/v1/instances/orders/failover",
         "/v1/",
         "/metrics",
     ]);
@@ -666,6 +722,7 @@ async fn the_openapi_document_describes_every_route_and_refers_to_nothing_that_i
         "/v1/instances/{name}/plan",
         "/v1/instances/{name}/events",
         "/v1/instances/{name}/recreate",
+        "/v1/instances/{name}/failover",
         "/v1/events",
         "/v1/operator",
         "/v1/schema",

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use redisctl::spec::{
-    RedisInstance, SpecError, TEXT_BYTES_MAX, check_change, live_config, parse_document, parse_documents, schema,
+    Durability, FailoverSpec, Period, RedisInstance, SpecError, TEXT_BYTES_MAX, check_change, live_config,
+    parse_document, parse_documents, schema,
 };
 
 mod support;
@@ -82,7 +83,7 @@ spec: {memory: 1Mi}
         "line 4: spec.memory: is missing",
         "line 5: spec.replicas: \"many\" is not a whole number from 0 to 200",
         "line 6: spec.memroy: unknown field: did you mean memory? allowed here: masters, replicas, memory, cpus, \
-         distribution, placement, redis, replaceUnreachableAfter, onDataLoss",
+         distribution, placement, redis, replaceUnreachableAfter, onDataLoss, durability, failover, paused",
         "line 8: spec.placement.strategy: \"spreed\" is not one of spread, pack",
         "line 10: spec.placement.constraints[0].values: in and notIn compare with values: allowed are 1 to 32, \
          given are 0",
@@ -138,6 +139,89 @@ fn ranges_are_checked() {
 }
 
 #[test]
+fn what_is_said_of_failovers_is_checked() {
+    for (lines, message) in [
+        (
+            "  failover: {detectWithin: 99ms}",
+            "line 6: spec.failover.detectWithin: 99ms is out of range: allowed is 100ms to 60s",
+        ),
+        (
+            "  failover: {detectWithin: 61s}",
+            "line 6: spec.failover.detectWithin: 61s is out of range: allowed is 100ms to 60s",
+        ),
+        (
+            "  failover: {detectWithin: fast}",
+            "line 6: spec.failover.detectWithin: \"fast\" is not a period such as 250ms, 90s, 5m, 2h, 3d or 4w",
+        ),
+        (
+            "  failover: {maxLag: 500ms}",
+            "line 6: spec.failover.maxLag: 500ms is not 1s to 60s in whole seconds, which are what Redis counts in",
+        ),
+        (
+            "  failover: {maxLag: 1500ms}",
+            "line 6: spec.failover.maxLag: 1500ms is not 1s to 60s in whole seconds, which are what Redis counts in",
+        ),
+        (
+            "  failover: {maxLag: 2m}",
+            "line 6: spec.failover.maxLag: 2m is not 1s to 60s in whole seconds, which are what Redis counts in",
+        ),
+        ("  failover: {after: 1s}", "line 6: spec.failover.after: unknown field: allowed here: detectWithin, maxLag"),
+        ("  failover: 1s", "line 6: spec.failover: \"1s\" is not a map of fields"),
+        (
+            "  durability: one",
+            "line 6: spec.durability: one asks for a replica that confirms each write, and spec.replicas is 0: \
+             allowed is none, or 1 replica and more",
+        ),
+        (
+            "  durability: majority",
+            "line 6: spec.durability: majority asks for a replica that confirms each write, and spec.replicas is 0: \
+             allowed is none, or 1 replica and more",
+        ),
+        ("  durability: all", "line 6: spec.durability: \"all\" is not one of none, one, majority"),
+        ("  paused: 1", "line 6: spec.paused: 1 is not a boolean"),
+    ] {
+        assert_eq!(told_of(lines), message);
+    }
+}
+
+#[test]
+fn the_bounds_of_a_failover_are_allowed_themselves_and_have_defaults() {
+    for (bounds, (detect_ms, lag_ms)) in [
+        ("{detectWithin: 100ms, maxLag: 60s}", (100, 60_000)),
+        ("{detectWithin: 1m, maxLag: 1000ms}", (60_000, 1000)),
+        ("{maxLag: 2s}", (1000, 2000)),
+        ("{}", (1000, 1000)),
+    ] {
+        let failover = valid(&spec(&format!("  memory: 64Mi\n  failover: {bounds}"))).spec.failover;
+        assert_eq!((failover.detect_within.0, failover.max_lag.0), (detect_ms, lag_ms), "{bounds}");
+    }
+    assert!(valid(&spec("  memory: 64Mi\n  paused: true")).spec.paused);
+}
+
+#[test]
+fn durability_is_one_from_two_replicas_on_and_never_asks_for_more_than_there_are() {
+    let confirmations = |lines: &str| {
+        let spec = valid(&spec(&format!("  memory: 64Mi\n{lines}"))).spec;
+        (spec.durability().to_string(), spec.confirmations())
+    };
+    for (lines, durability, k) in [
+        ("", "none", 0),
+        ("  replicas: 1", "none", 0),
+        ("  replicas: 2", "one", 1),
+        ("  replicas: 7", "one", 1),
+        ("  durability: none", "none", 0),
+        ("  replicas: 5\n  durability: none", "none", 0),
+        ("  replicas: 1\n  durability: one", "one", 1),
+        ("  replicas: 1\n  durability: majority", "majority", 1),
+        ("  replicas: 2\n  durability: majority", "majority", 1),
+        ("  replicas: 3\n  durability: majority", "majority", 2),
+        ("  replicas: 200\n  durability: majority", "majority", 100),
+    ] {
+        assert_eq!(confirmations(lines), (durability.to_string(), k), "{lines}");
+    }
+}
+
+#[test]
 fn a_part_with_nothing_in_it_is_as_one_left_out() {
     assert_eq!(valid(&spec("  memory: 64Mi\n  placement:\n  redis:\n    config:")), valid(&spec("  memory: 64Mi")));
 }
@@ -173,6 +257,8 @@ fn directives_that_the_operator_owns_are_refused_with_a_reason() {
         "cluster-port",
         "min-replicas-to-write",
         "min-slaves-max-lag",
+        "repl-ping-replica-period",
+        "repl-ping-slave-period",
         "replica-announce-ip",
         "slave-announce-port",
         "supervised",
@@ -192,6 +278,23 @@ fn directives_that_the_operator_owns_are_refused_with_a_reason() {
         );
     }
     assert!(told_of("  redis: {config: {maxmemory: 1gb}}").ends_with("use spec.memory"));
+}
+
+#[test]
+fn values_that_a_failover_would_not_survive_are_refused_with_a_reason() {
+    for name in ["replica-read-only", "slave-read-only", "replica-ignore-maxmemory", "slave-ignore-maxmemory"] {
+        for no in ["no", "No", "\"no\"", "false"] {
+            let told = told_of(&format!("  redis: {{config: {{{name}: {no}}}}}"));
+            let start = format!("line 6: spec.redis.config.{name}: \"{}\" is not allowed: ", no.trim_matches('"'));
+            let start = start.replace("false", "no");
+            assert!(told.starts_with(&start) && told.contains("lost when"), "{told}");
+        }
+        valid(&spec(&format!("  memory: 64Mi\n  redis: {{config: {{{name}: yes}}}}")));
+    }
+    // What changes how replicas keep up, but not what they have, stays the user's.
+    for line in ["repl-backlog-size: 64mb", "repl-timeout: 30", "replica-serve-stale-data: no"] {
+        valid(&spec(&format!("  memory: 64Mi\n  redis: {{config: {{{line}}}}}")));
+    }
 }
 
 #[test]
@@ -305,6 +408,9 @@ fn what_needs_nodes_replaced_cannot_change_yet() {
     new.replicas = 5;
     new.distribution = 3;
     new.redis.config.clear();
+    new.durability = Some(Durability::Majority);
+    new.failover = FailoverSpec { detect_within: Period(100), max_lag: Period(5000) };
+    new.paused = true;
     assert!(check_change(&old, &new).is_empty());
     let new = valid(
         &ORDERS.replace("256Mi", "512Mi").replace("0.1", "0.2").replace("redis:", "redis:\n    image: redis:7.2"),
@@ -412,9 +518,20 @@ fn small_instance() -> impl Strategy<Value = RedisInstance> {
         config,
         prop::collection::vec(constraint, 0..3),
         (any::<bool>(), prop::option::of("[a-z]{1,8}(:[0-9]{1,3}x)?")),
+        (0usize..4, 100u64..=60_000, 1u64..=60, any::<bool>()),
     )
         .prop_map(
-            |(name, labels, (replicas, mib, cpus, distribution, wait), config, constraints, (hold, image))| {
+            |(
+                name,
+                labels,
+                (replicas, mib, cpus, distribution, wait),
+                config,
+                constraints,
+                (hold, image),
+                failover,
+            )| {
+                let (durability, detect_ms, lag_s, paused) = failover;
+                let durability = [None, Some("none"), Some("one"), Some("majority")][durability];
                 let constraints: Vec<_> = constraints
                     .into_iter()
                     .map(|(attribute, operator, value)| {
@@ -433,6 +550,9 @@ fn small_instance() -> impl Strategy<Value = RedisInstance> {
                         "redis": {"config": config, "image": image},
                         "replaceUnreachableAfter": format!("{wait}ms"),
                         "onDataLoss": if hold { "hold" } else { "recreate" },
+                        "durability": durability.filter(|_| replicas > 0),
+                        "failover": {"detectWithin": format!("{detect_ms}ms"), "maxLag": format!("{lag_s}s")},
+                        "paused": paused,
                     },
                 }))
                 .expect("it is an instance")

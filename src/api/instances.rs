@@ -1,4 +1,4 @@
-//! `/v1/instances`: list, get, watch, apply, delete, recreate. I/O.
+//! `/v1/instances`: list, get, watch, apply. I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use super::watch::{self, Scope};
 use super::write::{self, Applied, Options};
 use super::{Shared, Shares};
 use crate::spec::{Parsed, Path as Field, SpecError, TEXT_BYTES_MAX, parse_documents};
-use crate::status::Phase;
 
 /// For a body of at most 1 MiB, over a poor line; a client that stops in the middle is not waited for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,24 +27,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct AppliedAll {
     /// One for each document, in their order.
     results: Vec<Applied>,
-}
-
-/// A deletion that has been asked for.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct Deleting {
-    /// The instance.
-    name: String,
-    /// Always true.
-    deleting: bool,
-}
-
-/// A new start that has been asked for.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct Recreating {
-    /// The instance.
-    name: String,
-    /// Always true.
-    recreating: bool,
 }
 
 /// Whether a watch is wanted.
@@ -170,21 +151,25 @@ fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 }
 
 async fn documents(body: Body) -> Result<Vec<Parsed>, Problem> {
-    let reading = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, TEXT_BYTES_MAX)).await;
-    let bytes = reading
-        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?
-        // Either it is too long, or the client went away in the middle and reads no answer.
-        .map_err(|err| {
-            let detail = format!("the body cannot be read: {err}; allowed are {TEXT_BYTES_MAX} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-        })?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))?;
-    let documents = parse_documents(text).map_err(Problem::invalid)?;
+    let documents = parse_documents(&text(body, TEXT_BYTES_MAX).await?).map_err(Problem::invalid)?;
     if documents.is_empty() {
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no document in the body"));
     }
     Ok(documents)
+}
+
+/// The body as text.
+pub(super) async fn text(body: Body, bytes_max: usize) -> Result<String, Problem> {
+    let reading = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, bytes_max)).await;
+    let bytes = reading
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?
+        // Either it is too long, or the client went away in the middle and reads no answer.
+        .map_err(|err| {
+            let detail = format!("the body cannot be read: {err}; allowed are {bytes_max} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        })?;
+    String::from_utf8(bytes.into())
+        .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))
 }
 
 async fn store(shared: &Shared, documents: &[Parsed], options: Options) -> Result<Json<AppliedAll>, Problem> {
@@ -195,50 +180,4 @@ async fn store(shared: &Shared, documents: &[Parsed], options: Options) -> Resul
         }
     }
     Ok(Json(AppliedAll { results }))
-}
-
-/// Asks for an instance to be deleted.
-#[utoipa::path(delete, path = "/v1/instances/{name}", tag = "instances",
-    params(("name" = String, Path)),
-    responses(
-        (status = 202, description = "It goes; watch it to see when it is gone", body = Deleting),
-        (status = 404, description = "There is no such instance", body = Problem,
-            content_type = "application/problem+json"),
-    ))]
-pub(super) async fn delete(
-    State(shared): Shares,
-    Path(name): Path<String>,
-    uri: Uri,
-) -> Result<(StatusCode, Json<Deleting>), Problem> {
-    Params::read(&uri, &[])?;
-    write::request_deletion(&shared.state, &name).await?;
-    tracing::info!(instance = name, "deletion was asked for by the API");
-    Ok((StatusCode::ACCEPTED, Json(Deleting { name, deleting: true })))
-}
-
-/// Asks for an instance that has lost all its nodes to be started again, empty.
-#[utoipa::path(post, path = "/v1/instances/{name}/recreate", tag = "instances",
-    params(("name" = String, Path)),
-    responses(
-        (status = 202, body = Recreating),
-        (status = 404, description = "There is no such instance", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 409, description = "Its data is not lost", body = Problem,
-            content_type = "application/problem+json"),
-    ))]
-pub(super) async fn recreate(
-    State(shared): Shares,
-    Path(name): Path<String>,
-    uri: Uri,
-) -> Result<(StatusCode, Json<Recreating>), Problem> {
-    Params::read(&uri, &[])?;
-    let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
-    let phase = view.status.phase;
-    if phase != Phase::DataLost {
-        let detail = format!("{name} is in phase {phase}: only in phase DataLost is there nothing to lose by it");
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
-    write::request_recreation(&shared.state, &name).await?;
-    tracing::info!(instance = name, "a new, empty start was asked for by the API");
-    Ok((StatusCode::ACCEPTED, Json(Recreating { name, recreating: true })))
 }

@@ -36,6 +36,7 @@ mod openapi;
 mod operator;
 mod problem;
 mod query;
+mod requests;
 mod selector;
 mod view;
 mod watch;
@@ -110,8 +111,9 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
     let shared = Arc::new(Shared { state, watchers, shutdown, leader });
     Router::new()
         .route("/v1/instances", get(instances::list).post(instances::apply))
-        .route("/v1/instances/{name}", get(instances::get).put(instances::put).delete(instances::delete))
-        .route("/v1/instances/{name}/recreate", post(instances::recreate))
+        .route("/v1/instances/{name}", get(instances::get).put(instances::put).delete(requests::delete))
+        .route("/v1/instances/{name}/recreate", post(requests::recreate))
+        .route("/v1/instances/{name}/failover", post(requests::failover))
         .route("/v1/instances/{name}/plan", get(operator::plan))
         .route("/v1/instances/{name}/events", get(events::of_instance))
         .route("/v1/events", get(events::of_all))

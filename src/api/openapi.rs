@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{events, instances, operator, write};
+use super::{events, instances, operator, requests, write};
 use crate::board;
 use crate::spec;
 
@@ -112,8 +112,9 @@ pub(super) struct Event {
         instances::get,
         instances::apply,
         instances::put,
-        instances::delete,
-        instances::recreate,
+        requests::delete,
+        requests::recreate,
+        requests::failover,
         operator::plan,
         events::of_instance,
         events::of_all,
@@ -134,8 +135,10 @@ pub(super) struct Event {
         Event,
         EventList,
         instances::AppliedAll,
-        instances::Deleting,
-        instances::Recreating,
+        requests::Deleting,
+        requests::Recreating,
+        requests::Failover,
+        requests::FailingOver,
         write::Applied,
         write::Outcome,
         board::OperatorView,

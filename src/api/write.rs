@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::ApiState;
 use super::problem::Problem;
-use crate::clock;
+use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
 use crate::spec::{Parsed, SpecError, check_change, parse_document};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
@@ -261,7 +261,8 @@ pub async fn request_deletion(state: &ApiState, name: &str) -> Result<(), Proble
             return Ok(());
         }
         let Some(document) = found.document else { return Err(Problem::no_instance(name)) };
-        match request(state, name, RequestKind::Delete, document.revision).await {
+        let asked = Request { at: now(), revision: document.revision, ..Request::default() };
+        match request(state, name, RequestKind::Delete, &asked).await {
             Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
             other => return other.map_err(Problem::from),
         }
@@ -276,12 +277,36 @@ pub async fn request_recreation(state: &ApiState, name: &str) -> Result<(), Prob
         return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
     }
     let document = found.document.ok_or_else(|| Problem::no_instance(name))?;
-    request(state, name, RequestKind::Recreate, document.revision).await.map_err(Problem::from)
+    let asked = Request { at: now(), revision: document.revision, ..Request::default() };
+    request(state, name, RequestKind::Recreate, &asked).await.map_err(Problem::from)
 }
 
-async fn request(state: &ApiState, name: &str, kind: RequestKind, revision: i64) -> Result<(), Error> {
-    let body =
-        serde_json::to_vec(&Request { at: clock::now(), revision, ..Request::default() }).expect("a request is JSON");
-    let guards = vec![Guard::Revision { key: instance_key(name), revision }];
-    put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value: body }] }).await.map(|_| ())
+/// Asks for another node to be the master; `to`: this one. Asking again changes what is asked for.
+pub async fn request_failover(
+    state: &ApiState,
+    name: &str,
+    to: Option<String>,
+    force: bool,
+) -> Result<Request, Problem> {
+    let mut asked = Request { at: now(), to, force, ..Request::default() };
+    for attempt in 1.. {
+        let found = read_one(state, name).await?;
+        if found.is_going() {
+            return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
+        }
+        asked.revision = found.document.ok_or_else(|| Problem::no_instance(name))?.revision;
+        match request(state, name, RequestKind::Failover, &asked).await {
+            // A change of the document meanwhile is no reason against it: only its deletion is.
+            Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
+            other => return other.map(|()| asked).map_err(Problem::from),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Writes a request, if the document still has the revision that the request was made for.
+async fn request(state: &ApiState, name: &str, kind: RequestKind, asked: &Request) -> Result<(), Error> {
+    let value = serde_json::to_vec(asked).expect("a request is JSON");
+    let guards = vec![Guard::Revision { key: instance_key(name), revision: asked.revision }];
+    put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value }] }).await.map(|_| ())
 }

@@ -9,17 +9,23 @@ use super::outcome::{Exit, failure};
 use super::text::print;
 use super::view::{Applied, Problem};
 use super::wait::{Goal, Target, wait};
+use crate::spec::Period;
 
 /// Runs `redisctl apply`.
 pub async fn apply(client: &Client, args: &ApplyArgs) -> Result<Exit> {
     let documents = documents::read(&args.files)?;
     let applied = send(client, &documents, args.dry_run).await?;
-    let note = if args.dry_run { " (dry run)" } else { "" };
+    report(client, &applied, args.dry_run, args.wait.then_some(args.timeout)).await
+}
+
+/// Says what became of each document, and waits until all is as declared if there is time for that.
+pub async fn report(client: &Client, applied: &[Applied], dry_run: bool, patience: Option<Period>) -> Result<Exit> {
+    let note = if dry_run { " (dry run)" } else { "" };
     let lines = applied.iter().map(|a| format!("redisinstance/{} {}{note}\n", a.name, a.result));
     print(&lines.collect::<String>())?;
-    if args.wait {
+    if let Some(timeout) = patience {
         let targets = applied.iter().map(|a| Target::accepted(&a.name, a.revision)).collect();
-        wait(client, &Goal::Ready, targets, args.timeout, true).await?;
+        wait(client, &Goal::Ready, targets, timeout, true).await?;
     }
     Ok(Exit::Ok)
 }

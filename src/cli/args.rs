@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
 use crate::settings::Flags;
-use crate::spec::Period;
+use crate::spec::{Cpus, Period, Size};
 use crate::telemetry::Format;
 
 /// redisctl: replicated Redis on Apache Mesos, kept as declared
@@ -59,6 +59,10 @@ pub enum Command {
     Events(EventsArgs),
     /// Wait until an instance is ready, deleted, or has a condition
     Wait(WaitArgs),
+    /// Make another node the master, without losing an acknowledged write
+    Failover(FailoverArgs),
+    /// Change the size of an instance: its memory, its replicas, its CPU share
+    Scale(ScaleArgs),
     /// Delete instances, and their data
     Delete(DeleteArgs),
     /// Start an instance whose data is lost again, empty (`onDataLoss: hold` waits for this)
@@ -224,6 +228,55 @@ pub struct WaitArgs {
     pub goal: Goal,
     /// How long to wait
     #[arg(long, value_name = "PERIOD", default_value = "60s")]
+    pub timeout: Period,
+}
+
+/// Arguments of `failover`.
+#[derive(Args, Debug)]
+pub struct FailoverArgs {
+    /// The instance
+    pub name: String,
+    /// The node that shall be the master, such as orders-1 [default: the operator chooses]
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+    /// Do it though writes may be lost, also such as were confirmed: when the master is gone and the
+    /// operator says that no replica is safe. Shows what is known of the loss, and asks
+    #[arg(long, requires = "to")]
+    pub force: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to wait until the new master takes writes
+    #[arg(long, value_name = "PERIOD", default_value = "60s")]
+    pub timeout: Period,
+    /// Ask for it, and do not wait
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Arguments of `scale`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("size").required(true).multiple(true).args(["memory", "replicas", "cpus"]))]
+pub struct ScaleArgs {
+    /// The instance
+    pub name: String,
+    /// Redis' maxmemory, such as 512Mi
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// How many replicas
+    #[arg(long, value_name = "NUMBER")]
+    pub replicas: Option<u32>,
+    /// The CPU share of each node, such as 0.5
+    #[arg(long, value_name = "CORES")]
+    pub cpus: Option<Cpus>,
+    /// Check the change and say what would be done, but do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait until the instance is ready, and show each step
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "PERIOD", default_value = "5m")]
     pub timeout: Period,
 }
 

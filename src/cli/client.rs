@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use reqwest::header::{CONTENT_TYPE, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,6 +26,9 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
 const RETRY_MS: (u64, u64) = (200, 5000);
 /// After a watch of an instance that does not exist, until we look again.
 const ABSENT_RETRY: Duration = Duration::from_millis(100);
+
+/// How documents are sent.
+const YAML: &str = "application/yaml";
 
 /// Talks to one operator.
 #[derive(Clone, Debug)]
@@ -93,7 +97,22 @@ impl Client {
     /// Applies documents: all of them, or none.
     pub async fn apply(&self, body: String, dry_run: bool) -> Result<Outcome> {
         let request = self.request(Method::POST, &["v1", "instances"]).query(&dry_run.then_some([("dryRun", "true")]));
-        let response = self.send(request.header("content-type", "application/yaml").body(body)).await?;
+        let response = self.send(request.header(CONTENT_TYPE, YAML).body(body)).await?;
+        self.outcome(response).await
+    }
+
+    /// Applies the document of one instance, if the stored one has this revision; none: it has another.
+    pub async fn put(&self, name: &str, body: String, revision: i64, dry_run: bool) -> Result<Option<Outcome>> {
+        let request = self.request(Method::PUT, &["v1", "instances", name]);
+        let request = request.query(&dry_run.then_some([("dryRun", "true")])).header(CONTENT_TYPE, YAML);
+        let response = self.send(request.header(IF_MATCH, format!("\"{revision}\"")).body(body)).await?;
+        match response.status() {
+            StatusCode::PRECONDITION_FAILED => Ok(None),
+            _ => self.outcome(response).await.map(Some),
+        }
+    }
+
+    async fn outcome(&self, response: Response) -> Result<Outcome> {
         if response.status() == StatusCode::UNPROCESSABLE_ENTITY {
             return Ok(Outcome::Refused(self.read(response.json().await)?));
         }
@@ -109,6 +128,12 @@ impl Client {
     /// Asks for an instance whose data is lost to be started again, empty.
     pub async fn recreate(&self, name: &str) -> Result<()> {
         self.done(self.request(Method::POST, &["v1", "instances", name, "recreate"])).await
+    }
+
+    /// Asks for another node to be the master; `to`: this one.
+    pub async fn failover(&self, name: &str, to: Option<&str>, force: bool) -> Result<()> {
+        let body = serde_json::json!({"to": to, "force": force});
+        self.done(self.request(Method::POST, &["v1", "instances", name, "failover"]).json(&body)).await
     }
 
     /// What the operator would do now.
@@ -260,6 +285,11 @@ impl Watch {
                 },
             }
         }
+    }
+
+    /// The same as a stream, which can be waited for beside others: it loses nothing by that.
+    pub fn signals(self) -> impl Stream<Item = Result<Signal>> {
+        futures::stream::unfold(self, async |mut watch| Some((watch.next().await, watch)))
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<()> {

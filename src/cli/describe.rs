@@ -92,7 +92,8 @@ fn conditions(instance: &Instance, now: Timestamp) -> String {
     Table::new(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]).page(&rows)
 }
 
-fn nodes(nodes: &[NodeStatus]) -> String {
+/// The nodes, in a table.
+pub fn nodes(nodes: &[NodeStatus]) -> String {
     let or_dash = |text: Option<String>| Cell::from(text.unwrap_or_else(|| "-".to_string()));
     let row = |node: &NodeStatus| -> Vec<Cell> {
         let link = if node.role == Role::Master { None } else { node.link.clone() };

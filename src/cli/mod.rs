@@ -17,9 +17,11 @@ mod describe;
 mod diff;
 mod documents;
 mod events;
+mod failover;
 mod follow;
 mod get;
 mod outcome;
+mod scale;
 mod serve;
 mod sse;
 mod text;
@@ -96,6 +98,8 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Plan(args) => plan(client, &args.name, args.output).await,
         Command::Events(args) => events::events(client, &args).await,
         Command::Wait(args) => wait::wait_for(client, &args).await,
+        Command::Failover(args) => failover::failover(client, &args).await,
+        Command::Scale(args) => scale::scale(client, &args).await,
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,

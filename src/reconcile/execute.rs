@@ -305,8 +305,7 @@ impl Ports {
                 self.note(task_id, Done::Turned(answer)).await;
             }
             Action::Detach { task_id, node, cut_clients } => {
-                let answer =
-                    if cut_clients { self.redis.demote(&node, &node).await } else { self.redis.detach(&node).await };
+                let answer = if cut_clients { self.redis.fence(&node).await } else { self.redis.detach(&node).await };
                 self.note(task_id.clone(), Done::Pointed).await;
                 let answer = answer.with_context(|| format!("make task {task_id} follow nobody"))?;
                 self.note(task_id, Done::Turned(answer)).await;

@@ -196,8 +196,8 @@ fn data_is_not_abandoned(o: &Observed, _: &Plan, after: &After, broken: &mut Vec
         return;
     }
     match new.master {
-        None => nothing_is_left(o, before, after, broken),
-        Some(new) => it_has_what_was_promised(o, before, new, after, broken),
+        Some(new) if o.instance.nodes.contains_key(&new) => it_has_what_was_promised(o, before, new, after, broken),
+        _ => nothing_is_left(o, before, after, broken),
     }
 }
 

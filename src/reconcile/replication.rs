@@ -73,7 +73,7 @@ pub fn handle_data_loss(d: &mut Draft) {
         d.event(EventKind::Warning, "DataLost", d.o.name.to_string(), lost);
     }
     let record = d.record.as_mut().expect("checked above");
-    record.master = None;
+    (record.master, record.replid) = (None, None);
     record.initialized = false;
 }
 

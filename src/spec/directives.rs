@@ -57,7 +57,11 @@ const OWNED: &[(&[&str], &str)] = &[
     (&["replica-priority", "slave-priority"], "the operator chooses a new master by what the replicas have received"),
     (
         &["min-replicas-", "min-slaves-"],
-        "the operator sets it with the number of replicas, so that a failover is not blocked by it",
+        "the operator keeps it right through every change: use spec.durability and spec.failover.maxLag",
+    ),
+    (
+        &["repl-ping-replica-period", "repl-ping-slave-period"],
+        "the operator sets it, for by it is judged whether a replica still hears its master",
     ),
     (&["repl-diskless-sync-delay"], "the operator sets it to 0, so that a new replica is filled at once"),
     (
@@ -81,6 +85,23 @@ const OWNED: &[(&[&str], &str)] = &[
         "a node starts from its spec alone, not from files that an agent may or may not have",
     ),
     (&["enable-protected-configs"], "it would let any client move the files that the operator keeps in the sandbox"),
+];
+
+/// Values that Redis takes and a failover does not survive: what was promised of confirmed writes
+/// would not be true.
+const REFUSED: &[(&[&str], &str, &str)] = &[
+    (
+        &["replica-read-only", "slave-read-only"],
+        "no",
+        "what is written to a replica is on no other node: it is lost when the replica synchronises, and it would \
+         become everybody's data when the replica is made the master",
+    ),
+    (
+        &["replica-ignore-maxmemory", "slave-ignore-maxmemory"],
+        "no",
+        "a replica that evicts by itself lacks writes that it has confirmed: they would be lost when it is made the \
+         master",
+    ),
 ];
 
 /// All others, in the order of the alphabet.
@@ -186,8 +207,6 @@ const DIRECTIVES: &[Directive] = &[
     live("repl-diskless-load", OneOf(&["disabled", "on-empty-db", "swapdb"])),
     live("repl-diskless-sync", YesNo),
     live("repl-diskless-sync-max-replicas", Number(0, INT)),
-    live("repl-ping-replica-period", Number(1, INT)),
-    live("repl-ping-slave-period", Number(1, INT)),
     live("repl-timeout", Number(1, INT)),
     live("replica-ignore-disk-write-errors", YesNo),
     live("replica-ignore-maxmemory", YesNo),
@@ -246,6 +265,13 @@ fn owned(name: &str) -> Option<&'static str> {
     OWNED.iter().find(|(patterns, _)| patterns.iter().any(|pattern| matches(pattern))).map(|(_, why)| *why)
 }
 
+/// Why this value of a directive is refused, if it is.
+fn refused(name: &str, value: &str) -> Option<&'static str> {
+    let is =
+        |(names, refused, _): &&(&[&str], &str, &str)| names.contains(&name) && value.eq_ignore_ascii_case(refused);
+    REFUSED.iter().find(is).map(|(_, _, why)| *why)
+}
+
 /// What is wrong with one line of `redis.config`.
 pub(super) fn check(name: &str, value: &str) -> Result<(), String> {
     if let Some(why) = owned(&name.to_ascii_lowercase()) {
@@ -260,6 +286,9 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), String> {
     }
     if let Some(control) = value.chars().find(|c| c.is_control()) {
         return Err(format!("the value has the control character {control:?}: none is allowed"));
+    }
+    if let Some(why) = refused(name, value) {
+        return Err(format!("{value:?} is not allowed: {why}"));
     }
     takes(&directive.takes, value).map_err(|allowed| format!("{value:?} is not {allowed}"))
 }

@@ -132,16 +132,23 @@ impl Serialize for Cpus {
     }
 }
 
-impl<'de> Deserialize<'de> for Cpus {
+/// What a CPU share may look like, for messages.
+const CPUS_FORM: &str = "a number of cores such as 0.1";
+
+impl FromStr for Cpus {
+    type Err = String;
+
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked just before.
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        const FORM: &str = "a number of cores such as 0.1";
-        let text = Scalar(FORM).deserialize(d)?;
-        let cores: f64 = text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not {FORM}")))?;
-        if !(0.0..=1e6).contains(&cores) {
-            return Err(D::Error::custom(format!("{text:?} is not {FORM}")));
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cores = text.parse().ok().filter(|cores: &f64| (0.0..=1e6).contains(cores));
+        let cores = cores.ok_or_else(|| format!("{text:?} is not {CPUS_FORM}"))?;
         Ok(Cpus((cores * 1000.0).round() as u64))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Scalar(CPUS_FORM).deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
 

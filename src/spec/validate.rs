@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::error::{Path, SpecError};
-use super::{API_VERSION, Constraint, InstanceSpec, KIND, Operator, RedisInstance, directives};
+use super::{API_VERSION, Constraint, Durability, InstanceSpec, KIND, Operator, RedisInstance, directives};
 
 /// The most replicas of a master: beyond it, sending to them is all that the master does.
 pub(super) const REPLICAS_MAX: u32 = 200;
@@ -22,6 +22,14 @@ const CPUS_MAX_MILLI: u64 = 256_000;
 const UNREACHABLE_MIN_MS: u64 = 1000;
 /// The longest wait: a week.
 const UNREACHABLE_MAX_MS: u64 = 7 * 24 * 3_600_000;
+/// The shortest silence that can count: less than three probes in it would be chance.
+const DETECT_MIN_MS: u64 = 100;
+/// The longest silence: for more, nobody needs an operator.
+const DETECT_MAX_MS: u64 = 60_000;
+/// The shortest lag: replicas acknowledge once in a second, and Redis counts in seconds.
+const LAG_MIN_MS: u64 = 1000;
+/// The longest lag: so long a master that is cut off goes on to take writes that will be lost.
+const LAG_MAX_MS: u64 = 60_000;
 /// The longest name: task names, labels and keys are made of it.
 const NAME_CHARS_MAX: usize = 40;
 /// The most labels of an instance.
@@ -44,6 +52,7 @@ pub(super) fn validate(instance: &RedisInstance) -> Vec<SpecError> {
     found.require(metadata.key("name"), &instance.metadata.name, name(&instance.metadata.name));
     labels(&mut found, &metadata.key("labels"), &instance.metadata.labels);
     numbers(&mut found, &instance.spec);
+    failover(&mut found, &instance.spec);
     placement(&mut found, &instance.spec);
     redis(&mut found, &instance.spec);
     found.0
@@ -158,6 +167,37 @@ fn numbers(found: &mut Findings, spec: &InstanceSpec) {
         check((UNREACHABLE_MIN_MS..=UNREACHABLE_MAX_MS).contains(&wait.0), || {
             format!("{wait} is out of range: allowed is 1s to 1w")
         }),
+    );
+}
+
+fn failover(found: &mut Findings, spec: &InstanceSpec) {
+    let path = Path::of(["spec"]);
+    if let Some(durability) = spec.durability {
+        // From one replica on, neither asks for more confirmations than there are replicas.
+        let possible = durability == Durability::None || spec.replicas > 0;
+        let message = || {
+            format!(
+                "{durability} asks for a replica that confirms each write, and spec.replicas is 0: \
+                 allowed is none, or 1 replica and more"
+            )
+        };
+        found.require(path.key("durability"), durability, check(possible, message));
+    }
+    let path = path.key("failover");
+    let silence = spec.failover.detect_within;
+    found.require(
+        path.key("detectWithin"),
+        silence,
+        check((DETECT_MIN_MS..=DETECT_MAX_MS).contains(&silence.0), || {
+            format!("{silence} is out of range: allowed is 100ms to 60s")
+        }),
+    );
+    let lag = spec.failover.max_lag;
+    let fits = (LAG_MIN_MS..=LAG_MAX_MS).contains(&lag.0) && lag.0.is_multiple_of(1000);
+    found.require(
+        path.key("maxLag"),
+        lag,
+        check(fits, || format!("{lag} is not 1s to 60s in whole seconds, which are what Redis counts in")),
     );
 }
 

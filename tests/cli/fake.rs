@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -30,6 +30,12 @@ pub struct World {
     pub apply_answer: Option<(u16, Value)>,
     /// The answer to a request for recreation.
     pub recreate_answer: Option<(u16, Value)>,
+    /// The answer to a request for a failover.
+    pub failover_answer: Option<(u16, Value)>,
+    /// What a request for a failover makes of the instance at once.
+    pub failed_over: Option<Value>,
+    /// So many more times somebody else changes the document before we can.
+    pub outdated: usize,
     /// Method, path and query, and body of each request.
     pub requests: Vec<(String, String)>,
     /// How many watches were opened.
@@ -157,9 +163,9 @@ fn message(event: &str, data: &Value) -> String {
 fn routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/instances", get(list).post(apply))
-        .route("/v1/instances/{name}", get(one))
-        .route("/v1/instances/{name}", delete(remove))
+        .route("/v1/instances/{name}", get(one).put(put).delete(remove))
         .route("/v1/instances/{name}/recreate", post(recreate))
+        .route("/v1/instances/{name}/failover", post(failover))
         .route("/v1/instances/{name}/plan", get(plan))
         .route("/v1/instances/{name}/events", get(events_of))
         .route("/v1/events", get(events))
@@ -241,6 +247,28 @@ async fn apply(State(shared): Toy, RawQuery(query): RawQuery, body: String) -> R
     Json(json!({"results": results})).into_response()
 }
 
+async fn put(
+    State(shared): Toy,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
+    note(&shared, format!("PUT /v1/instances/{name}"), query.as_deref(), body);
+    let mut world = shared.world.lock().unwrap();
+    if let Some((status, answer)) = &world.apply_answer {
+        return (StatusCode::from_u16(*status).unwrap(), Json(answer.clone())).into_response();
+    }
+    let revision = world.instances[&name]["metadata"]["revision"].as_i64().unwrap();
+    let wanted = headers["if-match"].to_str().unwrap().trim_matches('"').parse();
+    if world.outdated > 0 || wanted != Ok(revision) {
+        world.outdated = world.outdated.saturating_sub(1);
+        world.instances.get_mut(&name).unwrap()["metadata"]["revision"] = json!(revision + 1);
+        return problem(412, "the stored document has another revision");
+    }
+    Json(json!({"results": [{"name": name, "result": "configured", "revision": revision + 1}]})).into_response()
+}
+
 async fn remove(State(shared): Toy, Path(name): Path<String>) -> Response {
     note(&shared, format!("DELETE /v1/instances/{name}"), None, String::new());
     let exists = shared.world.lock().unwrap().instances.contains_key(&name);
@@ -254,6 +282,18 @@ async fn recreate(State(shared): Toy, Path(name): Path<String>) -> Response {
         Some((status, body)) => (StatusCode::from_u16(status).unwrap(), Json(body)).into_response(),
         None => StatusCode::ACCEPTED.into_response(),
     }
+}
+
+async fn failover(State(shared): Toy, Path(name): Path<String>, body: String) -> Response {
+    note(&shared, format!("POST /v1/instances/{name}/failover"), None, body);
+    let mut world = shared.world.lock().unwrap();
+    if let Some((status, body)) = world.failover_answer.clone() {
+        return (StatusCode::from_u16(status).unwrap(), Json(body)).into_response();
+    }
+    if let Some(instance) = world.failed_over.take() {
+        world.instances.insert(name, instance);
+    }
+    (StatusCode::ACCEPTED, Json(json!({"failover": true}))).into_response()
 }
 
 async fn plan(State(shared): Toy, Path(name): Path<String>) -> Response {

@@ -4,9 +4,11 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod changing;
+mod failing_over;
 mod fake;
 mod real;
 mod run;
 mod sample;
+mod scaling;
 mod settings;
 mod showing;

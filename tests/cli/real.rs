@@ -17,7 +17,7 @@ use crate::sample::instance;
 struct Real {
     board: Arc<Board>,
     url: String,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     folder: tempfile::TempDir,
 }
 
@@ -35,11 +35,19 @@ impl Real {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             tokio::spawn(async move { axum::serve(listener, router(state)).await });
         });
-        Real { board, url: format!("http://{address}"), _runtime: runtime, folder }
+        Real { board, url: format!("http://{address}"), runtime, folder }
     }
 
     fn run(&self, args: &[&str]) -> Ended {
         ended(redisctl(args).env("REDISCTL_SERVER", &self.url))
+    }
+
+    /// Posts to the API; the answer.
+    fn post(&self, path: &str, body: String) -> serde_json::Value {
+        self.runtime.block_on(async {
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            http.post(format!("{}{path}", self.url)).body(body).send().await.unwrap().json().await.unwrap()
+        })
     }
 
     /// A file in the test's folder.
@@ -138,4 +146,37 @@ fn apply_waits_until_the_operator_shows_the_new_revision_ready() {
     });
     assert_eq!(waiting.code, 0, "{waiting:?}");
     assert!(waiting.out.starts_with("redisinstance/orders created\norders-0: Ready, master at"), "{waiting:?}");
+}
+
+#[test]
+fn a_scaled_document_is_taken_by_the_real_api_and_an_outdated_one_is_not() {
+    let real = Real::start();
+    let answer = real.post("/v1/instances", crate::sample::document("orders"));
+    let revision = answer["results"][0]["revision"].as_i64().unwrap();
+    real.show("orders", 3, revision);
+    let done = real.run(&["scale", "orders", "--replicas=1", "--dry-run"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "redisinstance/orders configured (dry run)\n"), "{done:?}");
+    let done = real.run(&["scale", "orders", "--replicas=201"]);
+    assert_eq!(done.code, 2);
+    assert!(done.err.ends_with("\n  spec.replicas: 201 is too many: allowed is 0 to 200\n"), "{done:?}");
+    assert_eq!(real.run(&["scale", "orders", "--replicas=2"]).out, "redisinstance/orders unchanged\n");
+    assert_eq!(real.run(&["scale", "orders", "--replicas=3"]).out, "redisinstance/orders configured\n");
+    // The board still shows the older revision, as if it were far behind.
+    let done = real.run(&["scale", "orders", "--replicas=4"]);
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("was changed by others meanwhile"), "{done:?}");
+}
+
+#[test]
+fn a_failover_is_asked_for_at_the_real_api() {
+    let real = Real::start();
+    real.post("/v1/instances", crate::sample::document("orders"));
+    real.show("orders", 3, 1);
+    assert_eq!(real.run(&["failover", "orders", "--to=orders-1", "--no-wait"]).code, 0);
+    let done = real.run(&["failover", "orders", "--timeout=300ms"]);
+    assert_eq!(done.code, 4, "{done:?}");
+    assert_eq!(real.run(&["failover", "orders", "--to=orders-2", "--force", "--yes", "--no-wait"]).code, 0);
+    assert_eq!(real.run(&["delete", "orders"]).code, 0);
+    let done = real.run(&["failover", "orders"]);
+    assert_eq!((done.code, done.err.as_str()), (1, "error: orders is being deleted\n"));
 }

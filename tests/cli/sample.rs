@@ -22,16 +22,25 @@ pub fn instance(name: &str, ready: usize, revision: i64) -> Value {
         },
         "spec": {
             "masters": 1, "replicas": 2, "memory": "256Mi", "cpus": 0.1, "distribution": 1,
-            "placement": {"strategy": "spread"}, "redis": {}, "replaceUnreachableAfter": "5m", "onDataLoss": "recreate"
+            "placement": {"strategy": "spread"}, "redis": {}, "replaceUnreachableAfter": "5m", "onDataLoss": "recreate",
+            "failover": {"detectWithin": "1s", "maxLag": "1s"}
         },
         "status": {
             "phase": if all { "Ready" } else { "Creating" }, "observedRevision": if all { revision } else { 0 },
             "epoch": 1, "master": "10.0.0.0:31000", "nodes": (0..3).map(node).collect::<Vec<_>>(), "waiting": waiting,
-            "conditions": [{
-                "type": "Ready", "status": if all { "True" } else { "False" }, "reason": "Nodes", "message": "a sentence",
-                "lastTransitionTime": "2026-01-02T03:04:05Z"
-            }]
+            "conditions": [
+                condition("MasterAvailable", ready > 0, "Master"),
+                condition("Ready", all, "Nodes"),
+            ]
         }
+    })
+}
+
+/// A condition with a sentence.
+pub fn condition(kind: &str, holds: bool, reason: &str) -> Value {
+    json!({
+        "type": kind, "status": if holds { "True" } else { "False" }, "reason": reason, "message": "a sentence",
+        "lastTransitionTime": "2026-01-02T03:04:05Z"
     })
 }
 

@@ -175,7 +175,7 @@ fn describe_shows_spec_conditions_nodes_reasons_and_events() {
         "Revision:  7, not yet acted upon\n",
         "Phase:     Creating, 1/3 nodes ready\n",
         "Spec:\n  masters: 1\n  replicas: 2\n",
-        "  Ready   False    ",
+        "  Ready             False    ",
         "  cache-1   replica   Launching   10.0.0.1:31000   agent-1   r1       up     42       0B    1.5Mi   cache-1.18f",
         "Waiting:\n  - 2 nodes are not ready\n",
         "Warning   NodeDied   cache-1   cache-1 died of old age\n",
