@@ -121,7 +121,7 @@ async fn a_detached_master_takes_no_writes_and_can_be_promoted_again() {
 }
 
 #[tokio::test]
-async fn a_deposed_master_is_demoted_its_clients_are_cut_and_its_extent_is_told() {
+async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told() {
     let redis = Redis::new(TIMEOUT);
     let (master, a, _b) = three(&redis).await;
     redis.detach(&address(&a)).await.unwrap();
@@ -134,17 +134,17 @@ async fn a_deposed_master_is_demoted_its_clients_are_cut_and_its_extent_is_told(
     let mut subscriber = client.get_async_pubsub().await.unwrap();
     subscriber.subscribe("news").await.unwrap();
     let before = redis.probe(&address(&master)).await.unwrap();
-    let was = redis.demote(&address(&master), &address(&a)).await.unwrap();
-    assert_eq!(was.role, Role::Master);
+    let was = redis.fence(&address(&master)).await.unwrap();
+    assert_eq!((was.role, was.follows.as_ref()), (Role::Replica, Some(&address(&master))));
     assert!(was.offset >= before.offset && was.offset > promoted.offset, "{} bytes only it has", was.offset);
     let write = redis::cmd("SET").arg("lost").arg("2").query_async::<()>(&mut writer).await;
     assert!(write.unwrap_err().is_unrecoverable_error(), "the connection is closed");
     let gone = futures::StreamExt::next(&mut subscriber.on_message()).await;
     assert!(gone.is_none(), "subscribers are cut");
+    assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "1", "what it took is kept until it is reported");
+    redis.follow(&address(&master), &address(&a)).await.unwrap();
     wait_for_link(&redis, &master).await;
     assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "");
-    redis.demote(&address(&master), &address(&a)).await.unwrap();
-    assert!(redis.probe(&address(&master)).await.unwrap().link_up, "nothing changes the second time");
 }
 
 #[tokio::test]

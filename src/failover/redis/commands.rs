@@ -62,11 +62,11 @@ impl Redis {
         done.await.with_context(|| format!("detach {node}"))
     }
 
-    /// Makes a deposed master follow `master` and cuts its clients, so that they look for the new
-    /// one. Answers what it was just before: as a master it may have taken writes that nobody else
-    /// has.
-    pub async fn demote(&self, node: &Address, master: &Address) -> Result<Answer> {
-        self.change(node, &demoting(master)).await.with_context(|| format!("demote {node} to a replica of {master}"))
+    /// Detaches a master that another has replaced, and cuts its clients, so that they look for the
+    /// new one. Answers what it is now: it may have taken writes that nobody else has.
+    pub async fn fence(&self, node: &Address) -> Result<Answer> {
+        let commands = [cutting_clients(), detaching(node)].concat();
+        self.change(node, &commands).await.with_context(|| format!("fence {node}"))
     }
 
     /// Makes the node a replica of `master`; nothing changes when it is one already.
@@ -192,8 +192,11 @@ pub(super) fn detaching(node: &Address) -> Vec<Cmd> {
 
 /// Asks what a node is, and makes it a replica without clients.
 pub(super) fn demoting(master: &Address) -> Vec<Cmd> {
-    let cut = |kind| command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
-    [info_commands().to_vec(), vec![replica_of(master), cut("normal"), cut("pubsub")]].concat()
+    [info_commands().to_vec(), vec![replica_of(master)], cutting_clients()].concat()
+}
+
+fn cutting_clients() -> Vec<Cmd> {
+    ["normal", "pubsub"].map(|kind| command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])).to_vec()
 }
 
 /// Makes a node a master, and asks what it is then.
