@@ -159,6 +159,7 @@ fn record(instance: &RedisInstance, spec_revision: i64) -> InstanceRecord {
         next_ordinal: 1,
         initialized: false,
         replid: None,
+        confirmations: 0,
         deleting: false,
         created_at: Timestamp(1),
         failures: 0,

@@ -3,13 +3,9 @@
 use std::cmp::Reverse;
 
 use crate::failover::judge::Master;
+use crate::failover::promise::{confirmations, fence_ms, quorum, voters};
 use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
-use crate::reconcile::launch::MIN_REPLICAS;
-
-/// Beyond its max-lag a master may take writes for so long: Redis counts whole seconds, and looks
-/// once a second. A quarter of a second is for clocks that run differently.
-const LAG_SLACK_MS: u64 = 2250;
 
 /// What became of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,27 +16,6 @@ pub enum Choice {
     Wait(String, Option<Timestamp>),
     /// Nobody; why.
     Nobody(String),
-}
-
-/// How long after its last replica was taken from it a master still may take writes.
-pub fn lag_ms(max_lag_ms: u64) -> u64 {
-    max_lag_ms + LAG_SLACK_MS
-}
-
-/// The k of the promise in force: what is declared, as far as the master was told.
-pub fn confirmations(d: &Draft) -> u32 {
-    let declared = d.spec().map_or(0, crate::spec::InstanceSpec::confirmations);
-    let applied = d.master().and_then(|master| master.owned.get(MIN_REPLICAS)).and_then(|text| text.parse().ok());
-    declared.min(applied.unwrap_or(declared))
-}
-
-/// The replicas that may have confirmed a write of the master, and how many of them must be in sight
-/// for every write so confirmed to be seen.
-pub fn quorum(d: &Draft) -> (Vec<u32>, usize) {
-    let voters: Vec<u32> = d.nodes.values().filter(|node| is_voter(d, node)).map(|node| node.ordinal).collect();
-    let k = confirmations(d) as usize;
-    let needed = if k == 0 { 1 } else { (voters.len() + 1).saturating_sub(k).max(1) };
-    (voters, needed)
 }
 
 /// When nobody fills the master's role, though the record names a node that answers: whether that
@@ -55,9 +30,8 @@ pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
     if !ours {
         return Err(format!("it has data of another history ({})", answer.replid));
     }
-    let peers = d.nodes.values().filter(|node| is_voter(d, node));
     let (mut all, mut seen) = (1, 1);
-    for node in peers {
+    for node in voters(d) {
         let known = d.answer(node.ordinal);
         if known.is_some_and(|peer| peer.replid == answer.replid && peer.offset > answer.offset) {
             return Err(format!("{} has more", node.name()));
@@ -67,13 +41,8 @@ pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
             seen += usize::from(known.is_some());
         }
     }
-    let needed = (all + 1_usize).saturating_sub(confirmations(d) as usize).clamp(1, all);
+    let needed = quorum(d, all).min(all);
     if seen < needed { Err(format!("{seen} of {all} nodes are in sight, and {needed} must be")) } else { Ok(()) }
-}
-
-fn is_voter(d: &Draft, node: &NodeRecord) -> bool {
-    let never_ran = matches!(node.task, TaskRecord::Dead { ran: false, .. });
-    node.joined && !d.is_master(node.ordinal) && !never_ran
 }
 
 /// Chooses among the replicas in sight. `forced`: the user wants this node, whatever is lost.
@@ -84,7 +53,8 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
             _ => Choice::Nobody(format!("{} does not answer, or has no whole data set", d.node_name(ordinal))),
         };
     }
-    let (voters, needed) = quorum(d);
+    let voters: Vec<u32> = voters(d).map(|node| node.ordinal).collect();
+    let needed = quorum(d, voters.len());
     let mut unseen = Vec::new();
     let mut seen: Vec<(&NodeRecord, &Answer)> = Vec::new();
     let mut soonest: Option<Timestamp> = None;
@@ -182,8 +152,8 @@ fn in_sight<'a>(d: &Draft<'a>, master: &Master, node: &NodeRecord) -> Result<&'a
             Err(("still has a link to it".to_string(), soon))
         }
         Master::Gone(..) if confirmations(d) > 0 && answer.role == Role::Replica => {
-            let lag_ms = d.spec().map_or(0, |spec| lag_ms(spec.failover.max_lag.0));
-            match seen.detached_since.map(|since| since.plus_ms(lag_ms)) {
+            let fence_ms = d.spec().map_or(0, fence_ms);
+            match seen.detached_since.map(|since| since.plus_ms(fence_ms)) {
                 None => Err(("is being taken from it".to_string(), soon)),
                 Some(at) if at > d.o.now => {
                     Err((format!("was taken from it, which it must have noticed at {at}"), Some(at)))

@@ -1,6 +1,7 @@
 //! The master's role: whether it is filled, who may take it, and how it moves. Pure, but for `redis`.
 //!
 //! - `judge.rs` joins what Mesos, our own connection and the replicas say of the recorded master.
+//! - `promise.rs` knows which writes may be lost by no failover, and who has them.
 //! - `candidate.rs` chooses who takes its place, or says why nobody may.
 //! - `takeover.rs` plans the change: record first, then promote.
 //! - `redis/` asks and commands nodes.
@@ -14,9 +15,10 @@
 
 mod candidate;
 mod judge;
+mod promise;
 pub mod redis;
 mod takeover;
 
-pub use candidate::confirmations;
 pub use judge::{Master, judge, proved_empty};
+pub use promise::{caught_up, confirmations, keep_promise, may_forget};
 pub use takeover::{take_over, worst_case_ms};

@@ -1,7 +1,8 @@
 //! Plans how the master's role moves: the new master is recorded first, then made one. Pure.
 
-use crate::failover::candidate::{Choice, choose, confirmations, follows_itself, lag_ms, may_finish};
+use crate::failover::candidate::{Choice, choose, follows_itself, may_finish};
 use crate::failover::judge::{Master, judge};
+use crate::failover::promise::{confirmations, fence_ms};
 use crate::model::{Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -13,7 +14,7 @@ const TURN_AGAIN_MS: u64 = 1000;
 /// The longest time from a master's fault to another's promotion that follows from the spec, in
 /// milliseconds: when the master falls silent and nothing proves its death.
 pub fn worst_case_ms(spec: &InstanceSpec) -> u64 {
-    let fence_ms = if spec.confirmations() > 0 { lag_ms(spec.failover.max_lag.0) } else { 0 };
+    let fence_ms = if spec.confirmations() > 0 { fence_ms(spec) } else { 0 };
     spec.failover.detect_within.0 + fence_ms
 }
 

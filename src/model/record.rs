@@ -181,6 +181,9 @@ pub struct InstanceRecord {
     /// The replication id of the newest master that was seen: whoever has it has that history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replid: Option<String>,
+    /// The k of the promise in force: see `failover`.
+    #[serde(default)]
+    pub confirmations: u32,
     /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
     #[serde(default)]
     pub deleting: bool,

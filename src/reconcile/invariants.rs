@@ -253,7 +253,7 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
     if taking.keys == 0 && taking.offset <= 1 {
         broken.push(format!("{} is empty and would be the master", name(new)));
     }
-    let k = before.spec.confirmations().min(applied_confirmations(old)) as usize;
+    let k = before.confirmations.min(before.spec.confirmations()).min(applied_confirmations(old)) as usize;
     let may_have_confirmed = |node: &&Node| {
         let record = &node.record.value;
         record.joined && Some(record.ordinal) != before.master && record.task.ran()

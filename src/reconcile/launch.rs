@@ -153,6 +153,7 @@ mod tests {
             next_ordinal: 1,
             initialized: false,
             replid: None,
+            confirmations: 0,
             deleting: false,
             created_at: Timestamp(0),
             failures: 0,

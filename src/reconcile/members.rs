@@ -1,7 +1,7 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
 use crate::failover::{self, Master, proved_empty};
-use crate::model::{Address, EventKind, NoAnswer, NodeRecord, Role, TaskRecord, Timestamp};
+use crate::model::{Address, EventKind, NoAnswer, NodeRecord, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -26,38 +26,12 @@ pub fn forget_dead(d: &mut Draft, master: &Master) {
     let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
     let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
     let (gone, kept): (Vec<&NodeRecord>, Vec<&NodeRecord>) =
-        dead.partition(|node| !may_be_followed(d, &node.address) && may_forget(d, node));
+        dead.partition(|node| !may_be_followed(d, &node.address) && failover::may_forget(d, node));
     let gone: Vec<u32> = gone.into_iter().map(|node| node.ordinal).collect();
     if !kept.is_empty() {
         d.revisit(d.o.now.plus_ms(FORGET_AGAIN_MS));
     }
     d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
-}
-
-/// What a dead replica may have confirmed, others must have before it is forgotten: until then it
-/// counts among those of which enough must be in sight when the master is lost.
-fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
-    let TaskRecord::Dead { at: died_at, ran, .. } = node.task else { return false };
-    let needed = failover::confirmations(d) as usize;
-    if needed == 0 || !node.joined || !ran {
-        return true;
-    }
-    let asked = |ordinal: u32| d.seen(ordinal)?.answer.as_ref().filter(|(_, at)| *at > died_at);
-    let master = d.master().filter(|master| !master.task.is_dead()).and_then(|master| asked(master.ordinal));
-    let Some((master, master_asked_at)) = master.filter(|(answer, _)| answer.role == Role::Master) else {
-        return false;
-    };
-    let others = d.nodes.values().filter(|other| other.joined && !other.task.is_dead() && !d.is_master(other.ordinal));
-    let caught_up = |other: &&NodeRecord| {
-        let known = asked(other.ordinal).filter(|_| d.answer(other.ordinal).is_some());
-        known.is_some_and(|(answer, at)| {
-            answer.may_receive()
-                && answer.replid == master.replid
-                && answer.offset >= master.offset
-                && at >= master_asked_at
-        })
-    };
-    others.filter(caught_up).count() >= needed
 }
 
 /// Whether a living node follows that address as far as it was heard, or was not heard yet and was

@@ -38,6 +38,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
         configure(&mut draft);
+        failover::keep_promise(&mut draft);
         forget_dead(&mut draft, &master);
         stop_hung(&mut draft, &master);
         scale_down(&mut draft, &master);
@@ -95,6 +96,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
             next_ordinal: 0,
             initialized: false,
             replid: None,
+            confirmations: 0,
             deleting: false,
             created_at: d.o.now,
             failures: 0,

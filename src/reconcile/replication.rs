@@ -1,7 +1,7 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
 use crate::failover::{self, Master, proved_empty};
-use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
+use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role, Timestamp};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
@@ -184,13 +184,14 @@ pub fn configure(d: &mut Draft) {
 /// has them: it would refuse writes before.
 fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
     let Some(spec) = d.spec() else { return Vec::new() };
-    let in_sync = d.nodes.keys().filter(|ordinal| d.answer(**ordinal).is_some_and(|a| a.may_receive() && !a.syncing));
     let number = |text: &String| text.parse::<usize>().unwrap_or(0);
-    let (is_master, in_sync) = (d.is_master(node.ordinal), in_sync.count());
     let changed = launch::owned_settings(spec).into_iter().filter(|(key, value)| node.owned.get(key) != Some(value));
     let too_early = |key: &str, value: &String| {
         let raised = node.owned.get(key).map_or(0, number) < number(value);
-        key == launch::MIN_REPLICAS && is_master && raised && in_sync < number(value)
+        key == launch::MIN_REPLICAS
+            && raised
+            && d.is_master(node.ordinal)
+            && failover::caught_up(d, Timestamp(0)) < number(value)
     };
     changed.filter(|(key, value)| !too_early(key, value)).collect()
 }

@@ -61,7 +61,7 @@ fn status(d: &Draft) -> InstanceStatus {
         master: d.master().filter(|_| initialized && published).map(|node| node.address.to_string()),
         failover: d.spec().map(|spec| FailoverStatus {
             durability: spec.durability(),
-            confirmations: spec.confirmations(),
+            confirmations: failover::confirmations(d),
             worst_case: Period(failover::worst_case_ms(spec)),
         }),
         nodes,

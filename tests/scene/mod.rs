@@ -133,6 +133,7 @@ impl Scene {
         let mut scene = Scene::declared(replicas, more);
         let spec = document(replicas, more).spec;
         scene.instance.nodes = (0..=replicas).map(|ordinal| (ordinal, node(&spec, ordinal, 0))).collect();
+        let confirmations = spec.confirmations();
         let record = InstanceRecord {
             spec,
             labels: BTreeMap::new(),
@@ -142,6 +143,7 @@ impl Scene {
             next_ordinal: replicas + 1,
             initialized: true,
             replid: Some("r".to_string()),
+            confirmations,
             deleting: false,
             created_at: BEFORE,
             failures: 0,

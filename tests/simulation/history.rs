@@ -50,7 +50,7 @@ pub struct History {
     /// ACCEPTs whose sender has given up, but which may still arrive.
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
-    told: BTreeMap<String, Result<Answer, NoAnswer>>,
+    told: BTreeMap<String, (Result<Answer, NoAnswer>, usize)>,
     /// The store's revision then: an answer to a question that was put before a death was recorded
     /// proves less than the same answer after it.
     told_at: i64,
@@ -63,6 +63,8 @@ pub struct History {
 /// A spec as users write it here.
 #[derive(Clone)]
 struct Declared {
+    /// `none`, whatever the number of replicas.
+    durability: bool,
     replicas: usize,
     distribution: usize,
     /// The most that was ever declared: nodes launched under it may stay, or land late.
@@ -74,12 +76,13 @@ struct Declared {
 
 impl Declared {
     fn document(&self, name: &str) -> String {
-        let Declared { replicas, distribution, memory, config, after, hold, .. } = self;
+        let Declared { durability, replicas, distribution, memory, config, after, hold } = self;
         let hold = if *hold { "hold" } else { "recreate" };
+        let durability = if *durability { ", durability: none" } else { "" };
         format!(
             "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
              memory: {memory}, distribution: {distribution}, placement: {{spreadBy: rack}}, \
-             replaceUnreachableAfter: {after}, onDataLoss: {hold}, redis: {{config: {config}}}}}\n"
+             replaceUnreachableAfter: {after}, onDataLoss: {hold}{durability}, redis: {{config: {config}}}}}\n"
         )
     }
 }
@@ -287,6 +290,7 @@ impl History {
             mesos: &mut self.mesos,
             redis: &mut self.redis,
             now: self.now,
+            promises: &self.judge.promises,
             broken: Vec::new(),
             story: self.story.as_mut(),
         };
@@ -472,15 +476,17 @@ impl History {
 
     fn tick_one(&mut self, at: usize) -> bool {
         let p = &self.redis.processes[at];
-        let reached = |agent: usize| self.mesos.agents[agent].reached();
-        let master = p.follows.as_ref().and_then(|address| self.redis.at(address));
-        let linked = reached(p.agent) && master.is_none_or(|m| reached(self.redis.processes[m].agent));
         let before = (p.listening, p.link, p.data, p.follows.clone());
-        let ping = !self.peace && self.dice.percent(20);
-        let copied = self.redis.tick(at, linked, ping);
+        let agents = &self.mesos.agents;
+        let reached = |a: usize, b: usize| a == b || (agents[a].joined() && agents[b].joined());
+        let dice = (!self.peace).then_some(&mut self.dice);
+        let copied = self.redis.tick(at, self.now, reached, dice);
         if let Some(copy) = copied {
-            let outcome = judge::copied(&copy, &self.redis);
+            let outcome = judge::copied(&copy, &self.redis, &self.judge.promises);
             self.blame(outcome);
+        }
+        for (name, key) in self.judge.promises.confirm(&self.redis, &self.store) {
+            self.say(|| format!("key {key} of {name} is confirmed"));
         }
         let p = &self.redis.processes[at];
         let news = before != (p.listening, p.link, p.data, p.follows.clone());
@@ -510,14 +516,20 @@ impl History {
             }
             let reached = self.mesos.agents.iter().any(|agent| agent.host == address.host && agent.reached());
             let result = match self.redis.at(&address) {
-                _ if !reached => Err(NoAnswer::Timeout),
+                _ if !reached => Err(NoAnswer::Unreachable),
                 None => Err(NoAnswer::Refused),
-                Some(at) => Ok(self.redis.answer(at)),
+                Some(at) if self.redis.processes[at].hung => Err(NoAnswer::Timeout),
+                Some(at) => Ok(self.redis.answer(at, self.now)),
             };
-            if self.told.get(&task_id) == Some(&result) && self.peace {
+            // A failure is told twice: one proves nothing.
+            let times = match self.told.get(&task_id) {
+                Some((known, times)) if *known == result => *times + 1,
+                _ => 1,
+            };
+            if self.peace && times > if result.is_ok() { 1 } else { 2 } {
                 continue;
             }
-            self.told.insert(task_id.clone(), result.clone());
+            self.told.insert(task_id.clone(), (result.clone(), times));
             news = true;
             if let Some(operator) = &mut self.operator {
                 operator.probes.push_back(Probe { task_id, result, at: self.now });
@@ -574,12 +586,19 @@ impl History {
         } else if let Some(txn) = self.operator.as_mut().and_then(|operator| operator.late.pop()) {
             let done = self.store.commit(&txn).is_ok();
             self.say(|| format!("a late transaction arrives, done: {done}"));
+        } else if let Some(at) = self.redis.processes.iter().position(|p| p.alive && p.hung)
+            && (self.peace || self.dice.percent(10))
+        {
+            let task_id = self.redis.processes[at].task_id.clone();
+            self.say(|| format!("{task_id} goes on"));
+            self.redis.go_on(at);
         } else if let Some((subscription, call)) = self.late_accepts.pop() {
             if self.mesos.subscription == Some(subscription) {
                 self.arrive(call);
             }
         } else {
-            let down = |(_, a): &(usize, &crate::mesos::Agent)| !a.lost && (!a.up || a.cut || !a.serving || a.draining);
+            let off = |a: &crate::mesos::Agent| !a.up || a.cut || a.unseen || a.split || !a.serving || a.draining;
+            let down = |(_, a): &(usize, &crate::mesos::Agent)| !a.lost && off(a);
             let down: Vec<usize> = self.mesos.agents.iter().enumerate().filter(down).map(|(at, _)| at).collect();
             // Long enough for the master to give some of them up.
             if down.is_empty() || (!self.peace && self.dice.percent(85)) {
@@ -597,7 +616,8 @@ impl History {
             self.mesos.boot(at);
         }
         let agent = &mut self.mesos.agents[at];
-        (agent.cut, agent.serving, agent.draining) = (false, true, false);
+        (agent.cut, agent.unseen, agent.split) = (false, false, false);
+        (agent.serving, agent.draining) = (true, false);
     }
 
     // --- Users, clients and time -------------------------------------------------------------
@@ -605,6 +625,7 @@ impl History {
     fn declare(&mut self, name: &str) {
         let distribution = 1 + self.dice.below(2);
         let declared = Declared {
+            durability: self.dice.percent(20),
             replicas: self.dice.below(4),
             distribution,
             memory: "64Mi",
@@ -631,7 +652,8 @@ impl History {
         let (replicas, distribution) = (self.dice.below(5), 1 + self.dice.below(3));
         let config = *self.dice.pick(&["{maxmemory-policy: allkeys-lru}", "{databases: 32}", "{}"]);
         let declared = self.specs.get_mut(&name).expect("declared");
-        match self.dice.below(10) {
+        match self.dice.below(14) {
+            10.. => return self.ask_for_failover(&name, revision),
             0..4 => declared.replicas = replicas,
             4 => {
                 declared.distribution = distribution;
@@ -662,23 +684,42 @@ impl History {
         self.write_document(&name);
     }
 
+    fn ask_for_failover(&mut self, name: &str, revision: i64) {
+        let nodes = self.store.instances.get(name).map(|stored| stored.nodes.len()).unwrap_or_default();
+        let to = self.dice.percent(50).then(|| format!("{name}-{}", self.dice.below(nodes + 2)));
+        self.say(|| format!("the user asks for a failover of {name} to {to:?}"));
+        let request = Request { at: self.now, revision, to, force: false };
+        let request = serde_json::to_vec(&request).expect("plain");
+        self.store.put(&request_key(name, RequestKind::Failover), request);
+    }
+
     /// A client writes a key where the status says.
     fn client(&mut self) {
         let name = self.dice.pick(&self.names).clone();
         let status = self.store.instances.get(&name).and_then(|stored| stored.status.as_ref());
         let Some(master) = status.and_then(|status| status.master.clone()) else { return };
-        let here = |p: &crate::redis::Process| p.alive && p.listening && p.address.to_string() == master;
+        let k = status.and_then(|status| status.failover).map_or(0, |failover| failover.confirmations as usize);
+        let own = self.dice.percent(30); // Some stay with the master that they know.
+        let here = |p: &crate::redis::Process| {
+            p.alive
+                && p.listening
+                && !p.hung
+                && if own { p.role == Role::Master && p.instance == name } else { p.address.to_string() == master }
+        };
         let Some(at) = self.redis.processes.iter().position(here) else { return };
         let p = &self.redis.processes[at];
-        if p.role != Role::Master || self.keys >= KEYS_MAX || !self.mesos.agents[p.agent].reached() {
+        if p.role != Role::Master || self.keys >= KEYS_MAX || !self.mesos.agents[p.agent].up {
             return;
         }
         let (key, task_id, instance) = (self.keys, p.task_id.clone(), p.instance.clone());
         if instance != name {
             return self.blame(Err(format!("clients of {name} are sent to {task_id}")));
         }
-        self.say(|| format!("a client writes key {key} to {task_id}"));
-        self.redis.write(at, key);
+        let taken = self.redis.write(at, key, self.now);
+        self.say(|| format!("a client writes key {key} to {task_id}, which takes it: {taken}"));
+        if taken && k > 0 {
+            self.judge.promises.await_(at, key, k, &self.redis);
+        }
         self.keys += 1;
     }
 
@@ -693,7 +734,7 @@ impl History {
     fn fault(&mut self) {
         self.faults -= 1;
         let at = self.dice.below(self.mesos.agents.len());
-        match self.dice.below(22) {
+        match self.dice.below(28) {
             0..4 => self.crash_operator(),
             4 | 5 => {
                 self.say(|| "the Mesos session is cut".to_string());
@@ -759,7 +800,26 @@ impl History {
                 self.mesos.agents[at].draining = true;
                 self.mesos.repeat(at, self.now);
             }
-            _ => self.meddle(),
+            21 => self.meddle(),
+            22 | 23 => {
+                self.say(|| format!("the operator does not reach agent S{at}"));
+                self.mesos.agents[at].unseen = true;
+            }
+            24 => {
+                self.say(|| format!("agent S{at} is split from the others"));
+                self.mesos.agents[at].split = true;
+            }
+            _ => {
+                let runs = |p: &crate::redis::Process| p.alive && p.listening && !p.hung;
+                let running: Vec<usize> =
+                    (0..self.redis.processes.len()).filter(|at| runs(&self.redis.processes[*at])).collect();
+                if !running.is_empty() {
+                    let process = *self.dice.pick(&running);
+                    let task_id = self.redis.processes[process].task_id.clone();
+                    self.say(|| format!("{task_id} hangs"));
+                    self.redis.stop(process);
+                }
+            }
         }
     }
 
@@ -825,6 +885,7 @@ impl History {
                 self.recover(at);
             }
         }
+        (0..self.redis.processes.len()).for_each(|at| self.redis.go_on(at));
     }
 
     /// An act of every kind; whether there was any to do.

@@ -72,21 +72,86 @@ pub fn follow(task_id: &str, at: usize, master: &Address, around: &mut Around) {
 }
 
 /// A full copy may not wipe the last copy of anything, or bring another instance's data.
-pub fn copied(copy: &Copied, redis: &Redis) -> Result<(), String> {
+pub fn copied(copy: &Copied, redis: &Redis, promises: &Promises) -> Result<(), String> {
     let (to, from) = (&redis.processes[copy.to], &redis.processes[copy.from]);
     if to.instance != from.instance {
         return Err(format!("{} has received the data of {}, which is another instance's", to.task_id, from.task_id));
     }
-    let lost = copy.before & !data_of(redis.living(&to.instance));
+    let lost = copy.before & promises.confirmed(&to.instance) & !data_of(redis.living(&to.instance));
     if lost != 0 {
         return Err(format!("keys {lost:b} are lost: {} was wiped by following {}", to.task_id, from.task_id));
     }
     Ok(())
 }
 
+/// Writes that clients have confirmed with WAIT k, and those that they wait for.
+#[derive(Default)]
+pub struct Promises {
+    confirmed: BTreeMap<String, Data>,
+    awaited: Vec<Awaited>,
+}
+
+/// A write of a client that waits for its confirmation by so many replicas.
+struct Awaited {
+    process: usize,
+    history: u64,
+    offset: u64,
+    key: u32,
+    k: usize,
+}
+
+impl Promises {
+    pub fn confirmed(&self, name: &str) -> Data {
+        self.confirmed.get(name).copied().unwrap_or(0)
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.confirmed.remove(name);
+    }
+
+    /// A client has written the key, and asks for k confirmations.
+    pub fn await_(&mut self, process: usize, key: u32, k: usize, redis: &Redis) {
+        let p = &redis.processes[process];
+        self.awaited.push(Awaited { process, history: p.history(), offset: p.offset, key, k });
+    }
+
+    /// Confirmations that have come.
+    pub fn confirm(&mut self, redis: &Redis, store: &Store) -> Vec<(String, u32)> {
+        let mut news = Vec::new();
+        self.awaited.retain(|awaited| {
+            let p = &redis.processes[awaited.process];
+            let gone = !p.alive || p.role != Role::Master || p.history() != awaited.history;
+            if gone || (!p.hung && redis.acknowledged(awaited.process, awaited.offset) >= awaited.k) {
+                if !gone {
+                    news.push((p.instance.clone(), awaited.key));
+                }
+                return false;
+            }
+            true
+        });
+        for (name, key) in &news {
+            let promised = store.instances.get(name).and_then(|stored| stored.record.as_ref());
+            if promised.is_some_and(|record| record.confirmations > 0 && !record.deleting) {
+                *self.confirmed.entry(name.clone()).or_default() |= 1 << key;
+            }
+        }
+        news
+    }
+}
+
+/// A node becomes the master: it has every confirmed write.
+pub fn promoted(at: usize, around: &mut Around) {
+    let p = &around.redis.processes[at];
+    let lost = around.promises.confirmed(&p.instance) & !p.data;
+    if lost != 0 && p.role != Role::Master {
+        around.broken.push(format!("{} is made the master without the confirmed keys {lost:b}", p.task_id));
+    }
+}
+
 /// What is remembered from step to step.
 #[derive(Default)]
 pub struct Judge {
+    pub promises: Promises,
     epochs: BTreeMap<String, InstanceRecord>,
     /// Tasks that run and are not recorded, and since when.
     unrecorded: BTreeMap<String, Timestamp>,
@@ -100,18 +165,8 @@ const UNRECORDED_MS: u64 = 60_000;
 impl Judge {
     /// What must hold after every step.
     pub fn step(&mut self, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<(), String> {
-        let mut masters: BTreeMap<&str, &str> = BTreeMap::new();
-        let serving = |p: &&Process| {
-            let gone = mesos.agents[p.agent].seen == Seen::Gone;
-            p.alive && p.role == Role::Master && p.data != 0 && !p.meddled && !gone
-        };
-        for p in redis.processes.iter().filter(serving) {
-            if let Some(other) = masters.insert(&p.instance, &p.task_id) {
-                return Err(format!("{other} and {} are both masters with data", p.task_id));
-            }
-        }
         for (name, stored) in &store.instances {
-            self.epochs(name, stored)?;
+            self.epochs(name, stored, redis)?;
             for node in stored.nodes.values() {
                 if let (Some(record), false) = (&stored.record, self.distributions.contains_key(&node.task_id)) {
                     self.distributions.insert(node.task_id.clone(), record.spec.distribution);
@@ -136,8 +191,9 @@ impl Judge {
         Ok(())
     }
 
-    fn epochs(&mut self, name: &str, stored: &Stored) -> Result<(), String> {
+    fn epochs(&mut self, name: &str, stored: &Stored, redis: &Redis) -> Result<(), String> {
         let Some(record) = &stored.record else {
+            self.promises.forget(name);
             self.epochs.remove(name);
             return Ok(());
         };
@@ -149,6 +205,16 @@ impl Judge {
         {
             if record.epoch < before.epoch || record.next_ordinal < before.next_ordinal {
                 return Err(format!("{name}: epoch or count of nodes has fallen: {before:?} -> {record:?}"));
+            }
+            if before.initialized && !record.initialized {
+                let kept = data_of(redis.living(name)) & self.promises.confirmed(name);
+                if kept != 0 {
+                    return Err(format!("{name} starts again empty, and living nodes have keys {kept:b}"));
+                }
+                self.promises.forget(name);
+            }
+            if record.deleting || record.spec.confirmations() == 0 {
+                self.promises.forget(name);
             }
             let both = before.master.is_some() && record.master.is_some();
             if both && before.master != record.master && before.epoch == record.epoch {
@@ -247,7 +313,7 @@ fn ready(
             return Err(format!("{name} is ready, and {} is dead", node.name()));
         };
         let linked = p.role == Role::Replica && p.link == Link::Up && p.follows.as_ref() == Some(&master.address);
-        if p.task_id != master.task_id && !(linked && p.data == master.data) {
+        if p.task_id != master.task_id && !(linked && p.data & !master.data == 0) {
             return Err(format!("{name} is ready, and {} does not follow the master: {p:?}", node.name()));
         }
         for (key, value) in &record.spec.redis.config {

@@ -47,6 +47,10 @@ pub struct Agent {
     pub serving: bool,
     /// Nothing reaches the machine.
     pub cut: bool,
+    /// The operator does not reach it; others do.
+    pub unseen: bool,
+    /// Other machines do not reach it; the operator does.
+    pub split: bool,
     /// Will not come back.
     pub lost: bool,
     pub draining: bool,
@@ -176,7 +180,12 @@ impl Agent {
 
     /// Processes on it can be reached.
     pub fn reached(&self) -> bool {
-        self.up && !self.cut
+        self.up && !self.cut && !self.unseen
+    }
+
+    /// Other machines reach it.
+    pub fn joined(&self) -> bool {
+        self.up && !self.cut && !self.split
     }
 
     pub fn can_register(&self) -> bool {
@@ -210,6 +219,8 @@ impl Mesos {
             up: true,
             serving: true,
             cut: false,
+            unseen: false,
+            split: false,
             lost: false,
             draining: false,
             tasks: BTreeMap::new(),
@@ -494,7 +505,7 @@ impl Mesos {
                 self.update(at, &launch.task_id, TaskState::Starting, None);
                 let taken = |p: &crate::redis::Process| p.alive && p.address == redis.processes[process].address;
                 if redis.processes.iter().filter(|p| taken(p)).count() > 1 {
-                    redis.processes[process].alive = false;
+                    redis.die(process);
                     self.update(at, &launch.task_id, TaskState::Failed, Some("REASON_COMMAND_EXECUTOR_FAILED"));
                 } else {
                     self.update(at, &launch.task_id, TaskState::Running, None);
@@ -586,15 +597,15 @@ impl Mesos {
         let killing = self.agents[at].tasks.iter().filter(|(_, t)| t.state == TaskState::Killing);
         let ended: Vec<(String, usize)> = killing.filter_map(|(id, task)| Some((id.clone(), task.process?))).collect();
         for (task_id, process) in &ended {
-            redis.processes[*process].alive = false;
+            redis.die(*process);
             self.update(at, task_id, TaskState::Killed, None);
         }
         ended.into_iter().map(|(_, process)| process).collect()
     }
 
     pub fn dies(&mut self, process: usize, redis: &mut Redis) {
-        let p = &mut redis.processes[process];
-        p.alive = false;
+        redis.die(process);
+        let p = &redis.processes[process];
         let (agent, task_id) = (p.agent, p.task_id.clone());
         let failed = |t: &AgentTask| t.state.meaning() != Meaning::Dead;
         if self.agents[agent].tasks.get(&task_id).is_some_and(failed) {
@@ -616,7 +627,7 @@ impl Mesos {
     pub fn crash(&mut self, at: usize, redis: &mut Redis, now: Timestamp) {
         self.unlink(at, now);
         self.agents[at].up = false;
-        redis.processes.iter_mut().filter(|p| p.agent == at).for_each(|p| p.alive = false);
+        redis.die_on(at);
     }
 
     /// The machine starts again: the agent finds its records, and no processes.
@@ -660,7 +671,7 @@ impl Mesos {
         if was == Seen::Gone {
             self.agents[at].tasks.clear(); // It is told to shut down, and does.
             self.agents[at].lost = true;
-            redis.processes.iter_mut().filter(|p| p.agent == at).for_each(|p| p.alive = false);
+            redis.die_on(at);
             return;
         }
         self.agents[at].seen = Seen::Registered;

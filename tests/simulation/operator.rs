@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use redisctl::model::{Address, Launch, MesosCall, MesosEvent, NoAnswer, Probe, Timestamp};
+use redisctl::model::{Address, Launch, MesosCall, MesosEvent, NoAnswer, Probe, Role, Timestamp};
 use redisctl::reconcile::action::{Action, Plan};
 use redisctl::reconcile::draft::{Observed, PlanSettings};
 use redisctl::reconcile::execute::{Failure, Input, Work, transaction};
@@ -15,6 +15,7 @@ use redisctl::reconcile::world::{Dirty, Done, Event, Note, Session, World};
 use redisctl::store::{FRAMEWORK_KEY, Guard, LeaderToken, Listing, Op, Txn};
 
 use crate::dice::Dice;
+use crate::judge::Promises;
 use crate::mesos::Mesos;
 use crate::redis::Redis;
 use crate::store::{Refused, Store};
@@ -90,6 +91,7 @@ pub struct Around<'a> {
     pub mesos: &'a mut Mesos,
     pub redis: &'a mut Redis,
     pub now: Timestamp,
+    pub promises: &'a Promises,
     /// What went wrong, as seen from inside.
     pub broken: Vec<String>,
     /// For people, when somebody reads it.
@@ -101,6 +103,11 @@ impl Around<'_> {
         if let Some(story) = &mut self.story {
             story.push(line());
         }
+    }
+
+    /// The process that listens there, if the operator reaches it and it answers.
+    fn redis_at(&self, address: &Address) -> Option<usize> {
+        self.redis.at(address).filter(|at| self.reached(address) && !self.redis.processes[*at].hung)
     }
 
     /// Whether the network reaches that node.
@@ -485,7 +492,7 @@ impl Operator {
         } else {
             let open: Vec<usize> = (0..round.works.len()).filter(|at| !round.works[*at].done).collect();
             let doing = &mut round.works[*dice.pick(&open)];
-            self.step(doing, round.subscription, around);
+            self.step(doing, round.subscription, around, dice);
         }
         if round.works.iter().any(|doing| !doing.done) {
             self.rounds.insert(nth, round);
@@ -524,14 +531,14 @@ impl Operator {
         }
     }
 
-    fn step(&mut self, doing: &mut Doing, subscription: u64, around: &mut Around) {
+    fn step(&mut self, doing: &mut Doing, subscription: u64, around: &mut Around, dice: &mut Dice) {
         let failed = matches!(doing.committed, Some(Err(_)));
         let plan = &doing.work.plan;
         let step = plan.steps.iter().filter(|s| !matches!(s.action, Action::Launch(_))).nth(doing.steps);
         let outcome = match step {
             Some(step) if !failed => {
                 doing.steps += 1;
-                match self.act(step.action.clone(), subscription, around) {
+                match self.act(step.action.clone(), subscription, around, dice) {
                     Ok(()) => return,
                     Err(why) => Err(Failure::Step(why)),
                 }
@@ -543,7 +550,7 @@ impl Operator {
         self.inputs.push_back(Input::Done { name: doing.work.name.clone(), outcome });
     }
 
-    fn act(&mut self, action: Action, subscription: u64, around: &mut Around) -> Result<(), String> {
+    fn act(&mut self, action: Action, subscription: u64, around: &mut Around, dice: &mut Dice) -> Result<(), String> {
         let unreached = || NoAnswer::Timeout.to_string();
         match action {
             Action::Launch(_) => unreachable!("launches are gathered"),
@@ -558,21 +565,45 @@ impl Operator {
                 self.note(task_id, Done::Acknowledged(uuid));
             }
             Action::Follow { task_id, node, master } => {
-                let at = around.redis.at(&node).filter(|_| around.reached(&node));
+                let at = around.redis_at(&node);
                 self.note(task_id.clone(), Done::Pointed);
                 let at = at.ok_or_else(unreached)?;
                 crate::judge::follow(&task_id, at, &master, around);
                 around.redis.follow(at, &master);
             }
             Action::Kick { task_id, node, master } => {
-                let at = around.redis.at(&node).filter(|_| around.reached(&node));
+                let at = around.redis_at(&node);
                 self.note(task_id, Done::Pointed);
                 if let Some(at) = at {
                     let _ = around.redis.kick(at, &master); // It tries by itself.
                 }
             }
+            Action::Promote { task_id, node } => {
+                let at = around.redis_at(&node);
+                self.note(task_id.clone(), Done::Pointed);
+                let at = at.ok_or_else(unreached)?;
+                crate::judge::promoted(at, around);
+                around.redis.promote(at);
+                self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
+            }
+            Action::Detach { task_id, node, .. } => {
+                let at = around.redis_at(&node);
+                self.note(task_id.clone(), Done::Pointed);
+                let at = at.ok_or_else(unreached)?;
+                around.redis.detach(at);
+                self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
+            }
+            Action::SwitchOver { from, task_id, node, epoch } => {
+                let (old, new) = (around.redis_at(&from), around.redis_at(&node));
+                self.note(task_id.clone(), Done::Pointed);
+                match switch_over(old, new, around, dice) {
+                    Ok(answer) => self.note(task_id, Done::Turned(answer)),
+                    Err(Switch::BackedOut(why)) => self.note(task_id, Done::SwitchFailed(epoch, why)),
+                    Err(Switch::Unknown(why)) => return Err(why),
+                }
+            }
             Action::Configure { task_id, node, settings } => {
-                let at = around.redis.at(&node).filter(|_| around.reached(&node)).ok_or_else(unreached)?;
+                let at = around.redis_at(&node).ok_or_else(unreached)?;
                 let process = &mut around.redis.processes[at];
                 for (key, value) in &settings {
                     if key == "maxmemory" {
@@ -585,6 +616,47 @@ impl Operator {
         }
         Ok(())
     }
+}
+
+enum Switch {
+    BackedOut(String),
+    Unknown(String),
+}
+
+/// As the port to Redis does it, stage by stage; the operator or the network may be lost after each.
+fn switch_over(
+    old: Option<usize>,
+    new: Option<usize>,
+    around: &mut Around,
+    dice: &mut Dice,
+) -> Result<redisctl::model::Answer, Switch> {
+    let (Some(old), Some(new)) = (old, new) else { return Err(Switch::BackedOut("no way to it".to_string())) };
+    let lost =
+        |dice: &mut Dice| if dice.percent(5) { Err(Switch::Unknown("lost in the midst".to_string())) } else { Ok(()) };
+    let from = around.redis.processes[old].address.clone();
+    let (p, q) = (&around.redis.processes[old], &around.redis.processes[new]);
+    let follows = q.role == Role::Replica && q.follows.as_ref() == Some(&from);
+    let fenced = p.role == Role::Replica && p.follows.as_ref() == Some(&from);
+    if !follows || (p.role == Role::Replica && !fenced) || p.history() != q.history() {
+        return Err(Switch::BackedOut("it is not its replica".to_string()));
+    }
+    if p.role == Role::Master && (q.offset != p.offset || dice.percent(10)) {
+        return Err(Switch::BackedOut("it does not catch up".to_string()));
+    }
+    around.redis.detach(old);
+    lost(dice)?;
+    let (p, q) = (&around.redis.processes[old], &around.redis.processes[new]);
+    if q.offset != p.offset {
+        around.redis.promote(old);
+        return Err(Switch::BackedOut("it does not catch up".to_string()));
+    }
+    crate::judge::promoted(new, around);
+    around.redis.promote(new);
+    lost(dice)?;
+    let to = around.redis.processes[new].address.clone();
+    around.redis.follow(old, &to);
+    lost(dice)?;
+    Ok(around.redis.answer(new, around.now))
 }
 
 /// One call for each agent, with the launches whose records are stored.

@@ -1,0 +1,91 @@
+//! What is promised of confirmed writes, and who may have confirmed any. Pure.
+
+use crate::failover::judge::{Master, judge};
+use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
+use crate::reconcile::draft::Draft;
+use crate::reconcile::launch::MIN_REPLICAS;
+use crate::spec::InstanceSpec;
+
+/// Whether others have caught up is looked at again after this time: nothing else may happen by then.
+const LOOK_AGAIN_MS: u64 = 250;
+
+/// The k of the promise in force: a write that k replicas have confirmed is lost by no failover.
+pub fn confirmations(d: &Draft) -> u32 {
+    let Some(record) = &d.record else { return 0 };
+    let applied = d.master().map_or(record.confirmations, applied);
+    record.confirmations.min(record.spec.confirmations()).min(applied)
+}
+
+/// `min-replicas-to-write` of a node, as far as is recorded.
+fn applied(node: &NodeRecord) -> u32 {
+    node.owned.get(MIN_REPLICAS).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Records which promise is in force. A lower one is at once; a higher one when the master keeps to
+/// it and so many replicas have all that was confirmed under the lower.
+pub fn keep_promise(d: &mut Draft) {
+    let Some((known, declared)) = d.record.as_ref().map(|r| (r.confirmations, r.spec.confirmations())) else { return };
+    if declared < known {
+        d.record.as_mut().expect("it was read above").confirmations = declared;
+    }
+    if declared <= known || judge(d) != Master::Available {
+        return;
+    }
+    if d.master().is_some_and(|master| applied(master) >= declared) && caught_up(d, Timestamp(0)) >= declared as usize {
+        d.record.as_mut().expect("it was read above").confirmations = declared;
+    } else {
+        d.revisit(d.o.now.plus_ms(LOOK_AGAIN_MS));
+    }
+}
+
+/// The replicas that may have confirmed a write of the master.
+pub fn voters<'a>(d: &'a Draft) -> impl Iterator<Item = &'a NodeRecord> + 'a {
+    d.nodes.values().filter(|node| {
+        let never_ran = matches!(node.task, TaskRecord::Dead { ran: false, .. });
+        node.joined && !d.is_master(node.ordinal) && !never_ran
+    })
+}
+
+/// How many of so many voters must be in sight for every confirmed write to be seen on one.
+pub fn quorum(d: &Draft, voters: usize) -> usize {
+    match confirmations(d) as usize {
+        0 => 1,
+        k => (voters + 1).saturating_sub(k).max(1),
+    }
+}
+
+/// How many living replicas have all that the master had at a moment after `since`.
+pub fn caught_up(d: &Draft, since: Timestamp) -> usize {
+    let asked = |ordinal: u32| -> Option<&(Answer, Timestamp)> {
+        d.answer(ordinal)?;
+        d.seen(ordinal)?.answer.as_ref().filter(|(_, at)| *at > since)
+    };
+    let master = d.master().filter(|master| !master.task.is_dead()).and_then(|master| asked(master.ordinal));
+    let Some((master, master_asked_at)) = master.filter(|(answer, _)| answer.role == Role::Master) else { return 0 };
+    let has_all = |node: &&NodeRecord| {
+        asked(node.ordinal).is_some_and(|(answer, at)| {
+            answer.may_receive()
+                && !answer.syncing
+                && answer.replid == master.replid
+                && answer.offset >= master.offset
+                && at >= master_asked_at
+        })
+    };
+    voters(d).filter(|node| !node.task.is_dead() && node.stop.is_none()).filter(has_all).count()
+}
+
+/// What a dead replica may have confirmed, others must have before it is forgotten: until then it
+/// counts among those of which enough must be in sight when the master is lost.
+pub fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
+    let TaskRecord::Dead { at: died_at, ran, .. } = node.task else { return false };
+    let needed = confirmations(d) as usize;
+    needed == 0 || !node.joined || !ran || caught_up(d, died_at) >= needed
+}
+
+/// How long after its last replica was taken from it a master still may take writes, in milliseconds.
+///
+/// Beyond its max-lag for two seconds: Redis counts whole ones, and looks once a second. A quarter
+/// of a second is for clocks that run differently.
+pub fn fence_ms(spec: &InstanceSpec) -> u64 {
+    spec.failover.max_lag.0 + 2250
+}
