@@ -34,7 +34,7 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(100);
 const RESETS_MAX: u32 = 10;
 /// ... after this time each, before it counts.
 const RESET_PAUSE: Duration = Duration::from_millis(1);
-/// A master that closes every connection after a good answer is dialled no more often than this.
+/// A master that closes every connection right after a good answer is dialled no more often than this.
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
 /// Error replies are told this often.
 const ERRORS_EVERY: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ impl Watches {
             rhythm,
             last_reply: None,
             silent_since: None,
-            said_well: false,
+            said: None,
             said_error: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(watching.run()));
@@ -148,8 +148,8 @@ struct Watching {
     last_reply: Option<Instant>,
     /// See [`Probe`].
     silent_since: Option<Instant>,
-    /// The reader's last news is that all is well.
-    said_well: bool,
+    /// What was told last: that all is well, or why not.
+    said: Option<Result<(), NoAnswer>>,
     /// When an error reply was told.
     said_error: Option<Instant>,
 }
@@ -164,11 +164,16 @@ impl Watching {
     }
 
     async fn watch(&mut self) {
+        let mut was_short = false;
         loop {
             let dialled = Instant::now();
             let connection = self.reach().await;
             self.listen(connection).await;
-            sleep_until(dialled + DIAL_PAUSE).await;
+            let is_short = dialled.elapsed() < DIAL_PAUSE;
+            if was_short && is_short {
+                sleep(DIAL_PAUSE).await;
+            }
+            was_short = is_short;
         }
     }
 
@@ -235,7 +240,7 @@ impl Watching {
         let pong = connection.ping().await?;
         self.replied();
         match pong {
-            Pong::Well if self.said_well => {}
+            Pong::Well if self.said == Some(Ok(())) => {}
             Pong::Busy => {
                 if self.may_say_error(asked) {
                     self.tell(Err(NoAnswer::Busy), asked);
@@ -271,9 +276,10 @@ impl Watching {
         self.tell(Err(why), since);
     }
 
-    /// Error replies may come quickly; one that ends a silence or is the first is always told.
+    /// Error replies may come quickly; one that ends a silence is told always.
     fn may_say_error(&mut self, now: Instant) -> bool {
-        let due = self.said_error.is_none_or(|at| now - at >= ERRORS_EVERY);
+        let was_silent = self.said.is_some_and(|said| said.is_err_and(|why| why != NoAnswer::Busy));
+        let due = was_silent || self.said_error.is_none_or(|at| now - at >= ERRORS_EVERY);
         if due {
             self.said_error = Some(now);
         }
@@ -281,9 +287,11 @@ impl Watching {
     }
 
     fn tell(&mut self, result: Result<Answer, NoAnswer>, at: Instant) {
-        let well = result.is_ok();
+        let said = result.as_ref().map(|_| ()).map_err(|why| *why);
         let probe = Probe { task_id: self.task_id.clone(), result, at: clock::at(at.into_std()) };
-        self.said_well = self.out.try_send(probe).is_ok() && well;
+        if self.out.try_send(probe).is_ok() {
+            self.said = Some(said);
+        }
     }
 }
 
