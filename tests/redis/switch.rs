@@ -98,7 +98,7 @@ async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_st
         gaps.push(gap);
     }
     println!("{count} acknowledged writes, all found; the longest gaps {gaps:?}");
-    assert!(gaps.iter().all(|gap| *gap < Duration::from_secs(2)), "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(500)), "{gaps:?}");
 }
 
 #[tokio::test]
@@ -136,8 +136,7 @@ async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
         from.cli(&["INCR", "a"]).await.unwrap();
         assert!(start.elapsed() < SOON, "writes are not paused any more");
     };
-    // It applies nothing, though it answers: it is paused for its own master, too.
-    from.cli(&["SET", "big", &"x".repeat(100_000)]).await.unwrap();
+    // It does not answer.
     to.freeze();
     let impatient = Redis::new(SHORT);
     let error = impatient.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();

@@ -61,7 +61,7 @@ pub struct Watches {
     out: mpsc::Sender<Probe>,
     start: Instant,
     made: u32,
-    watches: HashMap<String, Watch>,
+    known: HashMap<String, Watch>,
 }
 
 struct Watch {
@@ -74,13 +74,13 @@ struct Watch {
 impl Watches {
     /// None yet.
     pub fn new(redis: Redis, out: mpsc::Sender<Probe>) -> Watches {
-        Watches { redis, out, start: Instant::now(), made: 0, watches: HashMap::new() }
+        Watches { redis, out, start: Instant::now(), made: 0, known: HashMap::new() }
     }
 
     /// Watches the task's node at this address, with `within` as the bound for silence. Nothing
     /// changes when it is watched so already.
     pub fn set(&mut self, task_id: &str, address: &Address, within: Duration) {
-        if self.watches.get(task_id).is_some_and(|known| known.address == *address && known.within == within) {
+        if self.known.get(task_id).is_some_and(|known| known.address == *address && known.within == within) {
             return;
         }
         let rhythm = Rhythm::new(within, self.start, self.made % GROUPS);
@@ -97,12 +97,12 @@ impl Watches {
             said_error: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(watching.run()));
-        self.watches.insert(task_id.to_string(), Watch { address: address.clone(), within, _task: task });
+        self.known.insert(task_id.to_string(), Watch { address: address.clone(), within, _task: task });
     }
 
     /// Watches it no longer.
     pub fn remove(&mut self, task_id: &str) {
-        self.watches.remove(task_id);
+        self.known.remove(task_id);
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
                 assert!(!attempt.is_zero() && attempt <= rhythm.every.min(ATTEMPT_MAX));
                 now += attempt;
             }
-            let over = now - last_reply - within;
+            let over = (now - last_reply).abs_diff(within);
             assert!(over < Duration::from_micros(1), "{within:?}: the last one ends {over:?} after the bound");
         }
     }
