@@ -59,9 +59,10 @@ impl Redis {
         let lost = |node: &Address, why: Failure| BackedOut(format!("{node}: {why}"));
         let (old, new) = (self.dial(from).await, self.dial(to).await);
         let (old, new) = (old.map_err(|why| lost(from, why))?, new.map_err(|why| lost(to, why))?);
-        let mut switch = Switch { redis: self, from, to, old, new, patience };
+        let mut switch = Switch { redis: self, from, to, old, new, patience, replid: String::new() };
         let (old, new) = switch.look().await?;
         let stage = stage(&old, &new, from, to).map_err(BackedOut)?;
+        switch.replid.clone_from(&old.replid);
         if stage == Stage::Whole {
             switch.catch_up().await?;
         }
@@ -109,6 +110,8 @@ struct Switch<'a> {
     old: Connection,
     new: Connection,
     patience: Duration,
+    /// The old master's history.
+    replid: String,
 }
 
 impl Switch<'_> {
@@ -226,7 +229,13 @@ impl Switch<'_> {
         if answer.follows.as_ref() != Some(self.from) {
             return Err(format!("{} does not follow {} any more", self.to, self.from));
         }
+        if answer.replid != self.replid {
+            return Err(format!("{} has another history than {}", self.to, self.from));
+        }
         let behind = offset.saturating_sub(answer.offset);
+        if behind > 0 && !answer.link_up {
+            return Err(format!("{} has lost its link to {}, {behind} bytes behind", self.to, self.from));
+        }
         if behind > 0 && left.is_zero() {
             return Err(format!("{} is still {behind} bytes behind after {:?}", self.to, self.patience));
         }
