@@ -32,7 +32,9 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(100);
 /// A process that is killed may have its clients' connections closed before its port: a new
 /// connection that is reset is followed by so many others ...
 const RESETS_MAX: u32 = 10;
-/// ... after this time each, before it counts.
+/// ... before it counts: these at once, since a port is closed some microseconds later as a rule, ...
+const RESETS_AT_ONCE: u32 = 3;
+/// ... and the others after this time each.
 const RESET_PAUSE: Duration = Duration::from_millis(1);
 /// A master that closes every connection right after a good answer is dialled no more often than this.
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
@@ -191,7 +193,9 @@ impl Watching {
                 }
                 Err(NoAnswer::Reset) if resets < RESETS_MAX => {
                     resets += 1;
-                    sleep(RESET_PAUSE).await;
+                    if resets > RESETS_AT_ONCE {
+                        sleep(RESET_PAUSE).await;
+                    }
                     continue;
                 }
                 Err(NoAnswer::Busy) => {
