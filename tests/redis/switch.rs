@@ -59,6 +59,10 @@ async fn write(n: usize, ports: [u16; 2], acknowledged: Arc<AtomicU64>, end: Arc
 async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_still() {
     let redis = Redis::new(TIMEOUT);
     let (a, b) = pair(&redis).await;
+    // With this the new master takes writes only when the old one has joined it.
+    for server in [&a, &b] {
+        server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await.unwrap();
+    }
     let (acknowledged, end) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let ports = [a.port(), b.port()];
     let writers: Vec<_> =
@@ -94,7 +98,7 @@ async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_st
         gaps.push(gap);
     }
     println!("{count} acknowledged writes, all found; the longest gaps {gaps:?}");
-    assert!(gaps.iter().all(|gap| *gap < Duration::from_secs(2)), "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap < Duration::from_millis(500)), "{gaps:?}");
 }
 
 #[tokio::test]
@@ -132,8 +136,7 @@ async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
         from.cli(&["INCR", "a"]).await.unwrap();
         assert!(start.elapsed() < SOON, "writes are not paused any more");
     };
-    // It applies nothing, though it answers: it is paused for its own master, too.
-    from.cli(&["SET", "big", &"x".repeat(100_000)]).await.unwrap();
+    // It does not answer.
     to.freeze();
     let impatient = Redis::new(SHORT);
     let error = impatient.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();
@@ -162,7 +165,7 @@ async fn nodes_that_are_not_master_and_replica_are_not_switched() {
         other => panic!("{other:?}"),
     };
     let (f, t, s) = (address(&from), address(&to), address(&stranger));
-    assert_eq!(refused(&to, &from).await, format!("{t} is not the master"));
+    assert_eq!(refused(&to, &stranger).await, format!("{t} is not the master"));
     assert_eq!(refused(&from, &stranger).await, format!("{f} and {s} are both masters"));
     assert_eq!(refused(&stranger, &to).await, format!("{t} does not follow {s}"));
     assert!(redis.probe(&t).await.unwrap().link_up);

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use redis::Cmd;
 use tokio::time::{Instant, sleep};
 
 use super::commands::{Failure, demoting, detaching, promoting};
@@ -13,6 +12,13 @@ use crate::model::{Address, Answer, Role};
 
 /// How often the replica is asked how far it has got. Nobody can write meanwhile.
 const POLL_EVERY: Duration = Duration::from_millis(1);
+/// A replica that has after this time what its master had is close enough for a pause ...
+const CLOSE: Duration = Duration::from_millis(20);
+/// ... which is given up after this time, to try again later: longer, clients would notice.
+const PAUSE_MAX: Duration = Duration::from_millis(80);
+/// A pause that nobody ends, for the operator has died, lapses after this time. It need not last until
+/// the end: when the master is detached it takes no writes anyway.
+const PAUSE_LAPSE: Duration = Duration::from_millis(400);
 
 /// Why a switchover was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,8 +46,8 @@ enum Stage {
 
 impl Redis {
     /// Moves the master's role from one node to a replica of it, and answers what the new master
-    /// is. Takes at most three times `patience`, besides the time that the commands take; writes
-    /// stand still for as long as `to` needs to catch up, some milliseconds as a rule.
+    /// is. `to` may take `patience` to follow closely, with pauses of writes of at most 80 ms each, and
+    /// another `patience` to get the last of them; writes stand still for some milliseconds as a rule.
     ///
     /// Guarantees: a write that `from` has acknowledged is on `to` before `to` is promoted. At no
     /// time do both take writes. Whoever repeats it from the beginning ends it, at whatever point
@@ -53,9 +59,10 @@ impl Redis {
         let lost = |node: &Address, why: Failure| BackedOut(format!("{node}: {why}"));
         let (old, new) = (self.dial(from).await, self.dial(to).await);
         let (old, new) = (old.map_err(|why| lost(from, why))?, new.map_err(|why| lost(to, why))?);
-        let mut switch = Switch { redis: self, from, to, old, new, patience };
+        let mut switch = Switch { redis: self, from, to, old, new, patience, replid: String::new() };
         let (old, new) = switch.look().await?;
         let stage = stage(&old, &new, from, to).map_err(BackedOut)?;
+        switch.replid.clone_from(&old.replid);
         if stage == Stage::Whole {
             switch.catch_up().await?;
         }
@@ -103,6 +110,8 @@ struct Switch<'a> {
     old: Connection,
     new: Connection,
     patience: Duration,
+    /// The old master's history.
+    replid: String,
 }
 
 impl Switch<'_> {
@@ -113,28 +122,57 @@ impl Switch<'_> {
         Ok((old, new.map_err(|why| BackedOut(format!("{}: {why}", self.to)))?))
     }
 
-    /// Pauses writes, and waits until the replica has all that there are.
+    /// Ends with writes paused and a replica that has all that there are.
     async fn catch_up(&mut self) -> Result<(), SwitchError> {
         let end = Instant::now() + self.patience;
-        let pause_ms = (2 * self.patience).as_millis().to_string();
-        let pause = command(&["CLIENT", "PAUSE", &pause_ms, "WRITE"]);
-        let paused = self.redis.order(&mut self.old, &[pause], self.redis.timeout).await;
-        if let Err(why) = paused {
+        loop {
+            self.follow_closely(end).await.map_err(BackedOut)?;
+            if self.pause(end).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits, with writes going on, until the replica has after a moment what the master had. One
+    /// that has been copied in full gets no writes for up to a second after that.
+    async fn follow_closely(&mut self, end: Instant) -> Result<(), String> {
+        loop {
+            let begun = Instant::now();
+            if begun >= end {
+                return Err(format!("{} follows too slowly", self.to));
+            }
+            let target = self.offset_of_old(end).await?;
+            while self.reached(target, end).await? == Ordering::Less {
+                sleep(POLL_EVERY).await;
+            }
+            if begun.elapsed() <= CLOSE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Pauses writes: whether the replica has soon got all. If not, they go on.
+    async fn pause(&mut self, end: Instant) -> Result<bool, SwitchError> {
+        let lapse_ms = PAUSE_LAPSE.min(2 * self.patience).as_millis().to_string();
+        let pause = command(&["CLIENT", "PAUSE", &lapse_ms, "WRITE"]);
+        let give_up = Instant::now() + PAUSE_MAX;
+        if let Err(why) = self.redis.order(&mut self.old, &[pause], self.redis.timeout).await {
             return Err(self.resume(format!("pause the writes of {}: {why}", self.from)).await);
         }
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let target = match self.redis.ask_of(&mut self.old, left).await {
-                Ok(answer) => answer.offset,
-                Err(why) => return Err(self.resume(format!("{}: {why}", self.from)).await),
+        while Instant::now() < give_up {
+            let reached = match self.offset_of_old(end).await {
+                Ok(target) => self.reached(target, end).await,
+                Err(why) => Err(why),
             };
-            match self.reached(target, end).await {
-                Ok(Ordering::Equal) => return Ok(()),
-                // More: the master goes on to send PINGs, which count.
+            match reached {
+                Ok(Ordering::Equal) => return Ok(true),
+                // More: the master may go on to send PINGs, which count.
                 Ok(_) => sleep(POLL_EVERY).await,
                 Err(why) => return Err(self.resume(why).await),
             }
         }
+        self.unpause().await.map_err(|why| BackedOut(format!("end the pause of {}: {why}", self.from)))?;
+        Ok(false)
     }
 
     /// Takes the role from the old master: its last offset.
@@ -171,10 +209,16 @@ impl Switch<'_> {
 
     /// The old master follows the new one, and its clients look for that.
     async fn finish(&mut self) -> Result<(), SwitchError> {
-        let unknown = |why: Failure| Unknown(format!("{} is the master; make {} follow it: {why}", self.to, self.from));
+        let left = format!("{} is the master; make {} follow it", self.to, self.from);
+        let unknown = |why: Failure| Unknown(format!("{left}: {why}"));
         self.redis.transact(&mut self.old, &demoting(self.to)).await.map_err(unknown)?;
-        self.redis.order(&mut self.old, &[resuming()], self.redis.timeout).await.map_err(unknown)?;
-        Ok(())
+        self.unpause().await.map_err(unknown)
+    }
+
+    async fn offset_of_old(&mut self, end: Instant) -> Result<u64, String> {
+        let left = end.saturating_duration_since(Instant::now()).max(POLL_EVERY);
+        let answer = self.redis.ask_of(&mut self.old, left).await;
+        answer.map(|answer| answer.offset).map_err(|why| format!("{}: {why}", self.from))
     }
 
     /// How far the replica is, compared with this; an error when it will not get there, or not in time.
@@ -185,7 +229,13 @@ impl Switch<'_> {
         if answer.follows.as_ref() != Some(self.from) {
             return Err(format!("{} does not follow {} any more", self.to, self.from));
         }
+        if answer.replid != self.replid {
+            return Err(format!("{} has another history than {}", self.to, self.from));
+        }
         let behind = offset.saturating_sub(answer.offset);
+        if behind > 0 && !answer.link_up {
+            return Err(format!("{} has lost its link to {}, {behind} bytes behind", self.to, self.from));
+        }
         if behind > 0 && left.is_zero() {
             return Err(format!("{} is still {behind} bytes behind after {:?}", self.to, self.patience));
         }
@@ -195,8 +245,13 @@ impl Switch<'_> {
     /// Backs out: ends the pause.
     async fn resume(&mut self, why: String) -> SwitchError {
         // One that is not ended lapses: it has a time.
-        let _ = self.redis.order(&mut self.old, &[resuming()], self.redis.timeout).await;
+        let _ = self.unpause().await;
         BackedOut(why)
+    }
+
+    async fn unpause(&mut self) -> Result<(), Failure> {
+        let unpause = command(&["CLIENT", "UNPAUSE"]);
+        self.redis.order(&mut self.old, &[unpause], self.redis.timeout).await.map(|_| ())
     }
 
     /// Backs out: the old master is the master again.
@@ -207,8 +262,4 @@ impl Switch<'_> {
             Err(failure) => Unknown(format!("{why}; make {} the master again: {failure}", self.from)),
         }
     }
-}
-
-fn resuming() -> Cmd {
-    command(&["CLIENT", "UNPAUSE"])
 }

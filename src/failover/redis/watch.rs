@@ -32,9 +32,11 @@ const ATTEMPT_MAX: Duration = Duration::from_millis(100);
 /// A process that is killed may have its clients' connections closed before its port: a new
 /// connection that is reset is followed by so many others ...
 const RESETS_MAX: u32 = 10;
-/// ... after this time each, before it counts.
+/// ... before it counts: these at once, since a port is closed some microseconds later as a rule, ...
+const RESETS_AT_ONCE: u32 = 3;
+/// ... and the others after this time each.
 const RESET_PAUSE: Duration = Duration::from_millis(1);
-/// A master that closes every connection after a good answer is dialled no more often than this.
+/// A master that closes every connection right after a good answer is dialled no more often than this.
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
 /// Error replies are told this often.
 const ERRORS_EVERY: Duration = Duration::from_secs(1);
@@ -61,7 +63,7 @@ pub struct Watches {
     out: mpsc::Sender<Probe>,
     start: Instant,
     made: u32,
-    watches: HashMap<String, Watch>,
+    known: HashMap<String, Watch>,
 }
 
 struct Watch {
@@ -74,13 +76,13 @@ struct Watch {
 impl Watches {
     /// None yet.
     pub fn new(redis: Redis, out: mpsc::Sender<Probe>) -> Watches {
-        Watches { redis, out, start: Instant::now(), made: 0, watches: HashMap::new() }
+        Watches { redis, out, start: Instant::now(), made: 0, known: HashMap::new() }
     }
 
     /// Watches the task's node at this address, with `within` as the bound for silence. Nothing
     /// changes when it is watched so already.
     pub fn set(&mut self, task_id: &str, address: &Address, within: Duration) {
-        if self.watches.get(task_id).is_some_and(|known| known.address == *address && known.within == within) {
+        if self.known.get(task_id).is_some_and(|known| known.address == *address && known.within == within) {
             return;
         }
         let rhythm = Rhythm::new(within, self.start, self.made % GROUPS);
@@ -93,16 +95,16 @@ impl Watches {
             rhythm,
             last_reply: None,
             silent_since: None,
-            said_well: false,
+            said: None,
             said_error: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(watching.run()));
-        self.watches.insert(task_id.to_string(), Watch { address: address.clone(), within, _task: task });
+        self.known.insert(task_id.to_string(), Watch { address: address.clone(), within, _task: task });
     }
 
     /// Watches it no longer.
     pub fn remove(&mut self, task_id: &str) {
-        self.watches.remove(task_id);
+        self.known.remove(task_id);
     }
 }
 
@@ -148,8 +150,8 @@ struct Watching {
     last_reply: Option<Instant>,
     /// See [`Probe`].
     silent_since: Option<Instant>,
-    /// The reader's last news is that all is well.
-    said_well: bool,
+    /// What was told last: that all is well, or why not.
+    said: Option<Result<(), NoAnswer>>,
     /// When an error reply was told.
     said_error: Option<Instant>,
 }
@@ -164,11 +166,16 @@ impl Watching {
     }
 
     async fn watch(&mut self) {
+        let mut was_short = false;
         loop {
             let dialled = Instant::now();
             let connection = self.reach().await;
             self.listen(connection).await;
-            sleep_until(dialled + DIAL_PAUSE).await;
+            let is_short = dialled.elapsed() < DIAL_PAUSE;
+            if was_short && is_short {
+                sleep(DIAL_PAUSE).await;
+            }
+            was_short = is_short;
         }
     }
 
@@ -186,7 +193,9 @@ impl Watching {
                 }
                 Err(NoAnswer::Reset) if resets < RESETS_MAX => {
                     resets += 1;
-                    sleep(RESET_PAUSE).await;
+                    if resets > RESETS_AT_ONCE {
+                        sleep(RESET_PAUSE).await;
+                    }
                     continue;
                 }
                 Err(NoAnswer::Busy) => {
@@ -235,7 +244,7 @@ impl Watching {
         let pong = connection.ping().await?;
         self.replied();
         match pong {
-            Pong::Well if self.said_well => {}
+            Pong::Well if self.said == Some(Ok(())) => {}
             Pong::Busy => {
                 if self.may_say_error(asked) {
                     self.tell(Err(NoAnswer::Busy), asked);
@@ -271,9 +280,10 @@ impl Watching {
         self.tell(Err(why), since);
     }
 
-    /// Error replies may come quickly; one that ends a silence or is the first is always told.
+    /// Error replies may come quickly; one that ends a silence is told always.
     fn may_say_error(&mut self, now: Instant) -> bool {
-        let due = self.said_error.is_none_or(|at| now - at >= ERRORS_EVERY);
+        let was_silent = self.said.is_some_and(|said| said.is_err_and(|why| why != NoAnswer::Busy));
+        let due = was_silent || self.said_error.is_none_or(|at| now - at >= ERRORS_EVERY);
         if due {
             self.said_error = Some(now);
         }
@@ -281,9 +291,11 @@ impl Watching {
     }
 
     fn tell(&mut self, result: Result<Answer, NoAnswer>, at: Instant) {
-        let well = result.is_ok();
+        let said = result.as_ref().map(|_| ()).map_err(|why| *why);
         let probe = Probe { task_id: self.task_id.clone(), result, at: clock::at(at.into_std()) };
-        self.said_well = self.out.try_send(probe).is_ok() && well;
+        if self.out.try_send(probe).is_ok() {
+            self.said = Some(said);
+        }
     }
 }
 
@@ -308,7 +320,7 @@ mod tests {
                 assert!(!attempt.is_zero() && attempt <= rhythm.every.min(ATTEMPT_MAX));
                 now += attempt;
             }
-            let over = now - last_reply - within;
+            let over = (now - last_reply).abs_diff(within);
             assert!(over < Duration::from_micros(1), "{within:?}: the last one ends {over:?} after the bound");
         }
     }
