@@ -175,7 +175,7 @@ fn nor_is_a_port_that_a_replica_follows() {
     let mut scene = Scene::running(1, "");
     let mut answer = scene.answer(1).clone();
     answer.follows.as_mut().unwrap().port = 31_700;
-    world.apply(Event::Probed(Probe { task_id: task(1), result: Ok(answer), at: NOW }), NOW);
+    world.apply(Event::Probed(Probe { task_id: task(1), result: Ok(answer), at: NOW, watched: false }), NOW);
     assert_eq!(placed_ports(&mut world, &address(0).host, (31_700, 31_701)), [31_701]);
 }
 
@@ -211,7 +211,8 @@ fn a_node_out_of_sight_is_asked_after_again_and_again() {
 fn a_node_that_does_not_answer_is_asked_after_though_mesos_called_it_running() {
     let (mut world, mut asked) = (world(0), Asked::default());
     world.apply(update(&task(0), TaskState::Running, None), NOW);
-    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Refused), at: NOW }), NOW);
+    world
+        .apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Refused), at: NOW, watched: false }), NOW);
     session(&mut world, &mut asked, NOW);
     assert!(asks_after(&session(&mut world, &mut asked, NOW.plus_ms(30_000)), &task(0)));
 }
@@ -239,7 +240,7 @@ fn superseding_world() -> World {
     let subscribed = MesosEvent::Subscribed { framework_id: "F".to_string(), subscription: 1 };
     world.apply(Event::Mesos(subscribed), NOW);
     let answer = scene.answer(0).clone();
-    world.apply(Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW }), NOW);
+    world.apply(Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW, watched: false }), NOW);
     world
 }
 
@@ -258,7 +259,8 @@ fn a_superseded_task_is_killed_and_its_updates_are_acknowledged() {
 fn a_superseded_task_is_spared_while_the_master_does_not_answer() {
     let (mut world, mut asked) = (superseding_world(), Asked::default());
     world.apply(update(&stranger(1), TaskState::Running, None), NOW);
-    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW }), NOW);
+    world
+        .apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW, watched: false }), NOW);
     assert!(!kills(&session(&mut world, &mut asked, LATER), &stranger(1)));
 }
 

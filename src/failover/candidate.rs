@@ -7,6 +7,9 @@ use crate::failover::promise::{confirmations, fence_ms, quorum, voters};
 use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
+/// Replicas are asked all the time while a master is lost; what they answer is looked at at once.
+const LOOK_AGAIN_MS: u64 = 250;
+
 /// What became of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -23,7 +26,7 @@ pub enum Choice {
 pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
     let Some(record) = &d.record else { return Err("there is no record".to_string()) };
     let Some(answer) = d.answer(ordinal) else { return Err("it does not answer".to_string()) };
-    if answer.loading || answer.syncing || answer.is_blank() {
+    if answer.loading || answer.syncing {
         return Err("it has no whole data set".to_string());
     }
     let ours = record.replid.as_ref().is_none_or(|known| [&answer.replid, &answer.replid2].contains(&known));
@@ -86,20 +89,22 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
 
 /// The one with the most of the newest history.
 fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
-    let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank());
     let known = d.record.as_ref().and_then(|record| record.replid.clone());
-    let replid = match known.or_else(|| with_data().next().map(|(_, answer)| answer.replid.clone())) {
+    // An empty data set with the master's history is one, too: there was nothing to send yet.
+    let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank() || known.as_ref() == Some(&answer.replid));
+    let replid = match known.clone().or_else(|| with_data().next().map(|(_, answer)| answer.replid.clone())) {
         Some(replid) => replid,
         None => return Choice::Nobody("no replica in sight has any data".to_string()),
     };
     let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
     for (node, answer) in with_data() {
-        match generation(d, node, answer, &replid) {
+        match generation(d, node, answer, &replid, with_data().count() == 1) {
             Ok(generation) => {
-                // Among equals: not beside the lost master, then where few others are, then the oldest.
+                // Among equals: one that stays, not beside the lost master, where few others are, the oldest.
                 let beside = d.master().is_some_and(|master| master.agent_id == node.agent_id);
                 let neighbours = d.nodes.values().filter(|other| other.agent_id == node.agent_id).count();
-                let key = (generation, answer.offset, Reverse((beside, neighbours, node.ordinal)));
+                let goes = node.stop.is_some();
+                let key = (generation, answer.offset, Reverse((goes, beside, neighbours, node.ordinal)));
                 if best.as_ref().is_none_or(|(known, ..)| key > *known) {
                     best = Some((key, node.ordinal, answer.offset));
                 }
@@ -117,7 +122,7 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
 
 /// How new the node's history is: that of the newest master that was recorded, or one that goes on
 /// from it under a master that was not seen long enough to be recorded.
-fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str) -> Result<u8, String> {
+fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str, alone: bool) -> Result<u8, String> {
     let follows_ours = answer
         .follows
         .as_ref()
@@ -126,7 +131,9 @@ fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str) -> Re
         _ if node.deposed.is_some_and(|deposed| deposed.offset.is_some()) => {
             Err("was a master when another was already".to_string())
         }
-        Role::Master => Err("thinks that it is a master itself".to_string()),
+        // Somebody else has made it one. Nobody has anything that it has not.
+        Role::Master if alone && [&answer.replid, &answer.replid2].contains(&&replid.to_string()) => Ok(1),
+        Role::Master => Err("thinks that it is a master itself, and may lack what others have".to_string()),
         Role::Replica if answer.replid == replid => Ok(0),
         Role::Replica if answer.replid2 == replid && follows_ours => Ok(1),
         Role::Replica => Err(format!("has data of another history ({})", answer.replid)),
@@ -136,7 +143,7 @@ fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str) -> Re
 /// What the node has for good: it answers, and nothing more can reach it, or be confirmed by it to
 /// the lost master. Or why not, and when to look again.
 fn in_sight<'a>(d: &Draft<'a>, master: &Master, node: &NodeRecord) -> Result<&'a Answer, (String, Option<Timestamp>)> {
-    let soon = Some(d.o.now.plus_ms(20));
+    let soon = Some(d.o.now.plus_ms(LOOK_AGAIN_MS));
     let seen = d.seen(node.ordinal).ok_or_else(|| ("is being launched".to_string(), None))?;
     if let Some((why, since)) = seen.silent {
         return Err((format!("does not answer since {since} ({why})"), None));
@@ -148,7 +155,7 @@ fn in_sight<'a>(d: &Draft<'a>, master: &Master, node: &NodeRecord) -> Result<&'a
     let fresh = lost_at(d).is_none_or(|at| *asked_at >= at);
     match master {
         _ if !fresh => Err(("is being asked again".to_string(), soon)),
-        Master::Dead(_) if answer.link_up && !follows_itself(node, answer) => {
+        Master::Dead(_) if answer.may_receive() && !follows_itself(node, answer) => {
             Err(("still has a link to it".to_string(), soon))
         }
         Master::Gone(..) if confirmations(d) > 0 && answer.role == Role::Replica => {

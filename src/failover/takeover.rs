@@ -140,7 +140,7 @@ fn depose(d: &mut Draft, old: u32, new: u32, offset: Option<u64>) -> u64 {
         node.joined = offset.is_none();
     }
     if let Some(node) = d.nodes.get_mut(&new) {
-        (node.deposed, node.joined) = (None, true);
+        (node.deposed, node.joined, node.stop) = (None, true, None);
     }
     epoch
 }
@@ -259,7 +259,8 @@ fn fit_for_switch(d: &Draft, new: u32) -> Result<(), String> {
     }
     let Some(answer) = d.answer(new) else { return Err(format!("{name} does not answer")) };
     let in_sync = answer.role == Role::Replica && answer.follows.as_ref() == master && answer.link_up;
-    if !in_sync || !node.joined || answer.syncing || answer.loading {
+    let blank = answer.is_blank() && d.nodes.keys().any(|other| d.answer(*other).is_some_and(|a| !a.is_blank()));
+    if !in_sync || !node.joined || answer.syncing || answer.loading || blank {
         return Err(format!("{name} is not in sync with the master"));
     }
     Ok(())

@@ -109,7 +109,8 @@ pub struct NodeRecord {
     /// It was the master, and another has taken its place; set until it is a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deposed: Option<Deposed>,
-    /// Set: the operator has decided to kill it, for this reason. Never taken back.
+    /// Set: the operator has decided to kill it, for this reason. Taken back only when it becomes the
+    /// master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<String>,
 }

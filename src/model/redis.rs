@@ -164,4 +164,6 @@ pub struct Probe {
     /// PINGs before the first question that stayed without reply; time in which we did not run is
     /// not counted.
     pub at: Timestamp,
+    /// It comes from the watch of a master.
+    pub watched: bool,
 }

@@ -315,7 +315,10 @@ impl Ports {
                 self.note(task_id.clone(), Done::Pointed).await;
                 match answer {
                     Ok(answer) => self.note(task_id, Done::Turned(answer)).await,
-                    Err(SwitchError::BackedOut(why)) => self.note(task_id, Done::SwitchFailed(epoch, why)).await,
+                    Err(SwitchError::BackedOut(why)) => {
+                        self.note(task_id.clone(), Done::SwitchFailed(epoch, why.clone())).await;
+                        bail!("hand the master's role to task {task_id}: {why}");
+                    }
                     Err(SwitchError::Unknown(why)) => bail!("hand the master's role to task {task_id}: {why}"),
                 }
             }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Answer, InstanceRecord, NoAnswer, NodeRecord, RequestKind, Role, TaskRecord, node_name};
+use crate::model::{Answer, InstanceRecord, Meaning, NoAnswer, NodeRecord, RequestKind, Role, TaskRecord, node_name};
 use crate::reconcile::action::{Action, Plan, Write};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::world::{Node, Session};
@@ -250,13 +250,16 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
     if forced {
         return;
     }
-    if taking.keys == 0 && taking.offset <= 1 {
+    if taking.keys == 0 && taking.offset <= 1 && before.replid.as_ref() != Some(&taking.replid) {
         broken.push(format!("{} is empty and would be the master", name(new)));
     }
-    let k = before.confirmations.min(before.spec.confirmations()).min(applied_confirmations(old)) as usize;
+    let declared = after.record.as_ref().map_or(0, |record| record.spec.confirmations());
+    let k = before.confirmations.min(declared).min(applied_confirmations(old)) as usize;
     let may_have_confirmed = |node: &&Node| {
         let record = &node.record.value;
-        record.joined && Some(record.ordinal) != before.master && record.task.ran()
+        let dead = node.update.as_ref().is_some_and(|update| update.state.meaning() == Meaning::Dead);
+        let never_ran = (dead || record.task.is_dead()) && !record.task.ran() && node.answer.is_none();
+        record.joined && Some(record.ordinal) != before.master && !never_ran
     };
     let proved = old_dead || old.is_some_and(|old| matches!(old.silent, Some((NoAnswer::Refused, _))));
     let demoted = old.and_then(answer).is_some_and(|answer| answer.role == Role::Replica);
@@ -317,7 +320,7 @@ fn records_of_the_living_stay(o: &Observed, plan: &Plan, after: &After, broken: 
     for (ordinal, node) in &o.instance.nodes {
         let gone = after.forgotten || !after.nodes.contains_key(ordinal);
         let dead_before = node.record.value.task.is_dead();
-        let dead_now = node.update.as_ref().is_some_and(|u| u.state.meaning() == crate::model::Meaning::Dead);
+        let dead_now = node.update.as_ref().is_some_and(|u| u.state.meaning() == Meaning::Dead);
         if gone && !dead_before && !dead_now {
             broken.push(format!("the record of {} would go, though it is not seen dead", node.record.value.name()));
         }

@@ -37,7 +37,8 @@ pub fn finish(draft: Draft) -> Plan {
 /// Until each node that runs was asked once, which takes a moment, what was said before stands.
 fn is_blind(d: &Draft) -> bool {
     let asked = |ordinal: u32| d.seen(ordinal).is_none_or(|node| node.answer.is_some() || node.silent.is_some());
-    d.nodes.iter().any(|(ordinal, node)| node.task == TaskRecord::Running && !asked(*ordinal))
+    let may_run = |task: &TaskRecord| matches!(task, TaskRecord::Running | TaskRecord::Unsure { .. });
+    d.nodes.iter().any(|(ordinal, node)| may_run(&node.task) && !asked(*ordinal))
 }
 
 fn status(d: &Draft) -> InstanceStatus {

@@ -89,10 +89,9 @@ fn is_disturbed(instance: &Instance) -> bool {
     master.is_some_and(|master| master.silent.is_some()) || instance.nodes.values().any(dead)
 }
 
-/// The recorded master is watched once it was ready, and whoever was it before and may come back.
+/// The bound for the silence of a node that is watched.
 fn watched_within(instance: &Instance, node: &Node) -> Option<Duration> {
     let record = &instance.record.as_ref()?.value;
-    let node = &node.record.value;
-    let is_master = record.initialized && record.master == Some(node.ordinal);
-    (is_master || node.deposed.is_some()).then(|| Duration::from_millis(record.spec.failover.detect_within.0))
+    let watched = instance.watches(node.record.value.ordinal);
+    watched.then(|| Duration::from_millis(record.spec.failover.detect_within.0))
 }

@@ -133,6 +133,20 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// When it was learned that the recorded master does not answer.
+    pub fn lost_at(&self) -> Option<Timestamp> {
+        self.nodes.get(&self.record.as_ref()?.value.master?)?.noticed_at
+    }
+
+    /// Whether the node is watched closely: the recorded master, once it was ready, and whoever was it
+    /// before and may come back.
+    pub fn watches(&self, ordinal: u32) -> bool {
+        let record = self.record.as_ref().map(|record| &record.value);
+        let node = self.nodes.get(&ordinal).map(|node| &node.record.value).filter(|node| !node.task.is_dead());
+        let is_master = record.is_some_and(|record| record.initialized && record.master == Some(ordinal));
+        node.is_some_and(|node| is_master || node.deposed.is_some())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.document.is_none()
             && self.record.is_none()
@@ -361,16 +375,29 @@ impl World {
     }
 
     fn probed(&mut self, probe: Probe, now: Timestamp) -> Dirty {
-        let Some((name, node)) = self.node_of(&probe.task_id) else { return Dirty::default() };
+        let Some((name, ordinal)) = self.tasks.get(&probe.task_id) else { return Dirty::default() };
+        let Some(instance) = self.instances.get_mut(name) else { return Dirty::default() };
+        let watched = instance.watches(*ordinal);
+        let lost_at = instance.lost_at();
+        let Some(node) = instance.nodes.get_mut(ordinal) else { return Dirty::default() };
         let news = match probe.result {
             Ok(answer) => {
-                let alike = node.answer.as_ref().is_some_and(|(known, _)| known.is_like(&answer));
+                // The same answer is news when it is the first since the master was lost.
+                let first = |at: &Timestamp| lost_at.is_some_and(|lost| *at < lost && lost <= probe.at);
+                let alike = node.answer.as_ref().is_some_and(|(known, at)| known.is_like(&answer) && !first(at));
                 let news = !alike || !node.heard || node.silent.is_some();
                 node.answered(answer, probe.at);
                 news
             }
+            // The watch is patient with its own process, and knows better what silence is.
+            Err(NoAnswer::Timeout | NoAnswer::Unreachable) if watched && !probe.watched => false,
             Err(why) => {
-                let since = node.silent.map_or(probe.at, |(_, since)| since.min(probe.at));
+                let answered_at = node.answer.as_ref().map_or(Timestamp(0), |(_, at)| *at);
+                let since = match node.silent {
+                    _ if probe.watched => probe.at.max(answered_at),
+                    Some((_, since)) => since,
+                    None => probe.at,
+                };
                 node.fails = node.fails.saturating_add(1);
                 // The first failure may be one of the network's moods; the second says something.
                 let other = node.silent.is_none_or(|(known, _)| known != why);

@@ -51,6 +51,8 @@ pub struct History {
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
     told: BTreeMap<String, (Result<Answer, NoAnswer>, usize)>,
+    /// Since when nodes do not answer.
+    silent: BTreeMap<String, Timestamp>,
     /// The store's revision then: an answer to a question that was put before a death was recorded
     /// proves less than the same answer after it.
     told_at: i64,
@@ -116,6 +118,7 @@ impl History {
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
+            silent: BTreeMap::new(),
             told_at: 0,
             specs: BTreeMap::new(),
             broken: None,
@@ -526,13 +529,27 @@ impl History {
                 Some((known, times)) if *known == result => *times + 1,
                 _ => 1,
             };
+            if result.is_ok() {
+                self.silent.remove(&task_id);
+            }
             if self.peace && times > if result.is_ok() { 1 } else { 2 } {
                 continue;
+            }
+            if result.is_err()
+                && let Some((name, _)) = redisctl::model::parse_task_id(&task_id)
+            {
+                // What the others of its instance say is wanted now.
+                self.told.retain(|other, (known, _)| {
+                    known.is_err() || redisctl::model::parse_task_id(other).is_none_or(|(n, _)| n != name)
+                });
+                self.now = self.now.plus_ms(1);
             }
             self.told.insert(task_id.clone(), (result.clone(), times));
             news = true;
             if let Some(operator) = &mut self.operator {
-                operator.probes.push_back(Probe { task_id, result, at: self.now });
+                let now = self.now;
+                let at = if result.is_ok() { now } else { *self.silent.entry(task_id.clone()).or_insert(now) };
+                operator.probes.push_back(Probe { task_id, result, at, watched: true });
             }
         }
         news
@@ -791,7 +808,12 @@ impl History {
                 if !targets.is_empty() {
                     let task_id = self.dice.pick(&targets).clone();
                     self.told.remove(&task_id);
-                    operator.probes.push_back(Probe { task_id, result: Err(NoAnswer::Timeout), at: now });
+                    operator.probes.push_back(Probe {
+                        task_id,
+                        result: Err(NoAnswer::Timeout),
+                        at: now,
+                        watched: true,
+                    });
                 }
             }
             19 => self.gone(at),
@@ -867,10 +889,10 @@ impl History {
         if replicas.is_empty() {
             return;
         }
-        let p = &mut self.redis.processes[*self.dice.pick(&replicas)];
-        p.role = Role::Master;
-        p.follows = None;
-        p.meddled = true;
+        let at = *self.dice.pick(&replicas);
+        self.redis.promote(at);
+        let p = &mut self.redis.processes[at];
+        (p.meddled, p.tampered) = (true, true);
         let task_id = p.task_id.clone();
         self.say(|| format!("a human makes a master of {task_id}"));
     }

@@ -245,7 +245,7 @@ impl Judge {
 pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<bool, String> {
     let Some(stored) = store.instances.get(name) else { return Ok(true) };
     let Some(document) = stored.document else {
-        return undeclared(name, stored, store, mesos).map(|()| true);
+        return undeclared(name, stored, store, mesos);
     };
     let Some(status) = &stored.status else {
         return Err(format!("{name} is declared and has no status"));
@@ -277,11 +277,15 @@ fn out_of_reach(agent_id: &str, mesos: &Mesos) -> bool {
     mesos.agents.iter().any(|agent| agent.id == *agent_id && agent.seen != Seen::Registered)
 }
 
-fn undeclared(name: &str, stored: &Stored, store: &Store, mesos: &Mesos) -> Result<(), String> {
+fn undeclared(name: &str, stored: &Stored, store: &Store, mesos: &Mesos) -> Result<bool, String> {
     let stuck = stored.nodes.values().any(|node| !node.task.is_dead() && out_of_reach(&node.agent_id, mesos));
     let left: Vec<&String> =
         store.items.keys().filter(|key| key.split('/').nth(1) == Some(name) && !key.starts_with("operator/")).collect();
-    if left.is_empty() || stuck { Ok(()) } else { Err(format!("{name} is deleted, and this is left: {left:?}")) }
+    if left.is_empty() || stuck {
+        Ok(left.is_empty())
+    } else {
+        Err(format!("{name} is deleted, and this is left: {left:?}"))
+    }
 }
 
 fn ready(
@@ -339,18 +343,18 @@ fn excused(
         |kind| status.condition(kind).is_some_and(|c: &redisctl::status::Condition| c.status != ConditionStatus::True);
     let master = record.master.and_then(|ordinal| stored.nodes.get(&ordinal));
     let dead = record.master.is_some() && master.is_none_or(|node| node.task.is_dead());
-    if dead {
-        let survivor =
-            |node: &&redisctl::model::NodeRecord| !node.task.is_dead() && Some(node.ordinal) != record.master;
-        let holder = stored.nodes.values().filter(survivor).any(|node| {
-            let process = redis.processes.iter().find(|p| p.task_id == node.task_id && p.alive);
-            out_of_reach(&node.agent_id, mesos) || process.is_some_and(|p| p.data != 0 || p.offset > 1)
-        });
+    if dead || master.is_some_and(|node| out_of_reach(&node.agent_id, mesos)) {
         let held = record.spec.on_data_loss == OnDataLoss::Hold && status.phase == Phase::DataLost;
-        return unhappy(ConditionType::MasterAvailable) && (holder || held);
+        let voters: Vec<_> =
+            stored.nodes.values().filter(|node| node.joined && Some(node.ordinal) != record.master).collect();
+        // Somebody who may have confirmed a write is not there, or a human has interfered.
+        let missing = voters.iter().any(|node| node.task.is_dead() || out_of_reach(&node.agent_id, mesos));
+        let excuse = held || !record.initialized || missing || voters.is_empty() || tampered(name, redis);
+        return excuse && unhappy(ConditionType::MasterAvailable);
     }
-    if master.is_some_and(|node| out_of_reach(&node.agent_id, mesos)) {
-        return unhappy(ConditionType::MasterAvailable);
+    // A human has made a master of a node, which has data, and the recorded one has none.
+    if tampered(name, redis) && status.waiting.iter().any(|why| why.contains("so as not to lose them")) {
+        return true;
     }
     if unhappy(ConditionType::SpecValid) {
         return true;
@@ -369,6 +373,10 @@ fn excused(
     let counts = |n: &&redisctl::model::NodeRecord| n.stop.is_none() && !out_of_reach(&n.agent_id, mesos);
     let living = store_nodes(stored).filter(counts).count();
     living < record.spec.nodes() as usize && (0..mesos.agents.len()).all(full) && !name.is_empty()
+}
+
+fn tampered(name: &str, redis: &Redis) -> bool {
+    redis.living(name).any(|process| process.tampered)
 }
 
 fn store_nodes(stored: &Stored) -> impl Iterator<Item = &redisctl::model::NodeRecord> {

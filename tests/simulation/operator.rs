@@ -413,6 +413,19 @@ impl Operator {
         let broken = invariants::check(&o, &plan);
         around.broken.extend(broken.into_iter().map(|b| format!("the plan of {name} breaks a rule: {}", b.what)));
         crate::judge::plan(&o, &plan, around);
+        if plan.status_changed {
+            around.say(|| {
+                format!(
+                    "      says {name}: {:?}",
+                    plan.status.as_ref().map(|s| (
+                        s.phase,
+                        &s.waiting,
+                        s.condition(redisctl::status::ConditionType::MasterAvailable).map(|c| c.message.clone()),
+                        s.nodes.iter().map(|n| (n.state, n.message.clone())).collect::<Vec<_>>()
+                    ))
+                )
+            });
+        }
         let steps = plan.steps.len() + plan.writes.len();
         if steps > 0 {
             around.say(|| format!("      plans {name}: {:?} waits: {:?}", plan.view().steps, plan.waiting));
@@ -598,7 +611,10 @@ impl Operator {
                 self.note(task_id.clone(), Done::Pointed);
                 match switch_over(old, new, around, dice) {
                     Ok(answer) => self.note(task_id, Done::Turned(answer)),
-                    Err(Switch::BackedOut(why)) => self.note(task_id, Done::SwitchFailed(epoch, why)),
+                    Err(Switch::BackedOut(why)) => {
+                        self.note(task_id, Done::SwitchFailed(epoch, why.clone()));
+                        return Err(why);
+                    }
                     Err(Switch::Unknown(why)) => return Err(why),
                 }
             }

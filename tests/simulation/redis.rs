@@ -54,6 +54,8 @@ pub struct Process {
     pub config: BTreeMap<String, String>,
     /// Somebody else than the operator has changed its role.
     pub meddled: bool,
+    /// Somebody once had.
+    pub tampered: bool,
 }
 
 impl Process {
@@ -127,6 +129,7 @@ impl Redis {
             max_memory: value("--maxmemory", 1).expect("a limit").parse().expect("a number"),
             config,
             meddled: false,
+            tampered: false,
         });
         self.processes.len() - 1
     }
