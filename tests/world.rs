@@ -259,8 +259,7 @@ fn a_superseded_task_is_killed_and_its_updates_are_acknowledged() {
 fn a_superseded_task_is_spared_while_the_master_does_not_answer() {
     let (mut world, mut asked) = (superseding_world(), Asked::default());
     world.apply(update(&stranger(1), TaskState::Running, None), NOW);
-    world
-        .apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW, watched: false }), NOW);
+    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW, watched: true }), NOW);
     assert!(!kills(&session(&mut world, &mut asked, LATER), &stranger(1)));
 }
 

@@ -36,7 +36,8 @@ pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
     let (mut all, mut seen) = (1, 1);
     for node in voters(d) {
         let known = d.answer(node.ordinal);
-        if known.is_some_and(|peer| peer.replid == answer.replid && peer.offset > answer.offset) {
+        let more = |peer: &Answer| peer.offset > answer.offset || (answer.is_blank() && !peer.is_blank());
+        if known.is_some_and(|peer| peer.replid == answer.replid && more(peer)) {
             return Err(format!("{} has more", node.name()));
         }
         if node.deposed.is_none() {
@@ -104,7 +105,8 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
                 let beside = d.master().is_some_and(|master| master.agent_id == node.agent_id);
                 let neighbours = d.nodes.values().filter(|other| other.agent_id == node.agent_id).count();
                 let goes = node.stop.is_some();
-                let key = (generation, answer.offset, Reverse((goes, beside, neighbours, node.ordinal)));
+                let key =
+                    (generation, !answer.is_blank(), answer.offset, Reverse((goes, beside, neighbours, node.ordinal)));
                 if best.as_ref().is_none_or(|(known, ..)| key > *known) {
                     best = Some((key, node.ordinal, answer.offset));
                 }

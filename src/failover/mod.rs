@@ -1,4 +1,4 @@
-//! The master's role: whether it is filled, who may take it, and how it moves. Pure, but for `redis`.
+//! The master's role: whether it is filled, who may take it, and how it moves. Pure.
 //!
 //! - `judge.rs` joins what Mesos, our own connection and the replicas say of the recorded master.
 //! - `promise.rs` knows which writes may be lost by no failover, and who has them.

@@ -41,7 +41,8 @@ pub fn keep_promise(d: &mut Draft) {
 /// The replicas that may have confirmed a write of the master.
 pub fn voters<'a>(d: &'a Draft) -> impl Iterator<Item = &'a NodeRecord> + 'a {
     d.nodes.values().filter(|node| {
-        let never_ran = matches!(node.task, TaskRecord::Dead { ran: false, .. });
+        let answered = d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some());
+        let never_ran = matches!(node.task, TaskRecord::Dead { ran: false, .. }) && !answered;
         node.joined && !d.is_master(node.ordinal) && !never_ran
     })
 }

@@ -20,7 +20,8 @@ pub fn worst_case_ms(spec: &InstanceSpec) -> u64 {
 
 /// Sees to it that the recorded master is one, or that another becomes it.
 pub fn take_over(d: &mut Draft) {
-    if d.o.frozen.is_some() || d.held || !d.record.as_ref().is_some_and(|r| r.initialized && r.master.is_some()) {
+    // A master whose record the store has lost may run: nobody takes its place.
+    if d.o.frozen.is_some() || d.held || d.master().is_none() || !d.record.as_ref().is_some_and(|r| r.initialized) {
         return;
     }
     let master = judge(d);

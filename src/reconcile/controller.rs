@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
 use crate::clock::now;
-use crate::model::{MesosCall, MesosEvent, NoAnswer, TaskState, Timestamp, parse_task_id};
+use crate::model::{MesosCall, MesosEvent, TaskState, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
@@ -124,12 +124,7 @@ impl Controller {
 
     fn learn(&mut self, event: Event) {
         match &event {
-            Event::Probed(probe) => {
-                self.parts.metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"));
-                if let (Err(_), Some((name, _))) = (&probe.result, parse_task_id(&probe.task_id)) {
-                    self.parts.probes.0.failed(name, &probe.task_id);
-                }
-            }
+            Event::Probed(probe) => self.parts.probes.0.probed(probe, &self.parts.metrics),
             Event::Mesos(MesosEvent::Update(update)) => {
                 self.parts.metrics.task_update(update.state);
                 if update.state == TaskState::Running {

@@ -8,7 +8,8 @@ use crate::model::{
 };
 use crate::placement::Placement;
 use crate::reconcile::action::{Action, Plan, Step, Write};
-use crate::reconcile::world::{Instance, Node, Session, Sight};
+use crate::reconcile::sight::Sight;
+use crate::reconcile::world::{Instance, Node, Session};
 use crate::spec::InstanceSpec;
 
 /// One instance at one moment: all that a plan may depend on (beside the pool of offers).

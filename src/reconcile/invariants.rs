@@ -237,7 +237,7 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
         return;
     };
     // A planned switchover, or one that is backed out: somebody is the master, and stays it or hands over.
-    let acting = old.and_then(answer).is_some_and(|answer| answer.role == Role::Master);
+    let acting = !old_dead && old.and_then(answer).is_some_and(|answer| answer.role == Role::Master);
     let handed = acting && taking.link_up && taking.follows.as_ref() == old.map(|old| &old.record.value.address);
     let resumes = taking.role == Role::Master && node.record.value.deposed.is_some();
     if handed || resumes {
@@ -268,7 +268,8 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
         all += 1;
         let dead = after.nodes.get(&peer.record.value.ordinal).is_none_or(|record| record.task.is_dead());
         let Some(known) = answer(peer).filter(|_| !dead) else { continue };
-        if known.replid == taking.replid && known.offset > taking.offset {
+        let whole = (known.keys > 0 || known.offset > 1) && !known.loading && !known.syncing;
+        if whole && known.replid == taking.replid && known.offset > taking.offset {
             broken.push(format!("{} would be the master, and {} has more", name(new), name(peer.record.value.ordinal)));
         }
         let fenced_ms = peer.detached_since.map_or(0, |since| o.now.since_ms(since));

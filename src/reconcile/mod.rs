@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `controller.rs`, `execute.rs`, `framework.rs` and `reflector.rs` do all I/O; everything else is pure. The world is
-//! folded in `world.rs`, `stored.rs` (the store) and `news.rs` (Mesos); a plan is made in `plan.rs`
+//! folded in `world.rs`, `stored.rs` (the store), `news.rs` (Mesos) and `sight.rs` (Redis); a plan is made in `plan.rs`
 //! (the order of steps), `settle.rs`, `replication.rs`, `members.rs` and `launch.rs` on a `draft.rs`;
 //! `offers.rs` plans what concerns all instances, `strangers.rs` judges tasks that are not recorded.
 
@@ -30,6 +30,7 @@ mod replication;
 mod report;
 pub mod schedule;
 mod settle;
+pub mod sight;
 mod stored;
 pub mod strangers;
 pub mod targets;

@@ -283,6 +283,17 @@ fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
         .filter(|node| !matches!(node.state, NodeState::Ready | NodeState::Stopping | NodeState::Dead))
         .map(|node| format!("{} is {}", node.name, node.state))
         .collect();
+    let promised = failover::confirmations(d) >= d.spec().map_or(0, spec::InstanceSpec::confirmations);
+    if ready >= want && !promised {
+        return Verdict(
+            ConditionType::ReplicasInSync,
+            ConditionStatus::False,
+            "CatchingUp",
+            format!(
+                "{ready} of {want} replicas follow, link up; not enough of them have been seen to have all that the master has"
+            ),
+        );
+    }
     if ready >= want {
         return Verdict(
             ConditionType::ReplicasInSync,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::failover::redis::{Pace, Prober, Target, Watches};
+use crate::metrics::Metrics;
+use crate::model::{NoAnswer, Probe, parse_task_id};
 use crate::reconcile::world::{Instance, Node};
 
 /// Keeps the prober's targets and the watched masters in step with the instances' nodes.
@@ -66,8 +68,11 @@ impl Targets {
         self.prober.probe_now(task_id);
     }
 
-    /// A watched master does not answer: what its replicas say of it is wanted now.
-    pub fn failed(&self, name: &str, task_id: &str) {
+    /// When a watched master does not answer, what its replicas say of it is wanted now.
+    pub fn probed(&self, probe: &Probe, metrics: &Metrics) {
+        metrics.probe(probe.result.as_ref().map_or_else(NoAnswer::word, |_| "answer"));
+        let (Err(_), Some((name, _))) = (&probe.result, parse_task_id(&probe.task_id)) else { return };
+        let task_id = &probe.task_id;
         let Some(known) = self.known.get(name).filter(|k| k.get(task_id).is_some_and(|told| told.within.is_some()))
         else {
             return;
@@ -86,7 +91,10 @@ impl Targets {
 fn is_disturbed(instance: &Instance) -> bool {
     let master = instance.record.as_ref().and_then(|record| instance.nodes.get(&record.value.master?));
     let dead = |node: &Node| node.record.value.task.is_dead();
-    master.is_some_and(|master| master.silent.is_some()) || instance.nodes.values().any(dead)
+    // Whether they have caught up decides when the promise begins.
+    let record = instance.record.as_ref().map(|record| &record.value);
+    let promises = record.is_some_and(|record| record.confirmations < record.spec.confirmations());
+    promises || master.is_some_and(|master| master.silent.is_some()) || instance.nodes.values().any(dead)
 }
 
 /// The bound for the silence of a node that is watched.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Address, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request,
-    RequestKind, TaskRecord, TaskUpdate, Timestamp,
+    RequestKind, TaskUpdate, Timestamp,
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
@@ -133,20 +133,6 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// When it was learned that the recorded master does not answer.
-    pub fn lost_at(&self) -> Option<Timestamp> {
-        self.nodes.get(&self.record.as_ref()?.value.master?)?.noticed_at
-    }
-
-    /// Whether the node is watched closely: the recorded master, once it was ready, and whoever was it
-    /// before and may come back.
-    pub fn watches(&self, ordinal: u32) -> bool {
-        let record = self.record.as_ref().map(|record| &record.value);
-        let node = self.nodes.get(&ordinal).map(|node| &node.record.value).filter(|node| !node.task.is_dead());
-        let is_master = record.is_some_and(|record| record.initialized && record.master == Some(ordinal));
-        node.is_some_and(|node| is_master || node.deposed.is_some())
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.document.is_none()
             && self.record.is_none()
@@ -192,13 +178,6 @@ impl Node {
     /// The newest answer, if the node answers now.
     pub fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref().filter(|_| self.silent.is_none()).map(|(answer, _)| answer)
-    }
-
-    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp) {
-        let detached = answer.follows.as_ref() == Some(&self.record.value.address);
-        self.detached_since = if detached { self.detached_since.or(Some(at)) } else { None };
-        (self.heard, self.silent, self.noticed_at, self.fails) = (true, None, None, 0);
-        self.answer = Some((answer, at));
     }
 
     pub(super) fn new(record: Stored<NodeRecord>) -> Node {
@@ -298,34 +277,7 @@ impl Default for World {
     }
 }
 
-/// How many nodes run as far as anybody knows, and how many of them the operator cannot reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sight {
-    /// Nodes that were asked, and of which Mesos does not say that they are gone.
-    pub nodes: usize,
-    /// Those that do not answer.
-    pub lost: usize,
-}
-
 impl World {
-    /// What the operator sees, when it has lost sight of most nodes, one of this instance among them:
-    /// then it is more likely that it is cut off than that all of them have gone.
-    pub fn cut_off(&self, instance: &Instance) -> Option<Sight> {
-        instance.nodes.values().find(|node| node.silent.is_some())?;
-        let mut sight = Sight::default();
-        for node in self.instances.values().flat_map(|instance| instance.nodes.values()) {
-            let told =
-                node.update.as_ref().is_some_and(|u| matches!(u.state.meaning(), Meaning::Dead | Meaning::Unsure));
-            let asked = node.answer.is_some() || (node.silent.is_some() && node.record.value.task.ran());
-            if told || !asked || !matches!(node.record.value.task, TaskRecord::Launching | TaskRecord::Running) {
-                continue;
-            }
-            sight.nodes += 1;
-            sight.lost += usize::from(node.silent.is_some_and(|(why, _)| why != NoAnswer::Busy));
-        }
-        (sight.lost * 2 > sight.nodes).then_some(sight)
-    }
-
     /// Knows nothing yet but which store this process has seen, and up to which revision: one that
     /// has gone back since is noticed.
     pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>) -> World {
@@ -372,41 +324,6 @@ impl World {
         let (name, ordinal) = self.tasks.get(task_id)?;
         let node = self.instances.get_mut(name)?.nodes.get_mut(ordinal)?;
         Some((name, node))
-    }
-
-    fn probed(&mut self, probe: Probe, now: Timestamp) -> Dirty {
-        let Some((name, ordinal)) = self.tasks.get(&probe.task_id) else { return Dirty::default() };
-        let Some(instance) = self.instances.get_mut(name) else { return Dirty::default() };
-        let watched = instance.watches(*ordinal);
-        let lost_at = instance.lost_at();
-        let Some(node) = instance.nodes.get_mut(ordinal) else { return Dirty::default() };
-        let news = match probe.result {
-            Ok(answer) => {
-                // The same answer is news when it is the first since the master was lost.
-                let first = |at: &Timestamp| lost_at.is_some_and(|lost| *at < lost && lost <= probe.at);
-                let alike = node.answer.as_ref().is_some_and(|(known, at)| known.is_like(&answer) && !first(at));
-                let news = !alike || !node.heard || node.silent.is_some();
-                node.answered(answer, probe.at);
-                news
-            }
-            // The watch is patient with its own process, and knows better what silence is.
-            Err(NoAnswer::Timeout | NoAnswer::Unreachable) if watched && !probe.watched => false,
-            Err(why) => {
-                let answered_at = node.answer.as_ref().map_or(Timestamp(0), |(_, at)| *at);
-                let since = match node.silent {
-                    _ if probe.watched => probe.at.max(answered_at),
-                    Some((_, since)) => since,
-                    None => probe.at,
-                };
-                node.fails = node.fails.saturating_add(1);
-                // The first failure may be one of the network's moods; the second says something.
-                let other = node.silent.is_none_or(|(known, _)| known != why);
-                node.noticed_at = node.noticed_at.filter(|_| !other).or(Some(now));
-                node.silent = Some((why, since));
-                other || node.fails == 2
-            }
-        };
-        if news { Dirty::one(name) } else { Dirty::default() }
     }
 
     fn noted(&mut self, note: Note, now: Timestamp) -> Dirty {

@@ -12,7 +12,8 @@ use redisctl::reconcile::draft::{Observed, PlanSettings};
 use redisctl::reconcile::invariants;
 use redisctl::reconcile::launch::owned_settings;
 use redisctl::reconcile::plan::plan_instance;
-use redisctl::reconcile::world::{Document, Instance, Node, Session, Sight, Stored};
+use redisctl::reconcile::sight::Sight;
+use redisctl::reconcile::world::{Document, Instance, Node, Session, Stored};
 use redisctl::spec::{InstanceSpec, RedisInstance, parse_document};
 use redisctl::status::{Condition, ConditionType, InstanceStatus};
 
