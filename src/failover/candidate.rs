@@ -93,9 +93,9 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     let known = d.record.as_ref().and_then(|record| record.replid.clone());
     // An empty data set with the master's history is one, too: there was nothing to send yet.
     let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank() || known.as_ref() == Some(&answer.replid));
-    let replid = match known.clone().or_else(|| with_data().next().map(|(_, answer)| answer.replid.clone())) {
-        Some(replid) => replid,
-        None => return Choice::Nobody("no replica in sight has any data".to_string()),
+    let any = || with_data().next().map(|(_, answer)| answer.replid.clone());
+    let Some(replid) = known.clone().or_else(any) else {
+        return Choice::Nobody("no replica in sight has any data".to_string());
     };
     let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
     for (node, answer) in with_data() {
