@@ -38,6 +38,11 @@ const ROUNDS_FOR_A_SPLIT: usize = 10;
 const LIMIT: Duration = Duration::from_secs(150);
 /// Before each fault, so that it meets no timer always at the same place.
 const PAUSE_MS: std::ops::Range<u64> = 500..1500;
+/// Between the creation of all and the first fault: longer than the operator's probe interval, and
+/// enough for sentinels to find each other.
+const GROWING_UP: Duration = Duration::from_secs(11);
+/// A new setting of the sentinels is in force after their next round of pings.
+const SETTING: Duration = Duration::from_secs(1);
 /// A slower round of ours is shown with the operator's log, ...
 const OUTLIER_MS: [(&str, u64); 3] = [(KILL, 60), (STOP_FAST, 200), (STOP, 5000)];
 /// ... at most so many of its lines.
@@ -70,6 +75,10 @@ async fn bench() {
     let mut ours = Contestant::new("ours", cluster.instance("orders", "durability: one").await);
     let mut sentinel = Contestant::new("Sentinel", Sentinel::start(&machines).await);
     let mut report = Report::default();
+    for settled in [ours.settle().await, fast.settle().await, sentinel.settle().await] {
+        println!("{} is the master of {}", settled.master, settled.nodes.join(" "));
+    }
+    tokio::time::sleep(GROWING_UP).await;
 
     if wanted("kill") {
         let mut all = [Series::of("ours"), Series::of("Sentinel, 100"), Series::of("Sentinel, 1000")];
@@ -98,10 +107,8 @@ async fn bench() {
         let mut all = [Series::of("ours, durability one"), Series::of("Sentinel, 100"), Series::of("Sentinel, 1000")];
         for _ in 0..rounds.div_ceil(ROUNDS_FOR_A_SPLIT) {
             ours.split(&machines, &mut all[0]).await;
-            sentinel.system.set_down_after(100);
-            sentinel.split(&machines, &mut all[1]).await;
-            sentinel.system.set_down_after(1000);
-            sentinel.split(&machines, &mut all[2]).await;
+            sentinel.split_at(100, &machines, &mut all[1]).await;
+            sentinel.split_at(1000, &machines, &mut all[2]).await;
         }
         report.add(SPLIT, all.into());
     }
@@ -121,8 +128,20 @@ struct Contestant<S> {
 
 impl Contestant<Sentinel<'_>> {
     async fn round_at(&mut self, down_after_ms: u32, case: &str, signal: Signal, series: &mut Series) {
-        self.system.set_down_after(down_after_ms);
+        self.set(down_after_ms).await;
         self.round(case, signal, series).await;
+    }
+
+    async fn split_at(&mut self, down_after_ms: u32, machines: &Machines, series: &mut Series) {
+        self.set(down_after_ms).await;
+        self.split(machines, series).await;
+    }
+
+    async fn set(&mut self, down_after_ms: u32) {
+        // While servers start, a short setting leads to failovers that nobody asked for.
+        self.settle().await;
+        self.system.set_down_after(down_after_ms);
+        tokio::time::sleep(SETTING).await;
     }
 }
 
@@ -168,10 +187,15 @@ impl<S: System> Contestant<S> {
         };
         drop((writes, addresses));
         let written = first.as_ref().map(|(written_at, _)| *written_at - at);
-        series.push(written, known.map(|known_at| known_at.saturating_duration_since(at)));
+        let known = known.map(|known_at| known_at.saturating_duration_since(at));
+        series.push(written, known);
+        let never_or = |time: Option<Duration>| time.map_or("never".to_string(), ms);
+        let (first_write, address) = (never_or(written), never_or(known));
+        println!("{case}, {} {}: first write {first_write}, address known {address}", series.name, series.count());
         self.show_outlier(case, series.count(), written, logged);
-        self.system.recover(old, pid, signal).await;
-        self.master = first.map(|(_, new)| new);
+        let new = first.map(|(_, new)| new);
+        self.system.recover(old, new.as_deref(), pid, signal).await;
+        self.master = new;
     }
 
     fn show_outlier(&self, case: &str, round: usize, written: Option<Duration>, logged: usize) {
@@ -179,7 +203,7 @@ impl<S: System> Contestant<S> {
         if self.name == "Sentinel" || written <= bound && written.is_some() {
             return;
         }
-        println!("\n{case}, {}, round {round}: {}; its log:", self.name, written.map_or("never".to_string(), ms));
+        println!("  that is too long; round {round}, its log:");
         let log = self.system.log();
         log[logged..].lines().take(LOG_LINES).for_each(|line| println!("  {line}"));
     }
@@ -187,6 +211,7 @@ impl<S: System> Contestant<S> {
     async fn split(&mut self, machines: &Machines, series: &mut Series) {
         let topology = self.settle().await;
         let split = split::split(machines, &mut self.system, &topology).await;
+        println!("{SPLIT}, {} {}: {split:?}", series.name, series.count() + 1);
         series.push(split.written, split.known);
         series.splits.push(split);
         self.master = None;

@@ -36,6 +36,7 @@ impl Cluster {
         let master_env = [
             ("LIBPROCESS_IP", "0.0.0.0"),
             ("LIBPROCESS_ADVERTISE_IP", HUB),
+            ("MESOS_HOSTNAME", HUB), // There are no names here.
             // Mesos' own defaults: it waits 75 s for a lost agent.
             ("MESOS_AGENT_PING_TIMEOUT", "15secs"),
             ("MESOS_MAX_AGENT_PING_TIMEOUTS", "5"),
@@ -108,7 +109,7 @@ impl System for Ours<'_> {
         Finder::of_lines(&[server], &request, old, master_in)
     }
 
-    async fn recover(&mut self, _old: &str, pid: Pid, signal: Signal) {
+    async fn recover(&mut self, _old: &str, _new: Option<&str>, pid: Pid, signal: Signal) {
         if signal == Signal::STOP {
             system::signal(pid, Signal::CONT);
         }

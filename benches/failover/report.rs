@@ -9,7 +9,8 @@ use crate::common::{median, ms, quantile};
 
 /// The rounds of one case by one system.
 pub struct Series {
-    name: &'static str,
+    /// Of the system, and its setting.
+    pub name: &'static str,
     written: Vec<Duration>,
     known: Vec<Duration>,
     /// How much later than the first write the address was known.
@@ -72,7 +73,7 @@ impl Report {
         let _ = writeln!(text, "\n{:<58} {:>14} {:>14}  met", "aim", "", "measured"); // To a String.
         self.cases.iter().for_each(|(case, all)| aims(&mut text, case, all));
         let never: usize = self.cases.iter().flat_map(|(_, all)| all).map(|series| series.never).sum();
-        let _ = writeln!(text, "\nRounds without a new master within {}: {never}.", ms(LIMIT)); // To a String.
+        let _ = writeln!(text, "\nRounds without a new master within {} s: {never}.", LIMIT.as_secs()); // To a String.
         print!("{text}");
     }
 }

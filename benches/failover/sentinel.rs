@@ -126,13 +126,21 @@ impl System for Sentinel<'_> {
         Finder::of_lines(&servers, "SUBSCRIBE +switch-master\r\n", old, master_in).and_of_questions(&servers, old)
     }
 
-    async fn recover(&mut self, old: &str, pid: Pid, _signal: Signal) {
+    async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, _signal: Signal) {
         // A stopped one is started anew too: Sentinel lets one that wakes up be for 10 s.
         system::signal(pid, Signal::KILL);
         let i = machine_of(old);
         self.servers[i].kill();
-        let master = dial(&sentinels()[0], TIMEOUT).and_then(|mut c| master_at(&mut c)).expect("the sentinel answers");
-        self.servers[i] = self.spawn(i, Some(master.as_str()).filter(|master| *master != old));
+        if let Some(new) = new {
+            wait_until("all sentinels have switched", TIMEOUT, async || {
+                sentinels().iter().all(|sentinel| {
+                    let known = dial(sentinel, TIMEOUT).and_then(|mut c| master_at(&mut c));
+                    known.is_ok_and(|known| known == new)
+                })
+            })
+            .await;
+        }
+        self.servers[i] = self.spawn(i, new);
     }
 
     fn log(&self) -> String {

@@ -27,6 +27,7 @@ const WAIT_MS: u64 = 100;
 const CHUNK: usize = 1000;
 
 /// What one split did.
+#[derive(Debug)]
 pub struct Split {
     /// From the split to the first write that another node acknowledges.
     pub written: Option<Duration>,
