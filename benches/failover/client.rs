@@ -122,13 +122,10 @@ fn write(node: &str, stop: &AtomicBool, out: Option<&UnboundedSender<Sighting>>)
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let key = format!("bench:{node}:{}", number % KEYS);
-        match on(&mut connection, node, |c| redis::cmd("SET").arg(&key).arg(number).query::<()>(c)) {
-            Some(()) => {
-                if let Some(out) = out.take() {
-                    let _ = out.send((Instant::now(), node.to_string())); // Nobody may want to know any more.
-                }
-            }
-            None => {} // A replica, or dead: that is what is waited for.
+        let set = |c: &mut Connection| redis::cmd("SET").arg(&key).arg(number).query::<()>(c);
+        let taken = on(&mut connection, node, set).is_some(); // Not by a replica, nor by the dead.
+        if let Some(out) = out.take_if(|_| taken) {
+            let _ = out.send((Instant::now(), node.to_string())); // Nobody may want to know any more.
         }
         thread::sleep(WRITE_EVERY);
     }

@@ -90,19 +90,19 @@ impl Machines {
         Door(File::open(self.namespace(i)).expect("its holder runs"))
     }
 
-    /// Cuts the machine off: nothing is refused, nothing arrives.
-    pub fn cut(&self, i: usize) {
-        run(Command::new("ip"), &format!("link set {} down", port(i)));
-    }
-
-    /// Takes it back.
-    pub fn heal(&self, i: usize) {
-        run(Command::new("ip"), &format!("link set {} up", port(i)));
-    }
-
     fn namespace(&self, i: usize) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.holders[i].pid().expect("it was started")))
     }
+}
+
+/// Cuts the machine off: nothing is refused, nothing arrives.
+pub fn cut(i: usize) {
+    run(Command::new("ip"), &format!("link set {} down", port(i)));
+}
+
+/// Takes it back.
+pub fn heal(i: usize) {
+    run(Command::new("ip"), &format!("link set {} up", port(i)));
 }
 
 /// A network that a thread can go to.

@@ -26,7 +26,7 @@ use machines::Machines;
 use ours::Cluster;
 use report::{Report, Series};
 use rustix::process::Signal;
-use sentinel::Sentinel;
+use sentinel::{SETTLING_MS, Sentinel, set_down_after};
 use system::{System, Topology, pid_of};
 
 /// Agents, and servers of Sentinel.
@@ -44,7 +44,9 @@ const GROWING_UP: Duration = Duration::from_secs(11);
 /// A new setting of the sentinels is in force after their next round of pings.
 const SETTING: Duration = Duration::from_secs(1);
 /// A slower round of ours is shown with the operator's log, ...
-const OUTLIER_MS: [(&str, u64); 3] = [(KILL, 60), (STOP_FAST, 200), (STOP, 5000)];
+/// as one in which the healed master is demoted later than this, ...
+const OUTLIER_MS: [(&str, u64); 4] = [(KILL, 60), (STOP_FAST, 150), (STOP, 4250), (SPLIT, 4250)];
+const DEMOTED_LATE: Duration = Duration::from_millis(200);
 /// ... at most so many of its lines.
 const LOG_LINES: usize = 40;
 
@@ -52,6 +54,7 @@ const KILL: &str = "kill -9";
 const STOP_FAST: &str = "SIGSTOP, 100 ms";
 const STOP: &str = "SIGSTOP, 1 s";
 const SPLIT: &str = "split";
+const SENTINEL: &str = "Sentinel";
 
 fn main() {
     if asked_for_tests() {
@@ -73,7 +76,7 @@ async fn bench() {
     let fast = cluster.instance("fast", "durability: none, failover: {detectWithin: 100ms}").await;
     let mut fast = Contestant::new("ours, 100ms and none", fast);
     let mut ours = Contestant::new("ours", cluster.instance("orders", "durability: one").await);
-    let mut sentinel = Contestant::new("Sentinel", Sentinel::start(&machines).await);
+    let mut sentinel = Contestant::new(SENTINEL, Sentinel::start(&machines).await);
     let mut report = Report::default();
     for settled in [ours.settle().await, fast.settle().await, sentinel.settle().await] {
         println!("{} is the master of {}", settled.master, settled.nodes.join(" "));
@@ -135,12 +138,12 @@ impl Contestant<Sentinel<'_>> {
     async fn split_at(&mut self, down_after_ms: u32, machines: &Machines, series: &mut Series) {
         self.set(down_after_ms).await;
         self.split(machines, series).await;
+        set_down_after(SETTLING_MS);
     }
 
     async fn set(&mut self, down_after_ms: u32) {
-        // While servers start, a short setting leads to failovers that nobody asked for.
         self.settle().await;
-        self.system.set_down_after(down_after_ms);
+        set_down_after(down_after_ms);
         tokio::time::sleep(SETTING).await;
     }
 }
@@ -159,6 +162,7 @@ impl<S: System> Contestant<S> {
                 self.name, topology.master, self.master
             );
         }
+        self.master = Some(topology.master.clone());
         topology
     }
 
@@ -192,27 +196,31 @@ impl<S: System> Contestant<S> {
         let never_or = |time: Option<Duration>| time.map_or("never".to_string(), ms);
         let (first_write, address) = (never_or(written), never_or(known));
         println!("{case}, {} {}: first write {first_write}, address known {address}", series.name, series.count());
-        self.show_outlier(case, series.count(), written, logged);
+        self.show_outlier(case, written, logged);
         let new = first.map(|(_, new)| new);
-        self.system.recover(old, new.as_deref(), pid, signal).await;
-        self.master = new;
+        let stays = self.system.recover(old, new.as_deref(), pid, signal).await;
+        self.master = new.filter(|_| stays);
     }
 
-    fn show_outlier(&self, case: &str, round: usize, written: Option<Duration>, logged: usize) {
+    /// The log of a round of ours that took too long: that is a bug.
+    fn show_outlier(&self, case: &str, written: Option<Duration>, logged: usize) {
         let bound = OUTLIER_MS.iter().find(|(of, _)| *of == case).map(|(_, ms)| Duration::from_millis(*ms));
-        if self.name == "Sentinel" || written <= bound && written.is_some() {
+        if self.name == SENTINEL || written <= bound && written.is_some() {
             return;
         }
-        println!("  that is too long; round {round}, its log:");
+        println!("  that is too long; the log of this round:");
         let log = self.system.log();
         log[logged..].lines().take(LOG_LINES).for_each(|line| println!("  {line}"));
     }
 
     async fn split(&mut self, machines: &Machines, series: &mut Series) {
         let topology = self.settle().await;
+        let logged = self.system.log().len();
         let split = split::split(machines, &mut self.system, &topology).await;
         println!("{SPLIT}, {} {}: {split:?}", series.name, series.count() + 1);
         series.push(split.written, split.known);
+        let in_time = split.demoted.is_some_and(|demoted| demoted <= DEMOTED_LATE);
+        self.show_outlier(SPLIT, split.written.filter(|_| in_time), logged);
         series.splits.push(split);
         self.master = None;
     }

@@ -18,6 +18,9 @@ const PREFIX: &str = "/bench";
 const AGENT_PORT: u16 = 5051;
 const TASK_PORTS: &str = "31000-31999";
 const NODES: usize = 3;
+/// The operator lets ever more time pass between launches when nodes of an instance die soon after
+/// their start, one after the other: so an instance serves for so many kills.
+const KILLS_EACH: usize = 2;
 
 /// The operator and what it stands on.
 pub struct Cluster {
@@ -52,14 +55,12 @@ impl Cluster {
         Cluster { operator, client, etcd, _agents: agents, _home: home, _mesos: mesos }
     }
 
-    /// Declares an instance with two replicas, and more of its spec.
-    pub async fn instance(&self, name: &'static str, more: &str) -> Ours<'_> {
-        let document = format!(
-            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
-             memory: 32Mi, cpus: 0.1, {more}}}\n"
-        );
-        self.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;
-        Ours { cluster: self, name }
+    /// An instance with two replicas, and more of its spec.
+    pub async fn instance(&self, name: &'static str, more: &'static str) -> Ours<'_> {
+        let ours = Ours { cluster: self, name, more, kills: 0 };
+        ours.declare(0).await;
+        ours.declare(1).await;
+        ours
     }
 
     async fn status(&self, name: &str) -> anyhow::Result<InstanceStatus> {
@@ -81,16 +82,40 @@ fn spawn_agent(machines: &Machines, home: &Home, i: usize, master: &str) -> Proc
     home.spawn(&folder, &mut command)
 }
 
-/// One instance.
+/// An instance, and the one that takes its place after some kills.
 pub struct Ours<'a> {
     cluster: &'a Cluster,
     name: &'static str,
+    /// More of the spec.
+    more: &'static str,
+    /// Of masters of this instance and those before it.
+    kills: usize,
+}
+
+impl Ours<'_> {
+    fn name(&self) -> String {
+        self.nth(self.kills / KILLS_EACH)
+    }
+
+    fn nth(&self, n: usize) -> String {
+        format!("{}-{n}", self.name)
+    }
+
+    async fn declare(&self, n: usize) {
+        let (name, more) = (self.nth(n), self.more);
+        let document = format!(
+            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
+             memory: 32Mi, cpus: 0.1, {more}}}\n"
+        );
+        self.cluster.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;
+    }
 }
 
 impl System for Ours<'_> {
     async fn settle(&mut self) -> Topology {
-        let status = wait_until(&format!("{} is Ready", self.name), TIMEOUT, async || {
-            let status = self.cluster.status(self.name).await?;
+        let name = self.name();
+        let status = wait_until(&format!("{name} is Ready"), TIMEOUT, async || {
+            let status = self.cluster.status(&name).await?;
             let ready = status.nodes.iter().filter(|node| node.state == NodeState::Ready).count();
             let all = status.phase == Phase::Ready && ready == NODES && status.nodes.len() == NODES;
             let (phase, nodes) = (status.phase, status.nodes.len());
@@ -105,14 +130,23 @@ impl System for Ours<'_> {
     fn listen(&self, old: &str) -> Finder {
         let server = self.cluster.operator.url().trim_start_matches("http://").to_string();
         // Version 1.0: the lines come as they are, not in chunks.
-        let request = format!("GET /v1/instances/{}?watch=true HTTP/1.0\r\nHost: {server}\r\n\r\n", self.name);
+        let request = format!("GET /v1/instances/{}?watch=true HTTP/1.0\r\nHost: {server}\r\n\r\n", self.name());
         Finder::of_lines(&[server], &request, old, master_in)
     }
 
-    async fn recover(&mut self, _old: &str, _new: Option<&str>, pid: Pid, signal: Signal) {
+    async fn recover(&mut self, _old: &str, _new: Option<&str>, pid: Pid, signal: Signal) -> bool {
         if signal == Signal::STOP {
             system::signal(pid, Signal::CONT);
+            return true;
         }
+        self.kills += 1;
+        if !self.kills.is_multiple_of(KILLS_EACH) {
+            return true;
+        }
+        let n = self.kills / KILLS_EACH;
+        self.cluster.etcd.del(&format!("{PREFIX}/instances/{}", self.nth(n - 1))).await;
+        self.declare(n + 1).await;
+        false
     }
 
     fn log(&self) -> String {

@@ -20,6 +20,8 @@ const SENTINEL_PORT: u16 = 26379;
 const QUORUM: usize = 2;
 /// As in Sentinel's own documentation.
 const FAILOVER_TIMEOUT_MS: u32 = 60_000;
+/// `down-after-milliseconds` between rounds: with 100, a failover is often followed by another.
+pub const SETTLING_MS: u32 = 1000;
 /// Sentinels may wait for twice their failover timeout before they try again.
 const SETTLE_TIMEOUT: Duration = Duration::from_mins(4);
 
@@ -44,19 +46,8 @@ impl Sentinel<'_> {
         for server in servers {
             wait_until("redis-server answers", TIMEOUT, async || system::info(&server, "server")).await;
         }
-        for i in 0..SERVERS {
-            let started = sentinel.spawn_sentinel(i);
-            sentinel._sentinels.push(started);
-        }
-        sentinel
-    }
-
-    /// Sets `down-after-milliseconds`.
-    pub fn set_down_after(&self, ms: u32) {
-        for sentinel in sentinels() {
-            let set = redis::cmd("SENTINEL").arg("SET").arg("bench").arg("down-after-milliseconds").arg(ms).clone();
-            set.query::<()>(&mut dial(&sentinel, TIMEOUT).expect("it listens")).expect("the setting is right");
-        }
+        let started = (0..SERVERS).map(|i| sentinel.spawn_sentinel(i)).collect();
+        Sentinel { _sentinels: started, ..sentinel }
     }
 
     /// With the settings that ours has too.
@@ -82,41 +73,11 @@ impl Sentinel<'_> {
         fs::write(&path, config).expect("the home can be written");
         self.home.spawn(&folder, Command::new("redis-server").arg(&path).arg("--sentinel"))
     }
-
-    /// The master that all sentinels agree on, if all they know of is well.
-    fn agreed(&self) -> anyhow::Result<String> {
-        let mut masters = Vec::new();
-        for sentinel in sentinels() {
-            let mut connection = dial(&sentinel, TIMEOUT)?;
-            masters.push(master_at(&mut connection)?);
-            let others = entries(&mut connection, "sentinels")?;
-            let well = others.iter().filter(|other| field(other, "flags") == "sentinel").count();
-            anyhow::ensure!(well == SERVERS - 1, "{sentinel} sees {well} others");
-            let replicas = entries(&mut connection, "replicas")?;
-            for replica in &replicas {
-                let (flags, link) = (field(replica, "flags"), field(replica, "master-link-status"));
-                let follows = format!("{}:{}", field(replica, "master-host"), field(replica, "master-port"));
-                let well = flags == "slave" && link == "ok" && follows == masters[0];
-                anyhow::ensure!(well, "{sentinel} sees {}: {flags}, {follows}: {link}", field(replica, "name"));
-            }
-            anyhow::ensure!(replicas.len() == SERVERS - 1, "{sentinel} sees {} replicas", replicas.len());
-            let master = entries(&mut connection, "masters")?;
-            let flags = master.first().map(|master| field(master, "flags")).unwrap_or_default();
-            anyhow::ensure!(flags == "master", "{sentinel} sees the master as {flags}");
-        }
-        anyhow::ensure!(masters.iter().all(|master| *master == masters[0]), "{masters:?}");
-        for server in (0..SERVERS).map(address) {
-            let info = system::info(&server, "replication")?;
-            let expected = if server == masters[0] { "role:master" } else { "master_link_status:up" };
-            anyhow::ensure!(info.contains(expected), "{server} is not {expected}");
-        }
-        Ok(masters.swap_remove(0))
-    }
 }
 
 impl System for Sentinel<'_> {
     async fn settle(&mut self) -> Topology {
-        let agreed = async || self.agreed();
+        let agreed = async || agreed();
         let master = wait_until("all sentinels agree and all is well", SETTLE_TIMEOUT, agreed).await;
         Topology { master, nodes: (0..SERVERS).map(address).collect() }
     }
@@ -126,7 +87,8 @@ impl System for Sentinel<'_> {
         Finder::of_lines(&servers, "SUBSCRIBE +switch-master\r\n", old, master_in).and_of_questions(&servers, old)
     }
 
-    async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, _signal: Signal) {
+    async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, _signal: Signal) -> bool {
+        set_down_after(SETTLING_MS);
         // A stopped one is started anew too: Sentinel lets one that wakes up be for 10 s.
         system::signal(pid, Signal::KILL);
         let i = machine_of(old);
@@ -141,11 +103,50 @@ impl System for Sentinel<'_> {
             .await;
         }
         self.servers[i] = self.spawn(i, new);
+        true
     }
 
     fn log(&self) -> String {
         (0..SERVERS).map(|i| self.home.log(&format!("sentinel-{i}"))).collect()
     }
+}
+
+/// Sets `down-after-milliseconds`.
+pub fn set_down_after(ms: u32) {
+    for sentinel in sentinels() {
+        let set = redis::cmd("SENTINEL").arg("SET").arg("bench").arg("down-after-milliseconds").arg(ms).clone();
+        set.query::<()>(&mut dial(&sentinel, TIMEOUT).expect("it listens")).expect("the setting is right");
+    }
+}
+
+/// The master that all sentinels agree on, if all they know of is well.
+fn agreed() -> anyhow::Result<String> {
+    let mut masters = Vec::new();
+    for sentinel in sentinels() {
+        let mut connection = dial(&sentinel, TIMEOUT)?;
+        masters.push(master_at(&mut connection)?);
+        let others = entries(&mut connection, "sentinels")?;
+        let well = others.iter().filter(|other| field(other, "flags") == "sentinel").count();
+        anyhow::ensure!(well == SERVERS - 1, "{sentinel} sees {well} others");
+        let replicas = entries(&mut connection, "replicas")?;
+        for replica in &replicas {
+            let (flags, link) = (field(replica, "flags"), field(replica, "master-link-status"));
+            let follows = format!("{}:{}", field(replica, "master-host"), field(replica, "master-port"));
+            let well = flags == "slave" && link == "ok" && follows == masters[0];
+            anyhow::ensure!(well, "{sentinel} sees {}: {flags}, {follows}: {link}", field(replica, "name"));
+        }
+        anyhow::ensure!(replicas.len() == SERVERS - 1, "{sentinel} sees {} replicas", replicas.len());
+        let master = entries(&mut connection, "masters")?;
+        let flags = master.first().map(|master| field(master, "flags")).unwrap_or_default();
+        anyhow::ensure!(flags == "master", "{sentinel} sees the master as {flags}");
+    }
+    anyhow::ensure!(masters.iter().all(|master| *master == masters[0]), "{masters:?}");
+    for server in (0..SERVERS).map(address) {
+        let info = system::info(&server, "replication")?;
+        let expected = if server == masters[0] { "role:master" } else { "master_link_status:up" };
+        anyhow::ensure!(info.contains(expected), "{server} is not {expected}");
+    }
+    Ok(masters.swap_remove(0))
 }
 
 type Entry = Vec<(String, String)>;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::client::{Finder, dial, is_refusal};
-use super::machines::{Door, Machines, machine_of};
+use super::machines::{Door, Machines, cut, heal, machine_of};
 use super::system::{System, Topology, info};
 use super::{LIMIT, pause};
 use crate::common::TIMEOUT;
@@ -57,7 +57,7 @@ pub async fn split<S: System>(machines: &Machines, system: &mut S, topology: &To
     pause().await;
 
     let cut_at = Instant::now();
-    machines.cut(i);
+    cut(i);
     let first = writes.next(LIMIT).await;
     let known = match &first {
         Some((_, new)) => addresses.find(new, LIMIT).await,
@@ -66,7 +66,7 @@ pub async fn split<S: System>(machines: &Machines, system: &mut S, topology: &To
     drop((writes, addresses));
     tokio::time::sleep_until((cut_at + SPLIT).into()).await;
     let heal_at = Instant::now();
-    machines.heal(i);
+    heal(i);
     let demoted = own.demoted(LIMIT).await;
     let (plain, confirmed) = own.finish();
 
@@ -134,10 +134,8 @@ fn write(door: &Door, node: &str, stop: &AtomicBool, wait: bool) -> Vec<Write> {
         let Some(mut open) = connection.take().or_else(|| dial(node, PATIENCE).ok()) else { continue };
         number += 1;
         let set = redis::cmd("SET").arg(format!("{kind}:{number}")).arg(number).query::<()>(&mut open);
-        let done = set.and_then(|()| match wait {
-            true => redis::cmd("WAIT").arg(1).arg(WAIT_MS).query::<u64>(&mut open),
-            false => Ok(1),
-        });
+        let done = set
+            .and_then(|()| if wait { redis::cmd("WAIT").arg(1).arg(WAIT_MS).query::<u64>(&mut open) } else { Ok(1) });
         if done.as_ref().is_ok_and(|copies| *copies >= 1) {
             writes.push((number, Instant::now()));
         }

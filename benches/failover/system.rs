@@ -19,8 +19,9 @@ pub trait System {
     async fn settle(&mut self) -> Topology;
     /// Learns the address of the master as clients do; finds those apart from `old`.
     fn listen(&self, old: &str) -> Finder;
-    /// Undoes what the signal did to the old master, which another has taken the place of.
-    async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, signal: Signal);
+    /// Undoes what the signal did to the old master, which another has taken the place of; whether
+    /// that one stays the master.
+    async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, signal: Signal) -> bool;
     /// What it has logged so far.
     fn log(&self) -> String;
 }
