@@ -46,12 +46,17 @@ impl Machines {
     /// Starts so many machines, all reachable.
     pub async fn start(count: usize) -> Machines {
         run(Command::new("ip"), "link set lo up");
-        run(Command::new("ip"), "link add hub type bridge");
+        run(Command::new("ip"), &format!("link add hub address {} type bridge", mac(HUB)));
         run(Command::new("ip"), &format!("addr add {HUB}/24 dev hub"));
         run(Command::new("ip"), "link set hub up");
         let mut machines = Machines { home: Home::new("machines"), holders: Vec::new() };
         for i in 0..count {
             machines.add(i).await;
+            know(|| Command::new("ip"), "hub", &ip(i));
+        }
+        for i in 0..count {
+            let others = (0..count).filter(|other| *other != i).map(ip);
+            others.chain([HUB.to_string()]).for_each(|ip| know(|| machines.command(i, "ip"), "eth0", &ip));
         }
         machines
     }
@@ -66,7 +71,8 @@ impl Machines {
         })
         .await;
         let pid = self.holders[i].pid().expect("it runs");
-        run(Command::new("ip"), &format!("link add {0} type veth peer name eth0 netns {pid}", port(i)));
+        let cable = format!("link add {} type veth peer name eth0 address {} netns {pid}", port(i), mac(&ip(i)));
+        run(Command::new("ip"), &cable);
         run(Command::new("ip"), &format!("link set {} master hub up", port(i)));
         run(self.command(i, "ip"), "link set lo up");
         run(self.command(i, "ip"), &format!("addr add {}/24 dev eth0", ip(i)));
@@ -97,12 +103,12 @@ impl Machines {
 
 /// Cuts the machine off: nothing is refused, nothing arrives.
 pub fn cut(i: usize) {
-    run(Command::new("ip"), &format!("link set {} down", port(i)));
+    run(Command::new("ip"), &format!("link set {} nomaster", port(i)));
 }
 
 /// Takes it back.
 pub fn heal(i: usize) {
-    run(Command::new("ip"), &format!("link set {} up", port(i)));
+    run(Command::new("ip"), &format!("link set {} master hub", port(i)));
 }
 
 /// A network that a thread can go to.
@@ -126,6 +132,17 @@ pub fn machine_of(address: &str) -> usize {
     let (ip, _) = address.split_once(':').expect("an address is ip:port");
     let last = ip.rsplit('.').next().and_then(|last| last.parse::<usize>().ok()).expect("an address of ours");
     last - FIRST
+}
+
+/// Fixed, so that nobody has to ask for it: after a split, the kernel would do so once a second only,
+/// and that is not to be measured here.
+fn mac(ip: &str) -> String {
+    let last: u8 = ip.rsplit('.').next().and_then(|last| last.parse().ok()).expect("an address of ours");
+    format!("02:00:00:00:00:{last:02x}")
+}
+
+fn know(command: impl Fn() -> Command, device: &str, ip: &str) {
+    run(command(), &format!("neigh add {ip} lladdr {} dev {device} nud permanent", mac(ip)));
 }
 
 /// The bridge's end of the machine's cable.

@@ -1,4 +1,4 @@
-//! The table at the end, and which aims are met. Pure, but for printing.
+//! The table at the end, and which aims are met. I/O (it prints).
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -20,8 +20,9 @@ const SENTINEL_PORT: u16 = 26379;
 const QUORUM: usize = 2;
 /// As in Sentinel's own documentation.
 const FAILOVER_TIMEOUT_MS: u32 = 60_000;
-/// `down-after-milliseconds` between rounds: with 100, a failover is often followed by another.
-pub const SETTLING_MS: u32 = 1000;
+/// `down-after-milliseconds` between rounds: up to 1000, a failover is often followed by another, as
+/// the first PING to the new master counts as late.
+pub const SETTLING_MS: u32 = 5000;
 /// Sentinels may wait for twice their failover timeout before they try again.
 const SETTLE_TIMEOUT: Duration = Duration::from_mins(4);
 
