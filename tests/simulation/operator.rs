@@ -421,7 +421,9 @@ impl Operator {
         let mut broken = invariants::check(&o, &plan);
         if around.robbed && !broken.is_empty() {
             // Records that are not true make plans that are not right: they are refused.
-            plan.claims.iter().for_each(|claim| drop(self.world.pool.release(claim)));
+            for claim in &plan.claims {
+                self.world.pool.release(claim);
+            }
             plan = Plan { status: plan.status, ..Plan::default() };
             broken.clear();
         }
