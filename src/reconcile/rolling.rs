@@ -115,7 +115,7 @@ pub fn make_room(d: &mut Draft) {
     let (Some(roll), declared) = (&record.rolling, record.spec.nodes() as usize) else { return };
     let blocked = d.extra == 1 && d.unplaced.is_some();
     let blocked_since = if blocked { roll.blocked_since.or(Some(d.o.now)) } else { None };
-    let roll = Roll { blocked_since, ..roll.clone() };
+    let roll = Roll { blocked_since, ..*roll };
     d.record.as_mut().expect("read above").rolling = Some(roll);
     let Some(since) = blocked_since else { return };
     let at = since.plus_ms(ROOM_WAIT_MS);
