@@ -116,7 +116,7 @@ pub struct Document {
 }
 
 /// Everything known of an instance.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Instance {
     /// What the user wants.
     pub document: Option<Document>,
@@ -144,7 +144,7 @@ impl Instance {
 }
 
 /// Everything known of a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// As stored.
     pub record: Stored<NodeRecord>,

@@ -11,6 +11,7 @@ use crate::dice::Dice;
 use crate::judge::{self, Judge};
 use crate::mesos::{Mesos, Seen};
 use crate::operator::{Around, Fate, Operator, call_text};
+use crate::planted::Bug;
 use crate::redis::{Data, Redis};
 use crate::store::Store;
 
@@ -45,10 +46,15 @@ pub enum Disturbance {
 }
 
 pub struct History {
+    /// Its operators have this bug.
+    pub bug: Option<Bug>,
     disturbance: Option<Disturbance>,
     /// Steps that can be seen from outside, and news, since the disturbance was set.
     counted: (u64, u64),
     lagging: bool,
+    contested: bool,
+    /// Transactions of dead operators that have not arrived yet.
+    late_txns: Vec<redisctl::store::Txn>,
     /// Nothing happens by itself but what the workload is.
     quiet: bool,
     /// So many of Mesos' events have been counted as news.
@@ -127,9 +133,12 @@ impl History {
         let names = ["a", "b", "c"][..=dice.below(3)].iter().map(ToString::to_string).collect();
         let passes_max = 1 + dice.below(4);
         let mut history = History {
+            bug: None,
             disturbance: None,
             counted: (0, 0),
             lagging: false,
+            contested: false,
+            late_txns: Vec::new(),
             quiet: false,
             examined: 0,
             dice,
@@ -189,6 +198,9 @@ impl History {
 
     fn step(&mut self) {
         self.now = self.now.plus_ms(1 + self.dice.below(20) as u64);
+        if self.contested {
+            return self.contested_step();
+        }
         match self.dice.below(100) {
             0..3 if self.faults > 0 => self.fault(),
             3..5 if self.changes > 0 => self.change(),
@@ -198,6 +210,83 @@ impl History {
                 let kind = self.dice.below(KINDS);
                 self.act(kind)
             })),
+        }
+    }
+
+    /// One instance whose master is lost again and again, while clients write and replicas lag.
+    pub fn contested(mut self) -> History {
+        self.contested = true;
+        self.names.truncate(1);
+        self.specs.retain(|name, _| name == "a");
+        for name in ["b", "c"] {
+            self.store.delete(&instance_key(name));
+        }
+        self.mesos.agents.iter_mut().for_each(|agent| agent.mem_mib = 2000);
+        let declared = self.specs.get_mut("a").expect("declared");
+        (declared.replicas, declared.distribution, declared.durability) = (2 + self.dice.below(2), 2, false);
+        self.write_document("a");
+        (self.peace, self.quiet) = (true, true);
+        self.settle();
+        (self.peace, self.quiet) = (false, false);
+        self.faults = 4 + self.dice.below(12);
+        self.run()
+    }
+
+    fn contested_step(&mut self) {
+        match self.dice.below(100) {
+            0..4 if self.faults > 0 && self.keys > 0 => self.strike(),
+            4..24 => self.client(),
+            24 if self.keys > 0 => self.pass_time(),
+            25 if self.keys > 0 => {
+                let revision = self.store.instances.get("a").and_then(|stored| stored.document).unwrap_or(0);
+                self.ask_for_failover("a", revision);
+            }
+            _ => (0..12).for_each(|_| {
+                let kind = self.dice.below(KINDS);
+                self.act(kind);
+            }),
+        }
+    }
+
+    /// A fault where it hurts.
+    fn strike(&mut self) {
+        self.faults -= 1;
+        let master = self.master_at("a");
+        let alive = |p: &crate::redis::Process| p.alive && p.listening && !p.hung;
+        let replicas: Vec<usize> = (0..self.redis.processes.len())
+            .filter(|at| Some(*at) != master && alive(&self.redis.processes[*at]))
+            .collect();
+        let replica = (!replicas.is_empty()).then(|| *self.dice.pick(&replicas));
+        let (Some(master), Some(replica)) = (master, replica) else { return self.crash_operator() };
+        let agent = self.redis.processes[master].agent;
+        match self.dice.below(9) {
+            0 | 1 => {
+                self.say(|| "the master dies".to_string());
+                self.mesos.dies(master, &mut self.redis);
+            }
+            2 => {
+                self.say(|| "a replica dies".to_string());
+                self.mesos.dies(replica, &mut self.redis);
+            }
+            3 => {
+                self.say(|| "the master and a replica die".to_string());
+                self.mesos.dies(replica, &mut self.redis);
+                self.mesos.dies(master, &mut self.redis);
+            }
+            4 | 5 => {
+                self.say(|| "the master hangs".to_string());
+                self.redis.stop(master);
+            }
+            6 => {
+                self.say(|| "the operator does not reach the master".to_string());
+                self.mesos.agents[agent].unseen = true;
+            }
+            7 => {
+                self.say(|| "the master is cut off".to_string());
+                self.mesos.unlink(agent, self.now);
+                self.mesos.agents[agent].cut = true;
+            }
+            _ => self.crash_operator(),
         }
     }
 
@@ -829,11 +918,16 @@ impl History {
             self.mesos.up = true;
         } else if self.operator.is_none() {
             self.say(|| "an operator starts".to_string());
-            self.operator = Some(Operator::start(&mut self.store, self.passes_max, self.now));
+            let mut operator = Operator::start(&mut self.store, self.passes_max, self.now);
+            operator.bug = self.bug;
+            self.operator = Some(operator);
             self.told.clear();
         } else if let Some(txn) = self.operator.as_mut().and_then(|operator| operator.late.pop()) {
             let done = self.store.commit(&txn).is_ok();
             self.say(|| format!("a late transaction arrives, done: {done}"));
+        } else if let Some(txn) = self.late_txns.pop() {
+            let done = self.store.commit(&txn).is_ok();
+            self.say(|| format!("a transaction of a dead operator arrives, done: {done}"));
         } else if let Some(at) = self.redis.processes.iter().position(|p| p.alive && p.hung)
             && !self.quiet
             && (self.peace || self.dice.percent(10))
@@ -1091,6 +1185,9 @@ impl History {
         }
         if let Some(txn) = operator.late.pop() {
             let _ = self.store.commit(&txn);
+        }
+        if !self.quiet && self.dice.percent(50) {
+            self.late_txns.extend(operator.uncommitted());
         }
         self.mesos.cut_session(0);
         self.mesos.events.clear();

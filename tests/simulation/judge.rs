@@ -139,9 +139,22 @@ impl Promises {
     }
 }
 
-/// A node becomes the master: it has every confirmed write.
+/// A node becomes the master: that is recorded, it has every confirmed write, and where writes are
+/// confirmed no other node takes any.
 pub fn promoted(at: usize, around: &mut Around) {
     let p = &around.redis.processes[at];
+    let stored = around.store.instances.get(&p.instance);
+    let record = stored.and_then(|stored| stored.record.as_ref());
+    let recorded = record.and_then(|record| stored?.nodes.get(&record.master?));
+    if recorded.is_none_or(|node| node.task_id != p.task_id) {
+        around.broken.push(format!("{} is made the master, and that is not recorded", p.task_id));
+    }
+    let others = around.redis.processes.iter().enumerate();
+    let other = others.filter(|(n, o)| *n != at && o.instance == p.instance && !o.tampered && o.min_replicas() > 0);
+    let other = other.filter(|(n, _)| around.redis.takes_writes(*n, around.now)).map(|(_, o)| &o.task_id).next();
+    if let Some(other) = other.filter(|_| p.role != Role::Master && record.is_some_and(|r| r.confirmations > 0)) {
+        around.broken.push(format!("{} is made the master, and {other} still takes writes", p.task_id));
+    }
     let lost = around.promises.confirmed(&p.instance) & !p.data;
     if lost != 0 && p.role != Role::Master {
         around.broken.push(format!("{} is made the master without the confirmed keys {lost:b}", p.task_id));
@@ -259,7 +272,9 @@ pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis) -> Resul
         return if stuck { Ok(false) } else { Err(format!("{name} does not go away: {status:?}")) };
     }
     if status.phase == Phase::Ready {
-        ready(name, document, record, stored, status, redis)?;
+        let text = store.items.get(&redisctl::store::instance_key(name)).map(|item| item.value.as_slice());
+        let declared = text.and_then(|text| redisctl::spec::parse_document(text).ok()).map(|parsed| parsed.spec);
+        ready(name, (document, declared.as_ref()), record, stored, status, redis)?;
         return Ok(true);
     }
     let ready = status.condition(ConditionType::Ready);
@@ -290,7 +305,7 @@ fn undeclared(name: &str, stored: &Stored, store: &Store, mesos: &Mesos) -> Resu
 
 fn ready(
     name: &str,
-    document: i64,
+    (document, declared): (i64, Option<&redisctl::spec::InstanceSpec>),
     record: &InstanceRecord,
     stored: &Stored,
     status: &InstanceStatus,
@@ -298,6 +313,9 @@ fn ready(
 ) -> Result<(), String> {
     if status.observed_revision != document || record.spec_revision != document {
         return Err(format!("{name} is ready at revision {}, declared is {document}", status.observed_revision));
+    }
+    if declared != Some(&record.spec) {
+        return Err(format!("{name} is ready, and what is in force is not what is declared"));
     }
     let running = |n: &&redisctl::model::NodeRecord| n.stop.is_none() && n.task == TaskRecord::Running;
     let nodes: Vec<_> = stored.nodes.values().filter(running).collect();

@@ -22,6 +22,7 @@ mod history;
 mod judge;
 mod mesos;
 mod operator;
+mod planted;
 mod redis;
 mod store;
 
@@ -29,8 +30,12 @@ use history::History;
 
 /// Histories of one run, unless told otherwise.
 const HISTORIES: u64 = 2000;
+/// Of those in which the master is lost again and again.
+const CONTESTS: u64 = 1000;
 /// Of those in which the store loses something.
 const ROBBERIES: u64 = 200;
+/// Histories in which a planted bug must be found.
+const PLANTED_HISTORIES: u64 = 600;
 /// After so many broken ones, no more are played.
 const BROKEN_MAX: usize = 20;
 
@@ -58,6 +63,11 @@ fn whatever_goes_wrong_nothing_is_lost_and_all_is_well_in_the_end() {
 }
 
 #[test]
+fn a_master_that_is_lost_again_and_again_costs_no_confirmed_write() {
+    simulate(History::contested, CONTESTS);
+}
+
+#[test]
 fn a_store_that_loses_something_while_tasks_run_stops_the_operator_and_costs_no_task() {
     simulate(History::robbed, ROBBERIES);
 }
@@ -71,10 +81,41 @@ fn an_operator_that_dies_at_any_step_is_followed_by_one_that_comes_to_the_same_e
     }
 }
 
+/// The more the better: what is not found here may be in the product.
+const FOUND_MIN: usize = 23;
+
+#[test]
+fn bugs_that_others_had_are_found_when_they_are_planted() {
+    let found = |bug: &planted::Bug| {
+        let finds = |seed: u64| {
+            let mut history = History::new(seed, false);
+            history.bug = Some(*bug);
+            let kind = if seed % 2 == 0 { History::contested } else { History::run };
+            catch_unwind(AssertUnwindSafe(|| kind(history).broken)).unwrap_or_else(|_| Some("a panic".to_string()))
+        };
+        (0..PLANTED_HISTORIES).find_map(|seed| Some((seed, finds(seed)?)))
+    };
+    let shares = planted::ALL.chunks(planted::ALL.len().div_ceil(2));
+    let told: Vec<_> = std::thread::scope(|scope| {
+        let shares: Vec<_> =
+            shares.map(|bugs| scope.spawn(|| bugs.iter().map(|bug| (*bug, found(bug))).collect::<Vec<_>>())).collect();
+        shares.into_iter().flat_map(|share| share.join().expect("no panic")).collect()
+    });
+    for (bug, found) in &told {
+        println!("{bug:?}: {found:?}");
+    }
+    let missed: Vec<_> = told.iter().filter(|(_, found)| found.is_none()).map(|(bug, _)| bug).collect();
+    assert!(told.len() - missed.len() >= FOUND_MIN, "not found: {missed:?}");
+}
+
 fn simulate(kind: Kind, histories: u64) {
     if let Some(seed) = number("SIM_SEED") {
         match play(kind, seed, true) {
-            Ok(_) => return println!("seed {seed}: all is well"),
+            Ok(_) => {
+                let mut history = History::new(seed, true);
+                history = kind(history);
+                return println!("{}\nseed {seed}: all is well", history.story());
+            }
             Err((what, story)) => panic!("{story}\nseed {seed}: {what}"),
         }
     }

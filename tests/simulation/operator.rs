@@ -17,6 +17,7 @@ use redisctl::store::{FRAMEWORK_KEY, Guard, LeaderToken, Listing, Op, Txn};
 use crate::dice::Dice;
 use crate::judge::Promises;
 use crate::mesos::Mesos;
+use crate::planted::Bug;
 use crate::redis::Redis;
 use crate::store::{Refused, Store};
 
@@ -80,6 +81,8 @@ pub struct Operator {
     listing: Option<Listing>,
     /// Transactions that are still on their way to the store.
     pub late: Vec<Txn>,
+    /// It has this bug.
+    pub bug: Option<Bug>,
     /// A switchover was lost in its midst.
     pub switch_lost: bool,
     /// Plans made with something in them, for the judge; counted.
@@ -157,6 +160,7 @@ impl Operator {
             watched: None,
             listing: None,
             late: Vec::new(),
+            bug: None,
             switch_lost: false,
             acts: 0,
             settings: PlanSettings::default(),
@@ -204,6 +208,12 @@ impl Operator {
              revisits {revisits:?} synced {synced} frozen {frozen:?} rounds {}",
             self.rounds.len()
         )
+    }
+
+    /// Transactions that were on their way when it died.
+    pub fn uncommitted(&self) -> impl Iterator<Item = Txn> + '_ {
+        let works = self.rounds.iter().flat_map(|round| &round.works);
+        works.filter(|doing| doing.committed.is_none() && !doing.done).map(|doing| doing.work.txn.clone())
     }
 
     /// Whether it will look at an instance again though nothing happens.
@@ -428,8 +438,18 @@ impl Operator {
             settings: &self.settings,
             now: around.now,
         };
-        let mut plan = plan_instance(o, &mut self.world.pool);
-        let mut broken = invariants::check(&o, &plan);
+        let blinded = self.bug.map(|bug| {
+            let mut blinded = instance.clone();
+            bug.blind(&mut blinded);
+            blinded
+        });
+        let seen = Observed { instance: blinded.as_ref().unwrap_or(instance), ..o };
+        let mut plan = plan_instance(seen, &mut self.world.pool);
+        if let Some(bug) = self.bug {
+            bug.spoil(&o, &mut plan);
+        }
+        // With a planted bug there is no second opinion: it is for the judge to find it.
+        let mut broken = if self.bug.is_some() { Vec::new() } else { invariants::check(&o, &plan) };
         if around.robbed && !broken.is_empty() {
             // Records that are not true make plans that are not right: they are refused.
             for claim in &plan.claims {
@@ -466,7 +486,10 @@ impl Operator {
         if let Some(at) = plan.revisit_at {
             self.revisits.insert(name.to_string(), at);
         }
-        let txn = transaction(name, instance, &plan, &self.token);
+        let mut txn = transaction(name, instance, &plan, &self.token);
+        if let Some(bug) = self.bug {
+            bug.unguard(&mut txn);
+        }
         self.world.expect(name, &plan.writes);
         self.probe_targets(name);
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
@@ -572,7 +595,7 @@ impl Operator {
     }
 
     fn step(&mut self, doing: &mut Doing, subscription: u64, around: &mut Around, dice: &mut Dice) {
-        let failed = matches!(doing.committed, Some(Err(_)));
+        let failed = matches!(doing.committed, Some(Err(_))) && self.bug != Some(Bug::FailedCommitsAreIgnored);
         let plan = &doing.work.plan;
         let step = plan.steps.iter().filter(|s| !matches!(s.action, Action::Launch(_))).nth(doing.steps);
         let outcome = match step {

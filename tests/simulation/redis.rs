@@ -286,7 +286,7 @@ impl Redis {
 
     /// Some of what is missing arrives, and is acknowledged.
     fn stream(&mut self, at: usize, master: usize, now: Timestamp, dice: Option<&mut Dice>) {
-        let (ping, all) = dice.map_or((false, true), |dice| (dice.percent(20), dice.percent(60)));
+        let (ping, all) = dice.map_or((false, true), |dice| (dice.percent(20), dice.percent(50)));
         let m = &mut self.processes[master];
         if m.role == Role::Master && ping {
             m.offset += 14; // A PING to its replicas.
@@ -308,12 +308,17 @@ impl Redis {
         self.processes[master].acks.insert(at, (offset, now));
     }
 
-    /// A client writes a key to a master; false: it is refused.
-    pub fn write(&mut self, at: usize, key: u32, now: Timestamp) -> bool {
+    /// Whether a client's write would be taken.
+    pub fn takes_writes(&self, at: usize, now: Timestamp) -> bool {
         let p = &self.processes[at];
         let lag_ms = 1000 * p.number("min-replicas-max-lag") + LAG_SLACK_MS;
         let good = p.acks.values().filter(|(_, when)| p.stale || now.since_ms(*when) <= lag_ms).count();
-        if p.role != Role::Master || p.hung || good < p.min_replicas() {
+        p.alive && p.role == Role::Master && !p.hung && good >= p.min_replicas()
+    }
+
+    /// A client writes a key to a master; false: it is refused.
+    pub fn write(&mut self, at: usize, key: u32, now: Timestamp) -> bool {
+        if !self.takes_writes(at, now) {
             return false;
         }
         let p = &mut self.processes[at];
