@@ -240,6 +240,7 @@ impl Operator {
             plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
+            rolling_max: self.settings.rolling_max,
         };
         let seen = *self.seen.lock().expect("no holder panics");
         Controller::new(settings, parts, World::resuming(seen, framework_id)).run().await

@@ -99,6 +99,8 @@ pub enum ConditionType {
     MasterAvailable,
     /// Every replica follows the master, link up.
     ReplicasInSync,
+    /// Every node runs as declared.
+    UpToDate,
     /// All of it.
     Ready,
     /// Only while it is true: the master is lost, and nobody can take its place without losing what

@@ -160,6 +160,7 @@ fn record(instance: &RedisInstance, spec_revision: i64) -> InstanceRecord {
         initialized: false,
         replid: None,
         confirmations: 0,
+        rolling: None,
         deleting: false,
         created_at: Timestamp(1),
         failures: 0,

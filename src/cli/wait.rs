@@ -27,12 +27,14 @@ pub enum Goal {
     Condition(ConditionType, ConditionStatus),
 }
 
-const CONDITIONS: [ConditionType; 5] = [
+const CONDITIONS: [ConditionType; 7] = [
     ConditionType::SpecValid,
     ConditionType::Placed,
     ConditionType::MasterAvailable,
     ConditionType::ReplicasInSync,
+    ConditionType::UpToDate,
     ConditionType::Ready,
+    ConditionType::NoSafeCandidate,
 ];
 const STATUSES: [ConditionStatus; 3] = [ConditionStatus::True, ConditionStatus::False, ConditionStatus::Unknown];
 
@@ -42,7 +44,7 @@ impl FromStr for Goal {
     fn from_str(text: &str) -> Result<Goal, String> {
         let wrong = || {
             "allowed are ready, deleted and condition=TYPE[=STATUS], with TYPE one of SpecValid, Placed, \
-             MasterAvailable, ReplicasInSync, Ready and STATUS one of True, False, Unknown"
+             MasterAvailable, ReplicasInSync, UpToDate, Ready, NoSafeCandidate and STATUS one of True, False, Unknown"
                 .to_string()
         };
         let (kind, condition) = text.split_once('=').unwrap_or((text, ""));

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use crate::failover::judge::Master;
 use crate::failover::promise::{confirmations, fence_ms, quorum, voters};
-use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
+use crate::model::{Answer, Deposed, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
 /// Replicas are asked all the time while a master is lost; what they answer is looked at at once.
@@ -34,19 +34,27 @@ pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
         return Err(format!("it has data of another history ({})", answer.replid));
     }
     let (mut all, mut seen) = (1, 1);
+    let mut handed_over = false;
     for node in voters(d) {
         let known = d.answer(node.ordinal);
         let more = |peer: &Answer| peer.offset > answer.offset || (answer.is_blank() && !peer.is_blank());
         if known.is_some_and(|peer| peer.replid == answer.replid && more(peer)) {
             return Err(format!("{} has more", node.name()));
         }
+        // The former master handed its role over, and takes no writes any more: nobody has more.
+        let stepped_back = node.deposed == Some(Deposed { epoch: record.epoch, offset: None });
+        handed_over |= stepped_back && known.is_some_and(|peer| follows_itself(node, peer));
         if node.deposed.is_none() {
             all += 1;
             seen += usize::from(known.is_some());
         }
     }
     let needed = quorum(d, all).min(all);
-    if seen < needed { Err(format!("{seen} of {all} nodes are in sight, and {needed} must be")) } else { Ok(()) }
+    if seen < needed && !handed_over {
+        Err(format!("{seen} of {all} nodes are in sight, and {needed} must be"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Chooses among the replicas in sight. `forced`: the user wants this node, whatever is lost.

@@ -233,14 +233,27 @@ fn hand_over(d: &mut Draft) {
     };
     match target.and_then(|new| fit_for_switch(d, new).map(|()| new)) {
         Ok(new) => {
-            let epoch = depose(d, old, new, None);
             close_request(d);
-            let message = format!("from {} to {}: epoch {epoch}", d.node_name(old), d.node_name(new));
-            d.event(EventKind::Normal, "SwitchoverStarted", d.o.name.to_string(), message);
-            switch_over(d, old, new, epoch);
+            begin_switch(d, old, new, "it was asked for");
         }
         Err(why) => refuse_request(d, &why),
     }
+}
+
+/// The operator itself wants another master, which is in sync.
+pub fn hand_over_to(d: &mut Draft, new: u32, why: &str) {
+    let Some(old) = d.record.as_ref().and_then(|record| record.master) else { return };
+    match fit_for_switch(d, new) {
+        Ok(()) => begin_switch(d, old, new, why),
+        Err(reason) => d.wait(reason),
+    }
+}
+
+fn begin_switch(d: &mut Draft, old: u32, new: u32, why: &str) {
+    let epoch = depose(d, old, new, None);
+    let message = format!("from {} to {}, for {why}: epoch {epoch}", d.node_name(old), d.node_name(new));
+    d.event(EventKind::Normal, "SwitchoverStarted", d.o.name.to_string(), message);
+    switch_over(d, old, new, epoch);
 }
 
 fn most_caught_up(d: &Draft) -> Result<u32, String> {

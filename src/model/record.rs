@@ -185,6 +185,9 @@ pub struct InstanceRecord {
     /// The k of the promise in force: see `failover`.
     #[serde(default)]
     pub confirmations: u32,
+    /// Nodes are being replaced by such as run as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<Roll>,
     /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
     #[serde(default)]
     pub deleting: bool,
@@ -196,6 +199,17 @@ pub struct InstanceRecord {
     /// When the last of them died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+}
+
+/// Nodes that do not run as declared are being replaced, one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Roll {
+    /// Since when.
+    pub since: Timestamp,
+    /// Since when no agent has room for a node beside the old ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_since: Option<Timestamp>,
 }
 
 impl InstanceRecord {

@@ -25,7 +25,7 @@ mod rules;
 
 pub use pool::{Pool, REMEMBERED_AGENTS_MAX};
 pub use refusal::{Refusal, Shortfall};
-pub use rules::Reason;
+pub use rules::{Reason, failed};
 
 /// What a node needs; one port always.
 #[derive(Clone, Copy, Debug)]

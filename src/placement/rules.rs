@@ -65,10 +65,19 @@ pub(super) fn satisfies(constraint: &Constraint, value: Option<&str>) -> bool {
     }
 }
 
+/// The first constraint that an agent with these attributes fails.
+pub fn failed<'c>(
+    constraints: &'c [Constraint],
+    hostname: &str,
+    attributes: &BTreeMap<String, String>,
+) -> Option<&'c Constraint> {
+    constraints.iter().find(|c| !satisfies(c, attribute(&c.attribute, hostname, attributes)))
+}
+
 impl Candidate<'_> {
     /// The first constraint that the agent fails.
     pub fn failed<'c>(&self, constraints: &'c [Constraint]) -> Option<&'c Constraint> {
-        constraints.iter().find(|c| !satisfies(c, attribute(&c.attribute, self.hostname, self.attributes)))
+        failed(constraints, self.hostname, self.attributes)
     }
 
     /// What is wrong with the agent, apart from the instance's nodes that it runs.

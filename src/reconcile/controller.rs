@@ -273,6 +273,7 @@ impl Controller {
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
             cut_off: self.world.cut_off(instance),
+            may_roll: self.world.rolling() < self.settings.rolling_max,
             settings: &self.settings.plan,
             now,
         };

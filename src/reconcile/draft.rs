@@ -25,6 +25,8 @@ pub struct Observed<'a> {
     pub frozen: Option<&'a str>,
     /// The operator sees so few nodes that it is itself cut off.
     pub cut_off: Option<Sight>,
+    /// Another instance may begin to replace nodes for a change of its spec.
+    pub may_roll: bool,
     /// Settings of the operator that plans depend on.
     pub settings: &'a PlanSettings,
     /// The moment.
@@ -87,6 +89,8 @@ pub struct Draft<'a> {
     pub held: bool,
     /// Why nobody can take the lost master's place.
     pub no_candidate: Option<String>,
+    /// Nodes beside those declared, while some are replaced.
+    pub extra: usize,
     /// What was taken from the pool.
     pub claims: Vec<Placement>,
     /// When to look again.
@@ -110,6 +114,7 @@ impl<'a> Draft<'a> {
             unplaced: None,
             held: false,
             no_candidate: None,
+            extra: 0,
             claims: Vec::new(),
             revisit_at: None,
         }

@@ -6,6 +6,7 @@ use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
+use crate::reconcile::rolling::outdated;
 use crate::reconcile::world::Session;
 
 /// A KILL is repeated after this time until the task is dead: Mesos may lose one.
@@ -25,8 +26,8 @@ const BACKOFF_MAX_MS: u64 = 300_000;
 pub fn forget_dead(d: &mut Draft, master: &Master) {
     let kept = d.record.as_ref().and_then(|record| record.master).filter(|_| matches!(master, Master::Dead(_)));
     let dead = d.nodes.values().filter(|node| node.task.is_dead() && Some(node.ordinal) != kept);
-    let (gone, kept): (Vec<&NodeRecord>, Vec<&NodeRecord>) =
-        dead.partition(|node| !may_be_followed(d, &node.address) && failover::may_forget(d, node));
+    let dead = dead.filter(|node| !may_be_followed(d, &node.address));
+    let (gone, kept): (Vec<&NodeRecord>, Vec<&NodeRecord>) = dead.partition(|node| failover::may_forget(d, node));
     let gone: Vec<u32> = gone.into_iter().map(|node| node.ordinal).collect();
     if !kept.is_empty() {
         d.revisit(d.o.now.plus_ms(FORGET_AGAIN_MS));
@@ -76,7 +77,7 @@ pub fn stop_hung(d: &mut Draft, master: &Master) {
 
 /// Counts as one of the nodes that the spec asks for: it lives, may come back soon, or is the
 /// master, whose place nobody else takes.
-fn counts(d: &Draft, node: &NodeRecord) -> bool {
+pub(super) fn counts(d: &Draft, node: &NodeRecord) -> bool {
     if node.stop.is_some() || (node.task.is_dead() && !d.is_master(node.ordinal)) {
         return false;
     }
@@ -99,11 +100,22 @@ fn balance(d: &Draft, want: usize) -> (usize, usize, usize) {
     (counted, counted.saturating_sub(places), want - counted.min(places))
 }
 
+/// How many nodes there shall be now.
+fn wanted(d: &Draft) -> Option<usize> {
+    d.spec().map(|spec| spec.nodes() as usize + d.extra)
+}
+
+const PAUSED: &str = "the instance is paused";
+
 /// Stops surplus nodes: never the master, and none while the master is not well.
 pub fn scale_down(d: &mut Draft, master: &Master) {
-    let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
+    let Some(want) = wanted(d) else { return };
     let (counted, surplus, _) = balance(d, want);
     if surplus == 0 {
+        return;
+    }
+    if d.spec().is_some_and(|spec| spec.paused) {
+        d.wait(format!("{surplus} of {counted} nodes are too many; none is removed: {PAUSED}"));
         return;
     }
     if !matches!(master, Master::Available | Master::Unplaced) {
@@ -114,21 +126,23 @@ pub fn scale_down(d: &mut Draft, master: &Master) {
         d.wait(format!("{surplus} of {counted} nodes are too many: {reason}"));
         return;
     }
-    // Those that Mesos does not see go first, then the most lagging; among equals the newest.
-    let mut candidates: Vec<(bool, u64, u32)> = d
+    // Those that Mesos does not see go first, then those that do not run as declared, then the most
+    // lagging; among equals the newest.
+    let mut candidates: Vec<(bool, bool, u64, u32)> = d
         .nodes
         .values()
         .filter(|node| counts(d, node) && !d.is_master(node.ordinal))
         .map(|node| {
             let in_sight = !matches!(node.task, TaskRecord::Unsure { .. });
             let offset = d.answer(node.ordinal).filter(|a| a.link_up).map_or(0, |a| a.offset);
-            (in_sight, offset, node.ordinal)
+            (in_sight, outdated(d, node).is_empty(), offset, node.ordinal)
         })
         .collect();
-    candidates.sort_by_key(|(in_sight, offset, ordinal)| (*in_sight, *offset, std::cmp::Reverse(*ordinal)));
-    for (_, _, ordinal) in candidates.into_iter().take(surplus) {
+    candidates
+        .sort_by_key(|(in_sight, fresh, offset, ordinal)| (*in_sight, *fresh, *offset, std::cmp::Reverse(*ordinal)));
+    for (.., ordinal) in candidates.into_iter().take(surplus) {
         let node = d.nodes.get_mut(&ordinal).expect("listed above");
-        node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are declared"));
+        node.stop = Some(format!("{surplus} of {counted} nodes are too many: {want} are wanted"));
     }
 }
 
@@ -142,7 +156,7 @@ fn accounted_at(d: &Draft) -> Option<Timestamp> {
 
 /// Places missing nodes; the first of all becomes the master.
 pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
-    let Some(want) = d.spec().map(|spec| spec.nodes() as usize) else { return };
+    let Some(want) = wanted(d) else { return };
     unsure_reasons(d);
     let (_, _, missing) = balance(d, want);
     if missing == 0 {
@@ -150,6 +164,7 @@ pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     }
     let blocked = match master {
         _ if d.held => return,
+        _ if d.spec().is_some_and(|spec| spec.paused) => Some(PAUSED.to_string()),
         Master::Unplaced | Master::Starting | Master::Available | Master::Loading => d.may_act().err(),
         other => Some(format!("the master {other}")),
     };

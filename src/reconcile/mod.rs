@@ -28,6 +28,7 @@ pub mod plan;
 pub mod reflector;
 mod replication;
 mod report;
+mod rolling;
 pub mod schedule;
 mod settle;
 pub mod sight;

@@ -20,6 +20,8 @@ use crate::store::{Leadership, Store};
 pub struct Settings {
     /// Settings that plans depend on.
     pub plan: PlanSettings,
+    /// Instances whose nodes are replaced for a change of their specs, at once.
+    pub rolling_max: usize,
     /// Passes under way at once.
     pub passes_max: usize,
     /// Every instance is looked at this often at least.

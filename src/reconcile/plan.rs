@@ -15,6 +15,7 @@ use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
 use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
 use crate::reconcile::replication::{configure, handle_data_loss, note_initialized, repair_roles};
 use crate::reconcile::report;
+use crate::reconcile::rolling::{make_room, resize_in_place, roll};
 use crate::reconcile::settle::settle_tasks;
 use crate::reconcile::world::Session;
 use crate::spec::{self, RedisInstance};
@@ -37,12 +38,16 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         failover::take_over(&mut draft);
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
+        resize_in_place(&mut draft);
         configure(&mut draft);
         failover::keep_promise(&mut draft);
         forget_dead(&mut draft, &master);
+        roll(&mut draft, &master);
+        let master = failover::judge(&draft);
         stop_hung(&mut draft, &master);
         scale_down(&mut draft, &master);
         scale_up(&mut draft, &master, pool);
+        make_room(&mut draft);
     }
     kill_stopped(&mut draft);
     if let Session::Subscribed { since, .. } = o.session {
@@ -97,6 +102,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
             initialized: false,
             replid: None,
             confirmations: 0,
+            rolling: None,
             deleting: false,
             created_at: d.o.now,
             failures: 0,
@@ -115,6 +121,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
     record.labels = labels;
     record.spec_revision = revision;
     if changed {
+        record.failures = 0; // What failed may go well now.
         d.event(EventKind::Normal, "SpecAccepted", d.o.name.to_string(), format!("revision {revision} is in force"));
     }
     Ok(())

@@ -111,6 +111,9 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
             demote(d, &node);
             continue;
         }
+        if !stray && node.deposed.is_some() {
+            d.nodes.get_mut(&node.ordinal).expect("listed above").deposed = None; // It was handed over.
+        }
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
         } else if stray || !node.joined {

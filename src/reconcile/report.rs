@@ -4,6 +4,8 @@ use crate::failover::{self, Master};
 use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
+use crate::reconcile::members::counts;
+use crate::reconcile::rolling::outdated;
 use crate::spec::{self, Period};
 use crate::status::{
     Condition, ConditionStatus, ConditionType, FailoverStatus, InstanceStatus, NodeState, NodeStatus, Phase,
@@ -97,9 +99,9 @@ fn node_status(d: &Draft, node: &NodeRecord, master: &Master) -> NodeStatus {
     let is_master = d.is_master(node.ordinal);
     let answer = d.answer(node.ordinal);
     let (state, mut message) = node_state(d, node, master);
-    let pending = restart_keys(d, node);
-    if !pending.is_empty() && message.is_empty() {
-        message = format!("needs a rolling restart for redis.config: {}", pending.join(", "));
+    let pending = outdated(d, node);
+    if !pending.is_empty() && message.is_empty() && !node.task.is_dead() {
+        message = format!("to be replaced: {}", pending.join(", "));
     }
     let last = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref()).map(|(answer, _)| answer);
     let master_offset = d.record.as_ref().and_then(|r| r.master).and_then(|m| d.answer(m)).map(|a| a.offset);
@@ -172,22 +174,14 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
     }
 }
 
-/// Keys of `redis.config` whose declared value the node does not have and cannot take while it runs.
-fn restart_keys(d: &Draft, node: &NodeRecord) -> Vec<String> {
-    let Some(spec) = d.spec() else { return Vec::new() };
-    let want = &spec.redis.config;
-    let changed = want.iter().filter(|(key, value)| node.config.get(*key) != Some(*value) && !spec::live_config(key));
-    let removed = node.config.keys().filter(|key| !want.contains_key(*key));
-    changed.map(|(key, _)| key).chain(removed).cloned().collect()
-}
-
 // ---------------------------------------------------------------------------------------------
 // Conditions
 
 struct Verdict(ConditionType, ConditionStatus, &'static str, String);
 
 fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition> {
-    let mut verdicts = vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes)];
+    let mut verdicts =
+        vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes), up_to_date(d)];
     let failing = verdicts.iter().find(|verdict| verdict.1 != ConditionStatus::True);
     let ready = match failing {
         None => Verdict(ConditionType::Ready, ConditionStatus::True, "Ready", "all as declared".to_string()),
@@ -272,6 +266,23 @@ fn what_it_has(d: &Draft, node: &NodeRecord) -> String {
         (_, Some(answer)) => format!("{name} (offset {}, {} keys)", answer.offset, answer.keys),
         (_, None) => format!("{name} (does not answer)"),
     }
+}
+
+fn up_to_date(d: &Draft) -> Verdict {
+    let stale = |node: &&NodeRecord| counts(d, node) && !node.task.is_dead() && !outdated(d, node).is_empty();
+    let stale: Vec<String> = d
+        .nodes
+        .values()
+        .filter(stale)
+        .map(|node| format!("{}: {}", node.name(), outdated(d, node).join(", ")))
+        .collect();
+    if stale.is_empty() {
+        let message = "every node runs as declared".to_string();
+        return Verdict(ConditionType::UpToDate, ConditionStatus::True, "UpToDate", message);
+    }
+    let paused = d.spec().is_some_and(|spec| spec.paused);
+    let reason = if paused { "Paused" } else { "Rolling" };
+    Verdict(ConditionType::UpToDate, ConditionStatus::False, reason, format!("to be replaced: {}", stale.join("; ")))
 }
 
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {

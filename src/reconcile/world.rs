@@ -319,6 +319,12 @@ impl World {
         }
     }
 
+    /// How many instances have nodes replaced for a change of their specs.
+    pub fn rolling(&self) -> usize {
+        let records = self.instances.values().filter_map(|instance| instance.record.as_ref());
+        records.filter(|record| record.value.rolling.is_some()).count()
+    }
+
     /// The node of a task.
     pub fn node_of(&mut self, task_id: &str) -> Option<(&str, &mut Node)> {
         let (name, ordinal) = self.tasks.get(task_id)?;

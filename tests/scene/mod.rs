@@ -27,6 +27,7 @@ pub struct Scene {
     pub session: Session,
     pub frozen: Option<String>,
     pub cut_off: Option<Sight>,
+    pub may_roll: bool,
     pub now: Timestamp,
     pub offers: Vec<Offer>,
 }
@@ -126,7 +127,15 @@ impl Scene {
         let parsed = Ok(document(replicas, more));
         let instance = Instance { document: Some(Document { revision: 7, parsed }), ..Instance::default() };
         let session = Session::Subscribed { subscription: 1, since: BEFORE };
-        Scene { instance, session, frozen: None, cut_off: None, now: NOW, offers: (1..=5).map(offer).collect() }
+        Scene {
+            instance,
+            session,
+            frozen: None,
+            cut_off: None,
+            may_roll: true,
+            now: NOW,
+            offers: (1..=5).map(offer).collect(),
+        }
     }
 
     /// `orders` runs as declared: node 0 is the master, the others follow it.
@@ -145,6 +154,7 @@ impl Scene {
             initialized: true,
             replid: Some("r".to_string()),
             confirmations,
+            rolling: None,
             deleting: false,
             created_at: BEFORE,
             failures: 0,
@@ -220,6 +230,7 @@ impl Scene {
             session: &self.session,
             frozen: self.frozen.as_deref(),
             cut_off: self.cut_off,
+            may_roll: self.may_roll,
             settings,
             now: self.now,
         }

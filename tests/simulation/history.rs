@@ -51,6 +51,8 @@ pub struct History {
     late_accepts: Vec<(u64, MesosCall)>,
     /// What the prober told last, so that peace comes to an end.
     told: BTreeMap<String, (Result<Answer, NoAnswer>, usize)>,
+    /// When all that answer were last asked again in peace.
+    asked_at: Timestamp,
     /// Since when nodes do not answer.
     silent: BTreeMap<String, Timestamp>,
     /// The store's revision then: an answer to a question that was put before a death was recorded
@@ -118,6 +120,7 @@ impl History {
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
+            asked_at: Timestamp(0),
             silent: BTreeMap::new(),
             told_at: 0,
             specs: BTreeMap::new(),
@@ -294,6 +297,7 @@ impl History {
             redis: &mut self.redis,
             now: self.now,
             promises: &self.judge.promises,
+            robbed: self.robbed,
             broken: Vec::new(),
             story: self.story.as_mut(),
         };
@@ -502,6 +506,11 @@ impl History {
 
     fn probe(&mut self) -> bool {
         let Some(operator) = &self.operator else { return false };
+        if operator.revisits() && self.now.since_ms(self.asked_at) >= 250 {
+            // It waits for something: the prober goes on asking.
+            self.asked_at = self.now;
+            self.told.retain(|_, (known, _)| known.is_err());
+        }
         let targets: Vec<_> = operator.probed.iter().map(|(id, address)| (id.clone(), address.clone())).collect();
         if targets.is_empty() {
             return false;

@@ -320,9 +320,11 @@ fn ready(
         if p.task_id != master.task_id && !(linked && p.data & !master.data == 0) {
             return Err(format!("{name} is ready, and {} does not follow the master: {p:?}", node.name()));
         }
+        if node.max_memory != record.spec.memory.0 || node.task_mem_mib != record.spec.task_mem_mib() {
+            return Err(format!("{name} is ready, and {} has another size than declared", node.name()));
+        }
         for (key, value) in &record.spec.redis.config {
-            let live = redisctl::spec::live_config(key);
-            if live && node.config.get(key) != Some(value) {
+            if node.config.get(key) != Some(value) {
                 return Err(format!("{name} is ready, and {} lacks {key} {value}", node.name()));
             }
         }

@@ -92,6 +92,8 @@ pub struct Around<'a> {
     pub redis: &'a mut Redis,
     pub now: Timestamp,
     pub promises: &'a Promises,
+    /// The store has lost something.
+    pub robbed: bool,
     /// What went wrong, as seen from inside.
     pub broken: Vec<String>,
     /// For people, when somebody reads it.
@@ -191,6 +193,11 @@ impl Operator {
              revisits {revisits:?} synced {synced} frozen {frozen:?} rounds {}",
             self.rounds.len()
         )
+    }
+
+    /// Whether it will look at an instance again though nothing happens.
+    pub fn revisits(&self) -> bool {
+        !self.revisits.is_empty()
     }
 
     /// When it wakes by itself.
@@ -406,11 +413,18 @@ impl Operator {
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
             cut_off: self.world.cut_off(instance),
+            may_roll: self.world.rolling() < 2,
             settings: &self.settings,
             now: around.now,
         };
-        let plan = plan_instance(o, &mut self.world.pool);
-        let broken = invariants::check(&o, &plan);
+        let mut plan = plan_instance(o, &mut self.world.pool);
+        let mut broken = invariants::check(&o, &plan);
+        if around.robbed && !broken.is_empty() {
+            // Records that are not true make plans that are not right: they are refused.
+            plan.claims.iter().for_each(|claim| drop(self.world.pool.release(claim)));
+            plan = Plan { status: plan.status, ..Plan::default() };
+            broken.clear();
+        }
         around.broken.extend(broken.into_iter().map(|b| format!("the plan of {name} breaks a rule: {}", b.what)));
         crate::judge::plan(&o, &plan, around);
         if plan.status_changed {
