@@ -33,7 +33,20 @@ async fn orders(kind: Kind, document: Document) -> (World, InstanceStatus) {
     (world, status)
 }
 
-/// A document whose master hangs rather than is replaced by another machine's.
+/// Waits until every replica takes the master's stream: one that was copied in full gets nothing for up
+/// to a second after that.
+async fn all_stream(status: &InstanceStatus) {
+    let mut client = Client::connect(&master(status).address).await.expect("the master listens");
+    wait_until("all replicas confirm a write", TIMEOUT, async || {
+        client.ask(&["SET", "streams", "1"]).await?.map_err(anyhow::Error::msg)?;
+        let confirmed = client.ask(&["WAIT", "9", "100"]).await?.map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(confirmed == replicas(status).len().to_string(), "{confirmed} do");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
+/// A document whose nodes that hang are not replaced.
 fn patient() -> Document {
     Document::new("orders", 2).with("replaceUnreachableAfter", LONG)
 }
@@ -95,6 +108,7 @@ pub async fn a_master_that_is_killed_is_replaced_by_a_replica_and_no_confirmed_w
 pub async fn the_most_caught_up_replica_takes_the_place_of_a_dead_master_once_all_are_in_sight(kind: Kind) {
     let (world, before) = orders(kind, patient().with("memory", "64Mi")).await;
     let (behind, ahead) = (replicas(&before)[0].clone(), replicas(&before)[1].clone());
+    all_stream(&before).await;
     let frozen = pid_of(&behind).await;
     freeze_process(frozen);
     // More than the kernel keeps for one that does not read.
@@ -357,6 +371,7 @@ pub async fn a_busy_master_is_not_replaced(kind: Kind) {
 
 pub async fn a_switchover_under_load_loses_no_acknowledged_write(kind: Kind) {
     let (world, before) = orders(kind, patient()).await;
+    all_stream(&before).await;
     let writer = Writer::start(&world, "orders");
     let mut status = before.clone();
     for to in replicas(&before) {
