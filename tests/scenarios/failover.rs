@@ -22,6 +22,8 @@ use crate::world::{
 const BEYOND_LAG_MS: u64 = 2000;
 /// Operators that are killed in one story.
 const KILLS: usize = 5;
+/// The same while the master's role is handed over, which takes less time.
+const KILLS_AMID_SWITCHOVERS: usize = 8;
 
 /// A master and two replicas, and a place for one more; who are ready, under the promise of
 /// confirmed writes if there is one.
@@ -138,7 +140,6 @@ pub async fn the_most_caught_up_replica_takes_the_place_of_a_dead_master_once_al
 
 /// The master and one replica die at once: who is left.
 async fn master_and_replica_die(before: &InstanceStatus) -> NodeStatus {
-    all_stream(before).await;
     let victims = [pid_of(replicas(before)[0]).await, pid_of(master(before)).await];
     victims.into_iter().for_each(kill_process);
     replicas(before)[1].clone()
@@ -146,6 +147,7 @@ async fn master_and_replica_die(before: &InstanceStatus) -> NodeStatus {
 
 pub async fn when_too_few_are_left_to_be_sure_nobody_is_promoted_but_by_force(kind: Kind) {
     let (world, before) = orders(kind, Document::new("orders", 2)).await;
+    all_stream(&before).await;
     let writer = Writer::start(&world, "orders");
     writer.goes_on().await;
     let left = master_and_replica_die(&before).await;
@@ -477,7 +479,7 @@ pub async fn an_operator_killed_amid_switchovers_leaves_one_master_and_every_ack
     world.put("orders", &patient().yaml()).await;
     let before = world.ready("orders", 3).await;
     let writer = Writer::start(&world, "orders");
-    for _ in 0..KILLS {
+    for _ in 0..KILLS_AMID_SWITCHOVERS {
         let (leader, standby) = leader_and_standby(&world).await;
         writer.goes_on().await;
         world.operators[standby].cli(&["failover", "orders", "--no-wait"], "", TIMEOUT).await.expect("it is asked for");
