@@ -99,7 +99,7 @@ async fn random_change(world: &World, random: &mut StdRng) {
             world.etcd.del(&instance_key(&name)).await;
         }
         _ => {
-            // A replica: where a master dies, there is nothing to come back to in this version.
+            // A replica: when too many masters die as well, nobody may take their place.
             let Ok(status) = world.status(&name).await else { return };
             let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else {
                 return;
