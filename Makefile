@@ -3,14 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench schema rig clean packages
+.PHONY: help demo test check lint bench bench-failover schema rig clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
 TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux findutils
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## From nothing to a replicated Redis on a local cluster, and back to nothing
 	@scripts/need $(BUILD_PACKAGES) redis-server
@@ -30,10 +30,15 @@ lint: packages ## Format, clippy, licences and sources of dependencies, the sour
 	@scripts/cargo-deny --log-level error check bans licenses sources
 	@cargo test --quiet --test tidy
 
-bench: packages rig ## Times on the real Mesos beside bare scripts, and 1,000 instances on a simulated one
+bench: packages rig ## Times on the real Mesos beside bare scripts, and 1,000 instances (failover: bench-failover)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; \
 	REDISCTL_BENCH_TABLE=$$table cargo bench --bench launch --bench scale --bench placement; \
 	printf '\n%-52s %14s  %-34s %-14s %s\n' figure value floors ratio aim; cat "$$table"
+
+ROUNDS ?= 100
+bench-failover: packages rig ## Failover beside Redis Sentinel's in the same run (90 minutes; ROUNDS=10: 10)
+	@scripts/need iproute2
+	@cargo bench --bench failover -- $(ROUNDS)
 
 schema: ## Writes manifests/ again from the types
 	@scripts/need $(BUILD_PACKAGES)

@@ -536,17 +536,6 @@ fn what_is_wrong_with_a_document_is_an_event_once() {
     assert!(scene.plan().is_empty());
 }
 
-#[test]
-fn a_change_that_needs_nodes_replaced_is_refused() {
-    let mut scene = Scene::running(1, "");
-    let mut document = document(2, "");
-    document.spec.memory.0 *= 2;
-    scene.instance.document = Some(Document { revision: 50, parsed: Ok(document) });
-    let plan = scene.plan();
-    assert!(state(&plan).is_none() && launched(&plan).is_empty());
-    assert!(condition(&plan.status.unwrap(), ConditionType::SpecValid).message.contains("spec.memory"));
-}
-
 // --- Roles -------------------------------------------------------------------------------------
 
 #[test]
@@ -628,16 +617,6 @@ fn what_was_configured_is_recorded_and_not_done_again() {
     let plan = scene.plan();
     assert!(plan.steps.is_empty());
     assert_eq!(written(&plan, 0).unwrap().config["maxmemory-policy"], "allkeys-lru");
-}
-
-#[test]
-fn configuration_that_needs_a_restart_is_marked_and_not_applied() {
-    let mut scene = Scene::running(0, "");
-    scene.declares(0, ", redis: {config: {databases: '32'}}");
-    let plan = scene.plan();
-    assert!(plan.steps.is_empty());
-    let status = plan.status.unwrap();
-    assert_eq!(status.nodes[0].message, "needs a rolling restart for redis.config: databases");
 }
 
 #[test]

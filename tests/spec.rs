@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
-use redisctl::spec::{
-    Durability, FailoverSpec, Period, RedisInstance, SpecError, TEXT_BYTES_MAX, check_change, live_config,
-    parse_document, parse_documents, schema,
-};
+use redisctl::spec::{RedisInstance, SpecError, TEXT_BYTES_MAX, live_config, parse_document, parse_documents, schema};
 
 mod support;
 
@@ -398,37 +395,6 @@ fn a_small_text_that_expands_to_a_large_one_is_refused_at_once() {
     assert!(told(&"a".repeat(TEXT_BYTES_MAX + 1))[0].contains("allowed are"));
     assert!(told(&"a: b\n---\n".repeat(1000)).len() <= 100);
     assert!(told(&"a: b\n---\n".repeat(1001))[0].contains("1001 documents: allowed are 1000"));
-}
-
-#[test]
-fn what_needs_nodes_replaced_cannot_change_yet() {
-    let old = valid(ORDERS).spec;
-    assert!(check_change(&old, &old).is_empty());
-    let mut new = old.clone();
-    new.replicas = 5;
-    new.distribution = 3;
-    new.redis.config.clear();
-    new.durability = Some(Durability::Majority);
-    new.failover = FailoverSpec { detect_within: Period(100), max_lag: Period(5000) };
-    new.paused = true;
-    assert!(check_change(&old, &new).is_empty());
-    let new = valid(
-        &ORDERS.replace("256Mi", "512Mi").replace("0.1", "0.2").replace("redis:", "redis:\n    image: redis:7.2"),
-    );
-    let told: Vec<_> = check_change(&old, &new.spec).iter().map(ToString::to_string).collect();
-    assert_eq!(
-        told,
-        [
-            "spec.memory: changing spec.memory (256Mi -> 512Mi) needs nodes replaced, which this version does not do \
-             yet: allowed is 256Mi",
-            "spec.cpus: changing spec.cpus (0.1 -> 0.2) needs nodes replaced, which this version does not do yet: \
-             allowed is 0.1",
-            "spec.redis.image: changing spec.redis.image (the agent's redis-server -> redis:7.2) needs nodes replaced, \
-             which this version does not do yet: allowed is the agent's redis-server",
-        ]
-    );
-    // The same size in other words is no change.
-    assert!(check_change(&old, &valid(&ORDERS.replace("256Mi", "256")).spec).is_empty());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::ApiState;
 use super::problem::Problem;
 use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
-use crate::spec::{Parsed, SpecError, check_change, parse_document};
+use crate::spec::{Parsed, parse_document};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
 /// How often documents are read and decided again when somebody else wrote meanwhile.
@@ -187,7 +187,7 @@ struct Decision {
 }
 
 fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Options) -> Result<Vec<Decision>, Problem> {
-    let (mut decisions, mut errors, mut going) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut decisions, mut going) = (Vec::new(), Vec::new());
     for parsed in documents {
         let name = &parsed.instance.metadata.name;
         let found = &stored[name];
@@ -199,14 +199,10 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
         if found.is_going() {
             going.push(name.as_str());
         }
-        errors.append(&mut change_errors(parsed, found));
         let result = outcome(parsed, found);
         let revision = if result == Outcome::Unchanged || options.dry_run { read } else { 0 };
         let applied = Applied { name: name.clone(), result, revision };
         decisions.push(Decision { applied, read, text: parsed.text.clone() });
-    }
-    if !errors.is_empty() {
-        return Err(Problem::invalid(errors));
     }
     if !going.is_empty() {
         let names = going.join(", ");
@@ -214,15 +210,6 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     Ok(decisions)
-}
-
-/// What cannot be changed under running nodes. As long as none was launched, everything can.
-fn change_errors(parsed: &Parsed, found: &Stored) -> Vec<SpecError> {
-    if found.is_going() {
-        return Vec::new();
-    }
-    let in_force = found.record.as_ref().filter(|record| record.has_launched());
-    in_force.map_or_else(Vec::new, |record| parsed.locate(check_change(&record.spec, &parsed.instance.spec)))
 }
 
 fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {

@@ -101,8 +101,7 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     let known = d.record.as_ref().and_then(|record| record.replid.clone());
     // An empty data set with the master's history is one, too: there was nothing to send yet.
     let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank() || known.as_ref() == Some(&answer.replid));
-    let any = || with_data().next().map(|(_, answer)| answer.replid.clone());
-    let Some(replid) = known.clone().or_else(any) else {
+    let Some(replid) = history(d, known.as_ref(), with_data) else {
         return Choice::Nobody("no replica in sight has any data".to_string());
     };
     let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
@@ -125,8 +124,42 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     match best {
         // One whose history is not known may be ahead of all others.
         _ if !unfit.is_empty() => Choice::Nobody(unfit.join(", ")),
-        Some((_, ordinal, offset)) => Choice::Node(ordinal, offset),
+        Some((_, ordinal, offset)) => match fuller(d, ordinal) {
+            Some(name) => Choice::Nobody(format!("{} is empty, and {name} has data", d.node_name(ordinal))),
+            None => Choice::Node(ordinal, offset),
+        },
         None => Choice::Nobody("no replica in sight has any data".to_string()),
+    }
+}
+
+/// When the node is empty: another that lives and has data, whatever else may be wrong with it.
+fn fuller(d: &Draft, ordinal: u32) -> Option<String> {
+    d.answer(ordinal).filter(|answer| answer.is_blank())?;
+    let keeps = |node: &&NodeRecord| {
+        let last = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref());
+        node.joined && !node.task.is_dead() && !d.is_master(node.ordinal) && last.is_some_and(|(a, _)| !a.is_blank())
+    };
+    d.nodes.values().find(keeps).map(NodeRecord::name)
+}
+
+/// The history that counts: the recorded one, unless nobody in sight has it and all have the same
+/// other one, from the recorded master. (Redis gives a master a new one when its first replica comes,
+/// and it may be lost before that is seen. Enough are in sight for every confirmed write to be
+/// seen: none was confirmed under the recorded one.)
+fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
+    d: &Draft,
+    known: Option<&String>,
+    with_data: impl Fn() -> I,
+) -> Option<String> {
+    let first = with_data().next().map(|(_, answer)| answer.replid.clone())?;
+    let recorded = known.filter(|known| with_data().any(|(_, a)| [&a.replid, &a.replid2].contains(known)));
+    let master = d.master().map(|master| &master.address);
+    let ours = |(node, a): &(&NodeRecord, &Answer)| {
+        a.replid == first && (a.follows.as_ref() == master || follows_itself(node, a))
+    };
+    match recorded.or(known) {
+        Some(known) if recorded.is_some() || !with_data().all(ours) => Some(known.clone()),
+        _ => Some(first),
     }
 }
 

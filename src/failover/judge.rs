@@ -5,9 +5,14 @@ use std::fmt;
 use crate::model::{NoAnswer, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
-/// A master pings its replicas each second; one that heard nothing for so long (in whole seconds, as
-/// Redis counts) does not hear it any more.
+/// A master pings its replicas each second. One that heard nothing for so long (in whole seconds, as
+/// Redis counts) does not hear it any more ...
 const UNHEARD_S: u64 = 3;
+/// ... nor does one whose offset stands still for so long: each ping is counted in it.
+const STILL_MS: u64 = 1500;
+/// The longest time after which replicas are known not to hear a master, if it fell silent to us in
+/// the same moment: they are asked four times a second then.
+pub(super) const UNHEARD_MS: u64 = 2250;
 /// Failed probes in a row that are more than a mood of the network.
 const FAILS_MIN: u32 = 2;
 
@@ -94,7 +99,7 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
         NoAnswer::Refused if fails >= FAILS_MIN || seen.is_some_and(|node| node.answer.is_some()) => {
             // When a process ends, its replicas see their links break in the same moment.
             return match followers(d).next() {
-                Some((replica, ..)) => silent(&format!("but {replica} still follows it")),
+                Some((replica, ..)) => silent(&format!("but {} still follows it", d.node_name(replica))),
                 None => Master::Dead("nobody listens on its port any more".to_string()),
             };
         }
@@ -117,27 +122,32 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
 
 /// A replica that is certain to have heard the master after that moment.
 fn still_heard(d: &Draft, since: Timestamp) -> Option<String> {
-    followers(d).find_map(|(name, last_io_s, asked_at)| {
+    followers(d).find_map(|(ordinal, last_io_s, asked_at)| {
         // Redis' clock counts whole seconds: it may have been one second longer ago than it says.
         let heard_at = asked_at.0.checked_sub((last_io_s? + 1) * 1000)?;
-        (heard_at >= since.0).then_some(name)
+        (heard_at >= since.0).then(|| d.node_name(ordinal))
     })
 }
 
 /// There is no way to the master: whether there is none for us only, its replicas know.
 fn unheard_by_all(d: &Draft) -> Result<(), String> {
-    let hearing = followers(d).find(|(_, last_io_s, _)| last_io_s.is_none_or(|s| s < UNHEARD_S));
-    hearing.map_or(Ok(()), |(name, ..)| Err(format!("but {name} may hear it still")))
+    let hears = |(ordinal, last_io_s, asked_at): &(u32, Option<u64>, Timestamp)| {
+        let still_since = d.seen(*ordinal).and_then(|seen| seen.still_since);
+        let still = still_since.is_some_and(|since| asked_at.since_ms(since) >= STILL_MS);
+        !still && last_io_s.is_none_or(|s| s < UNHEARD_S)
+    };
+    let hearing = followers(d).find(hears).map(|(ordinal, ..)| d.node_name(ordinal));
+    hearing.map_or(Ok(()), |name| Err(format!("but {name} may hear it still")))
 }
 
-/// Replicas that answer and whose link to the recorded master is up: name, seconds since they heard
+/// Replicas that answer and whose link to the recorded master is up: which, seconds since they heard
 /// it, and when they were asked.
-fn followers<'a>(d: &'a Draft) -> impl Iterator<Item = (String, Option<u64>, Timestamp)> + 'a {
+fn followers<'a>(d: &'a Draft) -> impl Iterator<Item = (u32, Option<u64>, Timestamp)> + 'a {
     let master = d.master().map(|master| &master.address);
     d.nodes.iter().filter(|(ordinal, _)| !d.is_master(**ordinal)).filter_map(move |(ordinal, node)| {
         let (answer, at) = d.seen(*ordinal).filter(|seen| seen.silent.is_none())?.answer.as_ref()?;
         let follows = answer.role == Role::Replica && answer.link_up && answer.follows.as_ref() == master;
-        (follows && !node.task.is_dead()).then(|| (node.name(), answer.last_io_s, *at))
+        (follows && !node.task.is_dead()).then_some((*ordinal, answer.last_io_s, *at))
     })
 }
 

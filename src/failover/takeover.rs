@@ -1,7 +1,7 @@
 //! Plans how the master's role moves: the new master is recorded first, then made one. Pure.
 
 use crate::failover::candidate::{Choice, choose, follows_itself, may_finish};
-use crate::failover::judge::{Master, judge};
+use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::failover::promise::{confirmations, fence_ms};
 use crate::model::{Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
@@ -10,12 +10,14 @@ use crate::spec::InstanceSpec;
 
 /// A change of role is repeated after this time when it had no effect.
 const TURN_AGAIN_MS: u64 = 1000;
+/// What replicas say of a silent master is looked at so often.
+const LOOK_AGAIN_MS: u64 = 250;
 
 /// The longest time from a master's fault to another's promotion that follows from the spec, in
-/// milliseconds: when the master falls silent and nothing proves its death.
+/// milliseconds: when nobody has a way to the master, and nothing proves its death.
 pub fn worst_case_ms(spec: &InstanceSpec) -> u64 {
     let fence_ms = if spec.confirmations() > 0 { fence_ms(spec) } else { 0 };
-    spec.failover.detect_within.0 + fence_ms
+    spec.failover.detect_within.0.max(UNHEARD_MS) + fence_ms
 }
 
 /// Sees to it that the recorded master is one, or that another becomes it.
@@ -35,7 +37,7 @@ pub fn take_over(d: &mut Draft) {
         Master::Silent(_, since, _) => {
             let within = d.spec().map_or(0, |spec| spec.failover.detect_within.0);
             let (known_at, now) = (since.plus_ms(within), d.o.now);
-            d.revisit(if known_at > now { known_at } else { now.plus_ms(TURN_AGAIN_MS) });
+            d.revisit(if known_at > now { known_at } else { now.plus_ms(LOOK_AGAIN_MS) });
         }
         Master::Unplaced | Master::Starting | Master::Loading => {}
     }

@@ -212,13 +212,6 @@ pub struct Roll {
     pub blocked_since: Option<Timestamp>,
 }
 
-impl InstanceRecord {
-    /// Whether any node was ever launched: from then on some of the spec cannot be changed.
-    pub fn has_launched(&self) -> bool {
-        self.next_ordinal > 0
-    }
-}
-
 /// What a user asked for beside the spec; under `requests/NAME/KIND` until it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -18,7 +18,7 @@ use crate::reconcile::report;
 use crate::reconcile::rolling::{make_room, resize_in_place, roll};
 use crate::reconcile::settle::settle_tasks;
 use crate::reconcile::world::Session;
-use crate::spec::{self, RedisInstance};
+use crate::spec::RedisInstance;
 use crate::store;
 
 /// Plans one pass of one instance. `pool` is the round's working set of offers: what a plan
@@ -76,20 +76,19 @@ fn accept_document(d: &mut Draft) {
     if d.o.instance.requests.contains_key(&RequestKind::Delete) && d.record.is_none() {
         return; // Declared and deleted before anything was done.
     }
-    let outcome = match &document.parsed {
+    match &document.parsed {
         Ok(instance) => accept_instance(d, instance, document.revision),
-        Err(why) => Err(why.clone()),
-    };
-    if let Err(why) = outcome {
-        let known = d.o.instance.status.as_ref().and_then(|s| report::invalid_message(&s.value));
-        if known != Some(why.as_str()) {
-            d.event(EventKind::Warning, "SpecInvalid", d.o.name.to_string(), why.clone());
+        Err(why) => {
+            let known = d.o.instance.status.as_ref().and_then(|s| report::invalid_message(&s.value));
+            if known != Some(why.as_str()) {
+                d.event(EventKind::Warning, "SpecInvalid", d.o.name.to_string(), why.clone());
+            }
+            d.invalid = Some(why.clone());
         }
-        d.invalid = Some(why);
     }
 }
 
-fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Result<(), String> {
+fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     let labels = instance.metadata.labels.clone();
     let Some(record) = &mut d.record else {
         d.record = Some(InstanceRecord {
@@ -109,13 +108,8 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
             last_failure: None,
         });
         d.event(EventKind::Normal, "SpecAccepted", d.o.name.to_string(), format!("revision {revision} is in force"));
-        return Ok(());
+        return;
     };
-    let launched = record.has_launched();
-    let errors = if launched { spec::check_change(&record.spec, &instance.spec) } else { Vec::new() };
-    if !errors.is_empty() {
-        return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-    }
     let changed = record.spec != instance.spec;
     record.spec = instance.spec.clone();
     record.labels = labels;
@@ -124,7 +118,6 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) -> Re
         record.failures = 0; // What failed may go well now.
         d.event(EventKind::Normal, "SpecAccepted", d.o.name.to_string(), format!("revision {revision} is in force"));
     }
-    Ok(())
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -60,6 +60,9 @@ fn restart_keys(d: &Draft, node: &NodeRecord) -> Vec<String> {
 pub fn resize_in_place(d: &mut Draft) {
     let Some(spec) = d.spec().filter(|spec| !spec.paused) else { return };
     let (memory, share) = (spec.memory.0, spec.task_mem_mib());
+    if overfull(d).is_some() {
+        return;
+    }
     for node in d.nodes.values_mut().filter(|node| !node.task.is_dead()) {
         let covered = node.task_mem_mib == share || (node.task_mem_mib > share && memory > node.max_memory);
         if covered {
@@ -112,7 +115,7 @@ pub fn make_room(d: &mut Draft) {
     let (Some(roll), declared) = (&record.rolling, record.spec.nodes() as usize) else { return };
     let blocked = d.extra == 1 && d.unplaced.is_some();
     let blocked_since = if blocked { roll.blocked_since.or(Some(d.o.now)) } else { None };
-    let roll = Roll { blocked_since, ..roll.clone() };
+    let roll = Roll { blocked_since, ..*roll };
     d.record.as_mut().expect("read above").rolling = Some(roll);
     let Some(since) = blocked_since else { return };
     let at = since.plus_ms(ROOM_WAIT_MS);
@@ -136,8 +139,22 @@ pub fn make_room(d: &mut Draft) {
         Some(Roll { blocked_since: None, ..Roll { since, blocked_since } });
 }
 
+/// A node that has more data than the declared memory: made smaller, it would evict or refuse writes.
+fn overfull(d: &Draft) -> Option<String> {
+    let memory = d.spec()?.memory;
+    let fuller = |node: &&NodeRecord| {
+        node.max_memory > memory.0 && d.answer(node.ordinal).is_some_and(|a| a.used_memory > memory.0)
+    };
+    let node = d.nodes.values().filter(|node| !node.task.is_dead()).find(fuller)?;
+    let used = spec::Size(d.answer(node.ordinal)?.used_memory);
+    Some(format!("{} uses {used}, more than the {memory} declared", node.name()))
+}
+
 fn may_roll(d: &Draft) -> Result<(), String> {
     let record = d.record.as_ref().ok_or("there is no record")?;
+    if let Some(why) = overfull(d) {
+        return Err(why);
+    }
     if record.spec.paused {
         return Err("paused".to_string());
     }

@@ -6,7 +6,7 @@ use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
 
 /// A node that lived this long before it died is no crash loop.
-const STABLE_MS: u64 = 600_000;
+const STABLE_MS: u64 = 30_000;
 
 /// Folds the newest update of each node into its record, and acknowledges what is recorded by then.
 pub fn settle_tasks(d: &mut Draft) {

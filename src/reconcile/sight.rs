@@ -86,6 +86,8 @@ impl Instance {
 impl Node {
     pub(super) fn answered(&mut self, answer: Answer, at: Timestamp) {
         let detached = answer.follows.as_ref() == Some(&self.record.value.address);
+        let still = self.answer.as_ref().is_some_and(|(known, _)| known.offset == answer.offset);
+        self.still_since = if still { self.still_since.or(Some(at)) } else { Some(at) };
         self.detached_since = if detached { self.detached_since.or(Some(at)) } else { None };
         (self.heard, self.silent, self.noticed_at, self.fails) = (true, None, None, 0);
         self.answer = Some((answer, at));

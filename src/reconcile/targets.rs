@@ -94,7 +94,14 @@ fn is_disturbed(instance: &Instance) -> bool {
     // Whether they have caught up decides when the promise begins.
     let record = instance.record.as_ref().map(|record| &record.value);
     let promises = record.is_some_and(|record| record.confirmations < record.spec.confirmations());
-    promises || master.is_some_and(|master| master.silent.is_some()) || instance.nodes.values().any(dead)
+    // A master gets another history when its first replica comes: it is to be known.
+    let history = |node: &Node| node.answer().filter(|a| a.link_up && !a.syncing).map(|answer| answer.replid.clone());
+    let newest = master.and_then(history);
+    let another = |node: &Node| newest.is_some() && history(node).is_some_and(|replid| Some(replid) != newest);
+    promises
+        || instance.nodes.values().any(another)
+        || master.is_some_and(|master| master.silent.is_some())
+        || instance.nodes.values().any(dead)
 }
 
 /// The bound for the silence of a node that is watched.

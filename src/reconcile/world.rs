@@ -166,6 +166,8 @@ pub struct Node {
     pub switch_failed: Option<(u64, String)>,
     /// It was told to follow nobody (itself), and has been seen doing so since then.
     pub detached_since: Option<Timestamp>,
+    /// Its replication offset has not changed since it was asked then.
+    pub still_since: Option<Timestamp>,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
     /// The last REPLICAOF.
@@ -192,6 +194,7 @@ impl Node {
             noticed_at: None,
             switch_failed: None,
             detached_since: None,
+            still_since: None,
             killed_at: None,
             pointed_at: None,
             configured: Vec::new(),

@@ -20,7 +20,6 @@ pub use error::{Path, SpecError, Step, join_errors};
 pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
 pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
-pub use validate::check_change;
 
 /// The only `apiVersion`.
 pub const API_VERSION: &str = "redisctl/v1";

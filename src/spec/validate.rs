@@ -1,4 +1,4 @@
-//! What is allowed beyond the types: ranges, names, and what cannot change. Pure.
+//! What is allowed beyond the types: ranges, names. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -58,26 +58,11 @@ pub(super) fn validate(instance: &RedisInstance) -> Vec<SpecError> {
     found.0
 }
 
-/// What cannot change from `old` to `new`, because it would be another kind of instance.
-pub fn check_change(old: &InstanceSpec, new: &InstanceSpec) -> Vec<SpecError> {
-    let mut found = Findings(Vec::new());
-    found.unchanged(Path::of(["spec"]).key("masters"), &old.masters, &new.masters);
-    found.0
-}
-
 struct Findings(Vec<SpecError>);
 
 impl Findings {
     fn require(&mut self, path: Path, value: impl Display, outcome: Result<(), String>) {
         self.0.extend(outcome.err().map(|message| SpecError::at(path, value, message)));
-    }
-
-    fn unchanged<T: Display + PartialEq>(&mut self, path: Path, old: &T, new: &T) {
-        if old != new {
-            let message =
-                format!("changing {path} ({old} -> {new}) would make another kind of instance of it: allowed is {old}");
-            self.0.push(SpecError::at(path, new, message));
-        }
     }
 }
 

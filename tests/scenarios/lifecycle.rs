@@ -60,8 +60,8 @@ pub async fn replicas_are_added_and_removed_but_never_the_master(kind: Kind) {
     world.finish().await;
 }
 
-pub async fn configuration_changes_live_or_is_marked_for_a_rolling_restart(kind: Kind) {
-    let world = World::start(kind, &AgentSpec::racks(2)).await;
+pub async fn configuration_changes_live_or_by_replacing_every_node(kind: Kind) {
+    let world = World::start(kind, &AgentSpec::racks(3)).await;
     let document = Document::new("orders", 1);
     world
         .put("orders", &document.clone().with("redis", json!({"config": {"maxmemory-policy": "allkeys-lru"}})).yaml())
@@ -76,22 +76,21 @@ pub async fn configuration_changes_live_or_is_marked_for_a_rolling_restart(kind:
     assert_eq!(task_ids(&after), task_ids(&before), "nodes were replaced for what Redis takes live");
     everywhere(&after, "maxmemory-policy", "volatile-ttl").await;
 
-    // `databases` is read at the start of redis-server only.
+    // `databases` is read at the start of redis-server only: every node is replaced, the master last.
+    write(&after, "kept", "1").await;
     let later = json!({"config": {"maxmemory-policy": "volatile-ttl", "databases": "3"}});
     world.put("orders", &document.clone().with("redis", later).yaml()).await;
-    let marked = world
-        .until("orders", "says of each node that it needs a rolling restart", |status| {
-            status
-                .nodes
-                .iter()
-                .all(|node| node.message.contains("rolling restart") && node.message.contains("databases"))
-        })
-        .await;
-    assert_eq!(task_ids(&marked), task_ids(&before));
+    let rolled = world.ready("orders", 2).await;
+    assert!(task_ids(&rolled).is_disjoint(&task_ids(&before)));
+    assert_eq!(rolled.epoch, before.epoch + 1, "one switchover");
+    everywhere(&rolled, "databases", "3").await;
+    all_have(&rolled, "kept", "1").await;
 
     world.put("orders", &document.with("redis", json!({"config": {"maxmemory-policy": "volatile-ttl"}})).yaml()).await;
     let back = world.ready("orders", 2).await;
     assert!(back.nodes.iter().all(|node| node.message.is_empty()), "{:?}", back.nodes);
+    everywhere(&back, "databases", "16").await;
+    all_have(&back, "kept", "1").await;
     world.finish().await;
 }
 

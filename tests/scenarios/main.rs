@@ -56,7 +56,7 @@ scenarios! {
     lifecycle:
         a_document_put_into_etcd_becomes_a_replicated_redis_on_three_racks,
         replicas_are_added_and_removed_but_never_the_master,
-        configuration_changes_live_or_is_marked_for_a_rolling_restart,
+        configuration_changes_live_or_by_replacing_every_node,
         a_deleted_name_can_be_used_again_at_once,
         a_wrong_document_leaves_the_last_good_one_in_force,
         what_does_not_fit_waits_with_a_reason_and_goes_on_with_a_further_agent,

@@ -115,6 +115,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         noticed_at: None,
         switch_failed: None,
         detached_since: None,
+        still_since: None,
         killed_at: None,
         pointed_at: None,
         configured: Vec::new(),

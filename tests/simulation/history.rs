@@ -18,6 +18,8 @@ use crate::store::Store;
 const STEPS: usize = 220;
 /// How long a history is left in peace: longer than every timeout.
 const PEACE_MS: u64 = 30 * 60_000;
+/// The same in the crash test, where only some timeouts play a part.
+const QUIET_MS: u64 = 200_000;
 /// Acts until peace must have been found.
 const ACTS_MAX: usize = 30_000;
 /// Keys that clients write in one history.
@@ -25,7 +27,32 @@ const KEYS_MAX: u32 = 120;
 /// Kinds of acts that need no fault.
 const KINDS: usize = 17;
 
+/// How a workload of the crash test is disturbed: by the number of the step or of the news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// The operator is killed before the step.
+    Before(u64),
+    /// The operator is killed after it.
+    After(u64),
+    /// From the step on, the watch brings nothing until all else has come to rest.
+    Lag(u64),
+    /// News of a task or a node are lost.
+    Lost(u64),
+    /// They come twice.
+    Doubled(u64),
+    /// The first switchover is lost after this stage, and the operator with it.
+    Cut(u64),
+}
+
 pub struct History {
+    disturbance: Option<Disturbance>,
+    /// Steps that can be seen from outside, and news, since the disturbance was set.
+    counted: (u64, u64),
+    lagging: bool,
+    /// Nothing happens by itself but what the workload is.
+    quiet: bool,
+    /// So many of Mesos' events have been counted as news.
+    examined: usize,
     dice: Dice,
     now: Timestamp,
     store: Store,
@@ -100,6 +127,11 @@ impl History {
         let names = ["a", "b", "c"][..=dice.below(3)].iter().map(ToString::to_string).collect();
         let passes_max = 1 + dice.below(4);
         let mut history = History {
+            disturbance: None,
+            counted: (0, 0),
+            lagging: false,
+            quiet: false,
+            examined: 0,
             dice,
             now: Timestamp(1_700_000_000_000),
             store: Store::default(),
@@ -298,6 +330,10 @@ impl History {
             now: self.now,
             promises: &self.judge.promises,
             robbed: self.robbed,
+            cut: match self.disturbance {
+                Some(Disturbance::Cut(stage)) => Some(stage),
+                _ => self.quiet.then_some(u64::MAX),
+            },
             broken: Vec::new(),
             story: self.story.as_mut(),
         };
@@ -366,12 +402,33 @@ impl History {
             return false;
         }
         self.say(|| "the operator takes a turn".to_string());
+        if self.quiet {
+            self.examine_events();
+        }
         let most = 1 + self.dice.below(6);
         self.with_operator(|operator, around, dice| operator.turn(around, dice, most));
+        self.examined = self.mesos.events.len();
         true
     }
 
+    /// Mesos' news of tasks are lost or doubled, if it is their turn.
+    fn examine_events(&mut self) {
+        let known = self.examined.min(self.mesos.events.len());
+        for event in self.mesos.events.split_off(known) {
+            let times = if matches!(event, MesosEvent::Update(_)) { self.news() } else { 1 };
+            if times == 2 {
+                self.mesos.events.push_back(event.clone());
+            }
+            if times > 0 {
+                self.mesos.events.push_back(event);
+            }
+        }
+    }
+
     fn reflect(&mut self) -> bool {
+        if self.lagging {
+            return false;
+        }
         let Some(operator) = &mut self.operator else { return false };
         if operator.watched.is_none() {
             operator.list(&self.store);
@@ -392,15 +449,175 @@ impl History {
             self.faults -= 1;
             *self.dice.pick(&[Fate::DoneUnknown, Fate::NotDoneUnknown, Fate::LaterUnknown])
         };
-        self.with_operator(|operator, around, dice| operator.advance(nth, fate, around, dice));
+        if self.begin_step() {
+            self.with_operator(|operator, around, dice| operator.advance(nth, fate, around, dice));
+            self.end_step();
+        }
         true
+    }
+
+    /// A step that can be seen from outside is about to be done. False: the operator dies before it.
+    fn begin_step(&mut self) -> bool {
+        let dies = self.disturbance == Some(Disturbance::Before(self.counted.0));
+        self.lagging |= self.disturbance == Some(Disturbance::Lag(self.counted.0));
+        if dies {
+            self.counted.0 += 1;
+            self.crash_operator();
+        }
+        !dies
+    }
+
+    fn end_step(&mut self) {
+        let cut = matches!(self.disturbance, Some(Disturbance::Cut(_)))
+            && self.operator.as_mut().is_some_and(|operator| std::mem::take(&mut operator.switch_lost));
+        if cut {
+            self.disturbance = None;
+        }
+        let dies = cut || self.disturbance == Some(Disturbance::After(self.counted.0));
+        self.counted.0 += 1;
+        if dies {
+            self.crash_operator();
+        }
+    }
+
+    /// How often news reach the operator: once, unless they are the ones that are lost or doubled.
+    fn news(&mut self) -> usize {
+        let nth = self.counted.1;
+        self.counted.1 += 1;
+        match self.disturbance {
+            Some(Disturbance::Lost(lost)) if lost == nth => 0,
+            Some(Disturbance::Doubled(doubled)) if doubled == nth => 2,
+            _ => 1,
+        }
+    }
+
+    // --- The crash test ----------------------------------------------------------------------
+
+    /// Nothing goes wrong by itself, and nothing is declared yet.
+    pub fn quiet(told: bool) -> History {
+        let mut history = History::new(7, told);
+        history.mesos = Mesos::with_agents(5, 2000);
+        history.store = Store::default();
+        history.specs.clear();
+        history.names = vec!["a".to_string(), "b".to_string()];
+        (history.faults, history.changes, history.peace, history.quiet) = (0, 0, true, true);
+        history
+    }
+
+    pub fn declare_quiet(&mut self, name: &str, replicas: usize) {
+        let declared = Declared {
+            durability: false,
+            replicas,
+            distribution: 1,
+            memory: "64Mi",
+            config: "{}",
+            after: "30s",
+            hold: false,
+        };
+        self.specs.insert(name.to_string(), declared);
+        self.write_document(name);
+    }
+
+    pub fn scale(&mut self, name: &str, replicas: usize) {
+        self.specs.get_mut(name).expect("declared").replicas = replicas;
+        self.write_document(name);
+    }
+
+    pub fn resize(&mut self, name: &str, memory: &'static str) {
+        self.specs.get_mut(name).expect("declared").memory = memory;
+        self.write_document(name);
+    }
+
+    pub fn ask(&mut self, name: &str, kind: RequestKind) {
+        crate::crash::request(self, name, kind);
+    }
+
+    fn master_at(&self, name: &str) -> Option<usize> {
+        let stored = self.store.instances.get(name)?;
+        let node = stored.nodes.get(&stored.record.as_ref()?.master?)?;
+        self.redis.processes.iter().position(|p| p.alive && p.task_id == node.task_id)
+    }
+
+    pub fn master_data(&self, name: &str) -> Data {
+        self.master_at(name).map_or(0, |at| self.redis.processes[at].data)
+    }
+
+    pub fn kill_master(&mut self, name: &str) {
+        let at = self.master_at(name).expect("it is settled");
+        self.mesos.dies(at, &mut self.redis);
+    }
+
+    pub fn crash_machine_of_master(&mut self, name: &str) {
+        let at = self.master_at(name).expect("it is settled");
+        let agent = self.redis.processes[at].agent;
+        self.mesos.crash(agent, &mut self.redis, self.now);
+        self.mesos.agents[agent].lost = true;
+    }
+
+    pub fn hang_master(&mut self, name: &str) {
+        let at = self.master_at(name).expect("it is settled");
+        self.redis.stop(at);
+    }
+
+    pub fn go_on_all(&mut self) {
+        (0..self.redis.processes.len()).for_each(|at| self.redis.go_on(at));
+    }
+
+    /// Clients write keys, and wait for their confirmation.
+    pub fn write_confirmed(&mut self, name: &str, keys: u32) {
+        let at = self.master_at(name).expect("it is settled");
+        let record = self.store.instances[name].record.clone().expect("it is settled");
+        for _ in 0..keys {
+            assert!(self.redis.write(at, self.keys, self.now), "the master takes writes");
+            if record.confirmations > 0 {
+                self.judge.promises.await_(at, self.keys, record.confirmations as usize, &self.redis);
+            }
+            self.keys += 1;
+        }
+    }
+
+    pub fn disturb(&mut self, disturbance: Option<Disturbance>) {
+        (self.disturbance, self.counted) = (disturbance, (0, 0));
+    }
+
+    pub fn counted(&self) -> (u64, u64) {
+        self.counted
+    }
+
+    /// Lets all come to rest; then a watch that lagged catches up, and again.
+    pub fn settle_quiet(&mut self) {
+        self.settle();
+        if std::mem::take(&mut self.lagging) {
+            self.settle();
+        }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub fn running(&self) -> usize {
+        self.mesos.running().count()
     }
 
     /// The next call reaches the master.
     fn deliver(&mut self, lane: usize) -> bool {
-        let Some((subscription, call)) = self.operator.as_mut().and_then(|o| o.calls[lane].pop_front()) else {
+        if self.operator.as_ref().is_none_or(|operator| operator.calls[lane].is_empty()) {
             return false;
-        };
+        }
+        if !self.begin_step() {
+            return true;
+        }
+        let call = self.operator.as_mut().and_then(|operator| operator.calls[lane].pop_front());
+        let Some((subscription, call)) = call else { return false };
         let lost = !self.peace && self.faults > 0 && self.dice.percent(2);
         if self.mesos.subscription != Some(subscription) || !self.mesos.up {
             self.say(|| format!("too late: {}", call_text(&call)));
@@ -416,6 +633,7 @@ impl History {
         } else {
             self.arrive(call);
         }
+        self.end_step();
         true
     }
 
@@ -555,10 +773,14 @@ impl History {
             }
             self.told.insert(task_id.clone(), (result.clone(), times));
             news = true;
+            let times = if self.peace { self.news() } else { 1 };
             if let Some(operator) = &mut self.operator {
                 let now = self.now;
                 let at = if result.is_ok() { now } else { *self.silent.entry(task_id.clone()).or_insert(now) };
-                operator.probes.push_back(Probe { task_id, result, at, watched: true });
+                for _ in 0..times {
+                    let (task_id, result) = (task_id.clone(), result.clone());
+                    operator.probes.push_back(Probe { task_id, result, at, watched: true });
+                }
             }
         }
         news
@@ -613,6 +835,7 @@ impl History {
             let done = self.store.commit(&txn).is_ok();
             self.say(|| format!("a late transaction arrives, done: {done}"));
         } else if let Some(at) = self.redis.processes.iter().position(|p| p.alive && p.hung)
+            && !self.quiet
             && (self.peace || self.dice.percent(10))
         {
             let task_id = self.redis.processes[at].task_id.clone();
@@ -930,7 +1153,7 @@ impl History {
 
     /// Lets everything happen that happens by itself, until nothing does.
     fn settle(&mut self) {
-        let end = self.now.plus_ms(PEACE_MS);
+        let end = self.now.plus_ms(if self.quiet { QUIET_MS } else { PEACE_MS });
         let mut acts = 0;
         loop {
             while self.sweep() {

@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+mod crash;
 mod dice;
 mod history;
 mod judge;
@@ -59,6 +60,15 @@ fn whatever_goes_wrong_nothing_is_lost_and_all_is_well_in_the_end() {
 #[test]
 fn a_store_that_loses_something_while_tasks_run_stops_the_operator_and_costs_no_task() {
     simulate(History::robbed, ROBBERIES);
+}
+
+#[test]
+fn an_operator_that_dies_at_any_step_is_followed_by_one_that_comes_to_the_same_end() {
+    let started = Instant::now();
+    match crash::exhaust() {
+        Ok(plays) => println!("{plays} plays in {:.1} s", started.elapsed().as_secs_f64()),
+        Err(what) => panic!("{what}"),
+    }
 }
 
 fn simulate(kind: Kind, histories: u64) {

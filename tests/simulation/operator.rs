@@ -80,6 +80,8 @@ pub struct Operator {
     listing: Option<Listing>,
     /// Transactions that are still on their way to the store.
     pub late: Vec<Txn>,
+    /// A switchover was lost in its midst.
+    pub switch_lost: bool,
     /// Plans made with something in them, for the judge; counted.
     pub acts: u64,
     settings: PlanSettings,
@@ -94,6 +96,8 @@ pub struct Around<'a> {
     pub promises: &'a Promises,
     /// The store has lost something.
     pub robbed: bool,
+    /// Switchovers are lost after this stage; none: that is up to the dice.
+    pub cut: Option<u64>,
     /// What went wrong, as seen from inside.
     pub broken: Vec<String>,
     /// For people, when somebody reads it.
@@ -105,6 +109,12 @@ impl Around<'_> {
         if let Some(story) = &mut self.story {
             story.push(line());
         }
+    }
+
+    /// Whether the operator, or its way to the nodes, is lost after that stage of a switchover.
+    fn lost(&self, stage: u64, dice: &mut Dice) -> Result<(), Switch> {
+        let lost = self.cut.map_or_else(|| dice.percent(5), |cut| cut == stage);
+        if lost { Err(Switch::Unknown("lost in the midst".to_string())) } else { Ok(()) }
     }
 
     /// The process that listens there, if the operator reaches it and it answers.
@@ -147,6 +157,7 @@ impl Operator {
             watched: None,
             listing: None,
             late: Vec::new(),
+            switch_lost: false,
             acts: 0,
             settings: PlanSettings::default(),
         }
@@ -421,7 +432,9 @@ impl Operator {
         let mut broken = invariants::check(&o, &plan);
         if around.robbed && !broken.is_empty() {
             // Records that are not true make plans that are not right: they are refused.
-            plan.claims.iter().for_each(|claim| drop(self.world.pool.release(claim)));
+            for claim in &plan.claims {
+                self.world.pool.release(claim);
+            }
             plan = Plan { status: plan.status, ..Plan::default() };
             broken.clear();
         }
@@ -629,7 +642,10 @@ impl Operator {
                         self.note(task_id, Done::SwitchFailed(epoch, why.clone()));
                         return Err(why);
                     }
-                    Err(Switch::Unknown(why)) => return Err(why),
+                    Err(Switch::Unknown(why)) => {
+                        self.switch_lost = true;
+                        return Err(why);
+                    }
                 }
             }
             Action::Configure { task_id, node, settings } => {
@@ -661,8 +677,6 @@ fn switch_over(
     dice: &mut Dice,
 ) -> Result<redisctl::model::Answer, Switch> {
     let (Some(old), Some(new)) = (old, new) else { return Err(Switch::BackedOut("no way to it".to_string())) };
-    let lost =
-        |dice: &mut Dice| if dice.percent(5) { Err(Switch::Unknown("lost in the midst".to_string())) } else { Ok(()) };
     let from = around.redis.processes[old].address.clone();
     let (p, q) = (&around.redis.processes[old], &around.redis.processes[new]);
     let follows = q.role == Role::Replica && q.follows.as_ref() == Some(&from);
@@ -670,11 +684,11 @@ fn switch_over(
     if !follows || (p.role == Role::Replica && !fenced) || p.history() != q.history() {
         return Err(Switch::BackedOut("it is not its replica".to_string()));
     }
-    if p.role == Role::Master && (q.offset != p.offset || dice.percent(10)) {
+    if p.role == Role::Master && (q.offset != p.offset || (around.cut.is_none() && dice.percent(10))) {
         return Err(Switch::BackedOut("it does not catch up".to_string()));
     }
     around.redis.detach(old);
-    lost(dice)?;
+    around.lost(0, dice)?;
     let (p, q) = (&around.redis.processes[old], &around.redis.processes[new]);
     if q.offset != p.offset {
         around.redis.promote(old);
@@ -682,10 +696,10 @@ fn switch_over(
     }
     crate::judge::promoted(new, around);
     around.redis.promote(new);
-    lost(dice)?;
+    around.lost(1, dice)?;
     let to = around.redis.processes[new].address.clone();
     around.redis.follow(old, &to);
-    lost(dice)?;
+    around.lost(2, dice)?;
     Ok(around.redis.answer(new, around.now))
 }
 

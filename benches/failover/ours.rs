@@ -1,0 +1,161 @@
+//! Ours: the release binary as operator, on the real Mesos with an agent on each machine, and etcd. I/O.
+
+use std::path::Path;
+use std::time::Duration;
+
+use redisctl::status::{InstanceStatus, NodeState, Phase};
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use super::client::Finder;
+use super::machines::{HUB, Machines, ip};
+use super::system::{self, System, Topology};
+use crate::common::support::{Etcd, Home, Mesos, MesosOptions, Process, wait_until};
+use crate::common::{Operator, TIMEOUT};
+
+const PREFIX: &str = "/bench";
+/// Machines have a network each, so all agents can use the same ports.
+const AGENT_PORT: u16 = 5051;
+const TASK_PORTS: &str = "31000-31999";
+const NODES: usize = 3;
+/// The operator lets ever more time pass between launches when nodes of an instance die soon after
+/// their start, one after the other: so an instance serves for so many kills.
+const KILLS_EACH: usize = 2;
+
+/// The operator and what it stands on.
+pub struct Cluster {
+    operator: Operator,
+    client: reqwest::Client,
+    etcd: Etcd,
+    _agents: Vec<Process>,
+    _home: Home,
+    _mesos: Mesos,
+}
+
+impl Cluster {
+    /// Starts all of it.
+    pub async fn start(machines: &Machines) -> Cluster {
+        let set = |(name, value): (&str, &str)| (name.to_string(), value.to_string());
+        let master_env = [
+            ("LIBPROCESS_IP", "0.0.0.0"),
+            ("LIBPROCESS_ADVERTISE_IP", HUB),
+            ("MESOS_HOSTNAME", HUB), // There are no names here.
+            // Mesos' own defaults: it waits 75 s for a lost agent.
+            ("MESOS_AGENT_PING_TIMEOUT", "15secs"),
+            ("MESOS_MAX_AGENT_PING_TIMEOUTS", "5"),
+        ];
+        let options = MesosOptions { master_env: master_env.map(set).to_vec(), ..MesosOptions::default() };
+        let (mesos, etcd, home) = (Mesos::start_with(options, &[]).await, Etcd::start().await, Home::new("agents"));
+        let master = mesos.master_address().replace("127.0.0.1", HUB);
+        let agents = (0..machines.count()).map(|i| spawn_agent(machines, &home, i, &master)).collect();
+        mesos.wait_for_agents(machines.count()).await;
+        let operator = Operator::spawn(&etcd.url(PREFIX), &mesos.url());
+        operator.wait_until_in_charge().await;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(3)).build().expect("a client");
+        Cluster { operator, client, etcd, _agents: agents, _home: home, _mesos: mesos }
+    }
+
+    /// An instance with two replicas, and more of its spec.
+    pub async fn instance(&self, name: &'static str, more: &'static str) -> Ours<'_> {
+        let ours = Ours { cluster: self, name, more, kills: 0 };
+        ours.declare(0).await;
+        ours.declare(1).await;
+        ours
+    }
+
+    async fn status(&self, name: &str) -> anyhow::Result<InstanceStatus> {
+        let url = format!("{}/v1/instances/{name}", self.operator.url());
+        let mut answer: Value = self.client.get(url).send().await?.error_for_status()?.json().await?;
+        Ok(serde_json::from_value(answer["status"].take())?)
+    }
+}
+
+fn spawn_agent(machines: &Machines, home: &Home, i: usize, master: &str) -> Process {
+    let folder = format!("agent-{i}");
+    let rig = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesos-rig/node");
+    let mut command = machines.command(i, rig.to_str().expect("the path is text"));
+    command
+        .args(["agent", &AGENT_PORT.to_string()])
+        .arg(home.path().join(&folder))
+        .args([master, &folder, &format!("cpus:16;mem:8192;disk:10000;ports:[{TASK_PORTS}]")])
+        .env("LIBPROCESS_IP", ip(i));
+    home.spawn(&folder, &mut command)
+}
+
+/// An instance, and the one that takes its place after some kills.
+pub struct Ours<'a> {
+    cluster: &'a Cluster,
+    name: &'static str,
+    /// More of the spec.
+    more: &'static str,
+    /// Of masters of this instance and those before it.
+    kills: usize,
+}
+
+impl Ours<'_> {
+    fn name(&self) -> String {
+        self.nth(self.kills / KILLS_EACH)
+    }
+
+    fn nth(&self, n: usize) -> String {
+        format!("{}-{n}", self.name)
+    }
+
+    async fn declare(&self, n: usize) {
+        let (name, more) = (self.nth(n), self.more);
+        let document = format!(
+            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
+             memory: 32Mi, cpus: 0.1, {more}}}\n"
+        );
+        self.cluster.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;
+    }
+}
+
+impl System for Ours<'_> {
+    async fn settle(&mut self) -> Topology {
+        let name = self.name();
+        let status = wait_until(&format!("{name} is Ready"), TIMEOUT, async || {
+            let status = self.cluster.status(&name).await?;
+            let ready = status.nodes.iter().filter(|node| node.state == NodeState::Ready).count();
+            let all = status.phase == Phase::Ready && ready == NODES && status.nodes.len() == NODES;
+            let (phase, nodes) = (status.phase, status.nodes.len());
+            anyhow::ensure!(all, "{phase}, {ready} of {nodes} nodes ready, waits: {}", status.waiting.join("; "));
+            anyhow::Ok(status)
+        })
+        .await;
+        let nodes = status.nodes.into_iter().map(|node| node.address).collect();
+        Topology { master: status.master.expect("it is Ready"), nodes }
+    }
+
+    fn listen(&self, old: &str) -> Finder {
+        let server = self.cluster.operator.url().trim_start_matches("http://").to_string();
+        // Version 1.0: the lines come as they are, not in chunks.
+        let request = format!("GET /v1/instances/{}?watch=true HTTP/1.0\r\nHost: {server}\r\n\r\n", self.name());
+        Finder::of_lines(&[server], &request, old, master_in)
+    }
+
+    async fn recover(&mut self, _old: &str, _new: Option<&str>, pid: Pid, signal: Signal) -> bool {
+        if signal == Signal::STOP {
+            system::signal(pid, Signal::CONT);
+            return true;
+        }
+        self.kills += 1;
+        if !self.kills.is_multiple_of(KILLS_EACH) {
+            return true;
+        }
+        let n = self.kills / KILLS_EACH;
+        self.cluster.etcd.del(&format!("{PREFIX}/instances/{}", self.nth(n - 1))).await;
+        self.declare(n + 1).await;
+        false
+    }
+
+    fn log(&self) -> String {
+        self.cluster.operator.log()
+    }
+}
+
+/// The master that an event of the watch shows.
+fn master_in(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line.strip_prefix("data: ")?).ok()?;
+    Some(event["status"]["master"].as_str()?.to_string())
+}
