@@ -442,23 +442,6 @@ fn a_promotion_that_is_seen_done_is_said_and_its_history_kept() {
 
 // --- A switchover -------------------------------------------------------------------------------
 
-#[test]
-fn a_history_that_a_replica_has_from_the_master_is_known_before_the_master_is_asked_again() {
-    // A master takes another replication id when its first replica comes.
-    let mut scene = Scene::running(1, "");
-    scene.record().replid = Some("first".to_string());
-    let (answer, asked_at) = scene.node(0).answer.as_mut().expect("it answers");
-    (answer.replid, *asked_at) = ("first".to_string(), Timestamp(NOW.0 - 1));
-    assert_eq!(state(&scene.plan()).unwrap().replid.as_deref(), Some("r"));
-    // What it had before a promotion is none that it takes.
-    scene.answer(0).replid2 = "r".to_string();
-    assert!(state(&scene.plan()).is_none());
-    // Nor is one that it may have had before it was asked.
-    scene.answer(0).replid2 = String::new();
-    scene.node(0).answer.as_mut().expect("it answers").1 = NOW;
-    assert!(state(&scene.plan()).is_none());
-}
-
 fn asks_for(scene: &mut Scene, to: Option<&str>) {
     let request = Request { at: NOW, to: to.map(str::to_string), ..Request::default() };
     scene.instance.requests.insert(RequestKind::Failover, Stored { value: request, revision: 30 });

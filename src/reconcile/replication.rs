@@ -18,34 +18,19 @@ pub fn note_initialized(d: &mut Draft) {
     if failover::judge(d) != Master::Available {
         return;
     }
-    let Some(history) = history(d) else { return };
     let Some(record) = &mut d.record else { return };
     let Some(answer) = record.master.and_then(|master| d.o.instance.nodes.get(&master)?.answer()) else { return };
     record.initialized = true;
-    if record.replid.as_ref() == Some(&history) {
+    if record.replid.as_ref() == Some(&answer.replid) {
         return;
     }
     // A promotion begins a new history that goes on from the old one.
-    let before = record.replid.replace(history);
+    let before = record.replid.replace(answer.replid.clone());
     let another = before.is_some_and(|before| before == answer.replid2);
     let (epoch, name) = (record.epoch, d.master().map(NodeRecord::name).unwrap_or_default());
     if another {
         d.event(EventKind::Normal, "MasterReady", name, format!("takes writes: epoch {epoch}"));
     }
-}
-
-/// The name of the master's history. A master takes another when its first replica comes, and that
-/// replica may tell it before the master is asked again.
-fn history(d: &Draft) -> Option<String> {
-    let master = d.master()?;
-    let (answer, asked_at) = d.seen(master.ordinal)?.answer.as_ref()?;
-    let tells = |node: &NodeRecord| {
-        let (told, at) = d.seen(node.ordinal).filter(|seen| seen.silent.is_none())?.answer.as_ref()?;
-        let follows = told.may_receive() && !told.syncing && told.follows.as_ref() == Some(&master.address);
-        let another = ![&answer.replid, &answer.replid2].contains(&&told.replid);
-        (follows && another && at > asked_at && !node.task.is_dead()).then(|| told.replid.clone())
-    };
-    d.nodes.values().find_map(tells).or_else(|| Some(answer.replid.clone()))
 }
 
 /// The master is dead and nobody else can have its data: either it never was ready, and there was
