@@ -341,6 +341,32 @@ fn the_next_operator_ends_what_was_recorded() {
 }
 
 #[test]
+fn an_operator_that_has_just_started_asks_the_former_master_before_it_ends_what_was_recorded() {
+    // The one before it recorded a switchover, and did not come to it: node 0 takes writes.
+    let mut scene = Scene::running(2, "");
+    (scene.record().epoch, scene.record().master) = (2, Some(1));
+    let former = scene.node(0);
+    former.record.value.deposed = Some(Deposed { epoch: 2, offset: None });
+    let answer = former.answer.take();
+    let plan = scene.plan();
+    assert_eq!((promoted(&plan), kinds(&plan).len()), (None, 0), "{:?}", plan.view());
+    assert!(waits_for(&plan, "orders-0, which was the master, has not been asked yet"), "{:?}", plan.waiting);
+    assert!(state(&plan).is_none());
+    scene.node(0).answer = answer;
+    assert_eq!(kinds(&scene.plan()), ["switchOver", "follow"]);
+}
+
+#[test]
+fn a_dead_node_is_told_nothing() {
+    let mut scene = returned();
+    scene.hears(2, TaskState::Failed, "");
+    scene.answer(2).follows = Some(address(0));
+    let plan = scene.plan();
+    let told = plan.steps.iter().find(|step| step.to_string().contains(&task(2)));
+    assert!(told.is_none(), "{told:?}");
+}
+
+#[test]
 fn when_the_recorded_one_lacks_something_another_takes_its_place() {
     let mut scene = recorded();
     scene.answer(2).offset = 1001;

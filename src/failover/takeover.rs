@@ -178,6 +178,13 @@ fn finish(d: &mut Draft) {
             None => switch_over(d, old, new, epoch),
         };
     }
+    if let Some(former) = unasked(d) {
+        d.wait(format!(
+            "{} is to be the master; {former}, which was the master, has not been asked yet",
+            d.node_name(new)
+        ));
+        return;
+    }
     match may_finish(d, new) {
         Ok(()) if recently_turned(d, new) => d.revisit(d.o.now.plus_ms(TURN_AGAIN_MS)),
         Ok(()) => {
@@ -208,6 +215,15 @@ fn acting(d: &Draft) -> Option<u32> {
         node.deposed.is_some() && newest && never_promoted
     };
     d.nodes.values().find(acts).map(|node| node.ordinal)
+}
+
+/// A former master that was to hand its role over, and of which an operator that has just started
+/// knows nothing: it may take writes.
+fn unasked(d: &Draft) -> Option<String> {
+    let handed = |node: &&NodeRecord| node.deposed.is_some_and(|deposed| deposed.offset.is_none());
+    let known = |ordinal: u32| d.answer(ordinal).is_some() || d.silence(ordinal).is_some();
+    let unasked = |node: &&NodeRecord| handed(node) && !node.task.is_dead() && !known(node.ordinal);
+    d.nodes.values().find(unasked).map(NodeRecord::name)
 }
 
 /// The former master keeps its role: nothing was lost, and nothing is.

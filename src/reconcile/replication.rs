@@ -96,7 +96,9 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
     }
     let Some(at) = d.master().map(|node| (node.ordinal, node.address.clone())) else { return };
     let master_has_data = d.answer(at.0).is_some_and(|answer| !answer.is_blank());
-    let others: Vec<NodeRecord> = d.nodes.values().filter(|n| n.ordinal != at.0 && n.stop.is_none()).cloned().collect();
+    // The last answer of a dead node is still known.
+    let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
+    let others: Vec<NodeRecord> = d.nodes.values().filter(lives).filter(|n| n.ordinal != at.0).cloned().collect();
     for node in others {
         let Some(answer) = d.answer(node.ordinal) else { continue };
         let recently = d.seen(node.ordinal).and_then(|seen| seen.pointed_at);
@@ -166,7 +168,8 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.
 pub fn configure(d: &mut Draft) {
     let Some(spec) = d.spec().cloned() else { return };
-    let nodes: Vec<NodeRecord> = d.nodes.values().filter(|node| node.stop.is_none()).cloned().collect();
+    let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
+    let nodes: Vec<NodeRecord> = d.nodes.values().filter(lives).cloned().collect();
     for node in nodes {
         let Some(answer) = d.answer(node.ordinal).filter(|answer| !answer.loading) else { continue };
         let changed = spec.redis.config.iter().filter(|(key, value)| node.config.get(*key) != Some(*value));

@@ -98,7 +98,8 @@ pub async fn two_operators_started_at_once_never_both_act(kind: Kind) {
     world.finish().await;
 }
 
-async fn leaders(world: &World) -> Vec<bool> {
+/// Which operators say that they lead.
+pub async fn leaders(world: &World) -> Vec<bool> {
     let mut leading = Vec::new();
     for operator in &world.operators {
         leading.push(operator.view().await.is_ok_and(|view| view.leading));

@@ -7,9 +7,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod client;
 mod cluster;
 mod control;
 mod document;
+mod failover;
 mod faults;
 mod lifecycle;
 mod nodes;
@@ -65,9 +67,23 @@ scenarios! {
         a_node_on_a_lost_agent_that_returns_in_time_is_taken_back,
         a_node_on_a_lost_agent_that_returns_too_late_leaves_no_surplus,
         a_machine_that_hangs_and_wakes_leaves_no_surplus_node,
-        a_master_that_dies_while_a_replica_lives_is_left_alone_and_said,
         an_instance_that_lost_every_node_starts_again_empty_and_says_so,
         an_instance_that_is_held_after_data_loss_waits_for_recreate;
+    failover:
+        a_master_that_is_killed_is_replaced_by_a_replica_and_no_confirmed_write_is_lost,
+        the_most_caught_up_replica_takes_the_place_of_a_dead_master_once_all_are_in_sight,
+        when_too_few_are_left_to_be_sure_nobody_is_promoted_but_by_force,
+        without_a_promise_the_only_one_left_is_promoted_at_once,
+        a_master_whose_machine_dies_is_replaced_and_leaves_nothing_when_the_machine_returns,
+        a_master_whose_machine_hangs_is_replaced_and_doubles_nothing_when_it_wakes,
+        a_hung_master_is_replaced_only_after_it_must_have_stopped_taking_writes,
+        what_a_replaced_master_took_when_it_woke_is_reported_and_its_clients_are_cut,
+        a_hung_master_that_wakes_in_time_stays_the_master,
+        a_busy_master_is_not_replaced,
+        a_switchover_under_load_loses_no_acknowledged_write,
+        an_operator_killed_amid_failovers_leaves_one_master_and_every_confirmed_write,
+        an_operator_killed_amid_switchovers_leaves_one_master_and_every_acknowledged_write,
+        a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_wakes;
     control:
         the_mesos_master_dies_and_returns,
         two_operators_started_at_once_never_both_act,

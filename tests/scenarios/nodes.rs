@@ -1,17 +1,14 @@
 //! Scenarios of nodes and machines that die, hang and come back. I/O.
 
-use redisctl::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
+use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
 
 use crate::cluster::{Kind, agent_of};
 use crate::document::Document;
-use crate::support::{AgentSpec, holds_for, redis, wait_until};
+use crate::support::{AgentSpec, holds_for, wait_until};
 use crate::world::{
-    QUIET, TIMEOUT, World, all_have, brief, is_ready, kill_node, kill_process, master, pid_of, replicas, task_ids,
-    write,
+    LONG, QUIET, TIMEOUT, World, alive, all_have, brief, is_ready, kill_node, kill_process, living_without, master,
+    pid_of, ready_without, replicas, task_ids, write,
 };
-
-/// Longer than any scenario takes: a node that is unreachable is waited for.
-const LONG: &str = "10m";
 
 pub async fn a_replica_that_dies_is_replaced(kind: Kind) {
     let world = World::start(kind, &AgentSpec::racks(3)).await;
@@ -131,57 +128,6 @@ async fn no_surplus(world: &World, before: &InstanceStatus) {
     .await;
 }
 
-pub async fn a_master_that_dies_while_a_replica_lives_is_left_alone_and_said(kind: Kind) {
-    let mut world = World::start(kind, &AgentSpec::racks(4)).await;
-    world.put("orders", &Document::new("orders", 2).yaml()).await;
-    let before = world.ready("orders", 3).await;
-    write(&before, "a", "1").await;
-    all_have(&before, "a", "1").await;
-
-    let dead = master(&before).clone();
-    kill_node(&dead).await;
-    let status = world
-        .until("orders", "says that its master is dead", |status| {
-            status.phase == Phase::Unavailable
-                && status.nodes.iter().any(|node| node.name == dead.name && node.state == NodeState::Dead)
-        })
-        .await;
-    let condition = status.condition(ConditionType::MasterAvailable).expect("all are reported");
-    assert_eq!(condition.status, ConditionStatus::False);
-    assert!(condition.message.contains(&dead.name), "{condition:?}");
-
-    let survivors: Vec<NodeStatus> = replicas(&before).into_iter().cloned().collect();
-    let expected = survivors.iter().map(|node| node.task_id.clone()).collect();
-    let untouched = async || {
-        let running = world.cluster.running_tasks().await?;
-        anyhow::ensure!(running == expected, "running: {running:?}");
-        for node in &survivors {
-            let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
-            let master = format!("{}:{}", info["master_host"], info["master_port"]);
-            anyhow::ensure!(info["role"] == "slave" && master == dead.address, "{} follows {master}", node.name);
-            let value = redis::cli(&node.address, &["GET", "a"]).await.map_err(anyhow::Error::msg)?;
-            anyhow::ensure!(value == "1", "{} has {value:?}", node.name);
-        }
-        Ok(())
-    };
-    holds_for("nothing is launched, killed or pointed elsewhere", QUIET, untouched).await;
-    // Neither does an operator that knows it from the store only, nor a change of the spec.
-    world.restart_operator();
-    world.operators[0].wait_until_in_charge(TIMEOUT).await;
-    world.put("orders", &Document::new("orders", 1).yaml()).await;
-    holds_for("nothing is launched, killed or pointed elsewhere", QUIET, async || {
-        let running = world.cluster.running_tasks().await?;
-        anyhow::ensure!(running == expected, "running: {running:?}");
-        Ok(())
-    })
-    .await;
-    let status = world.status("orders").await.expect("the operator answers");
-    assert_eq!(status.phase, Phase::Unavailable, "{}", brief(&status));
-
-    world.cli(&["delete", "orders"], "").await;
-    world.finish_deleted().await;
-}
-
 pub async fn an_instance_that_lost_every_node_starts_again_empty_and_says_so(kind: Kind) {
     let world = World::start(kind, &AgentSpec::racks(3)).await;
     world.put("orders", &Document::new("orders", 1).yaml()).await;
@@ -242,35 +188,6 @@ async fn unreachable(world: &World, victim: &NodeStatus) -> InstanceStatus {
     world
         .until("orders", &format!("says that {} is unreachable", victim.name), |status| {
             status.nodes.iter().any(|node| node.task_id == victim.task_id && node.state == NodeState::Unreachable)
-        })
-        .await
-}
-
-fn alive(status: &InstanceStatus) -> Vec<&NodeStatus> {
-    status.nodes.iter().filter(|node| node.state == NodeState::Ready).collect()
-}
-
-/// Waits until as many nodes as before are ready, the victim not among them, whatever its record
-/// says; the others were left alone.
-async fn living_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
-    let status = world
-        .until("orders", &format!("lives without {}", victim.name), |status| {
-            let alive = alive(status);
-            alive.len() == before.nodes.len() && alive.iter().all(|node| node.task_id != victim.task_id)
-        })
-        .await;
-    let mut kept = task_ids(before);
-    kept.remove(&victim.task_id);
-    assert!(task_ids(&status).is_superset(&kept), "a healthy node was replaced: {}", brief(&status));
-    status
-}
-
-/// The same, and no record of the victim is left.
-async fn ready_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
-    living_without(world, before, victim).await;
-    world
-        .until("orders", &format!("is ready without a trace of {}", victim.name), |status| {
-            is_ready(status) && status.nodes.len() == before.nodes.len() && !task_ids(status).contains(&victim.task_id)
         })
         .await
 }

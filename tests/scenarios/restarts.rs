@@ -22,7 +22,7 @@ const SEED: u64 = 20_261_121;
 /// How often the operator is killed in a storm.
 const STORM_KILLS: usize = 14;
 /// The shortest lease of a leader: so that a storm has many kills.
-const SHORT_LEASE: [&str; 2] = ["--leader-ttl", "1s"];
+pub const SHORT_LEASE: [&str; 2] = ["--leader-ttl", "1s"];
 
 pub async fn an_operator_killed_at_random_moments_goes_on_where_it_was(kind: Kind) {
     let mut random = seeded();
@@ -55,7 +55,8 @@ pub async fn an_operator_killed_at_random_moments_goes_on_where_it_was(kind: Kin
     world.finish().await;
 }
 
-fn seeded() -> StdRng {
+/// Random moments, the same in every run.
+pub fn seeded() -> StdRng {
     let seed = std::env::var("REDISCTL_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
     println!("seed {seed}");
     StdRng::seed_from_u64(seed)
@@ -98,7 +99,7 @@ async fn random_change(world: &World, random: &mut StdRng) {
             world.etcd.del(&instance_key(&name)).await;
         }
         _ => {
-            // A replica: where a master dies, there is nothing to come back to in this version.
+            // A replica: when too many masters die as well, nobody may take their place.
             let Ok(status) = world.status(&name).await else { return };
             let Some(node) = status.nodes.iter().rfind(|node| node.role == redisctl::model::Role::Replica) else {
                 return;

@@ -11,13 +11,15 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, Kind};
 use crate::operator::Operator;
-use crate::support::{AgentSpec, Etcd, holds_for, redis, wait_until};
+use crate::support::{AgentSpec, Etcd, holds_for, process, redis, wait_until};
 
 /// How long anything may take, on a loaded machine: far longer than it should, as what is tested is
 /// that it happens at all. Scenarios about speed say their own.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long is looked to see that nothing happens.
 pub const QUIET: Duration = Duration::from_secs(3);
+/// `replaceUnreachableAfter` of a node that is waited for longer than any scenario takes.
+pub const LONG: &str = "10m";
 /// The operator's keys in etcd.
 pub const PREFIX: &str = "/redisctl";
 
@@ -118,6 +120,12 @@ impl World {
             found.map(|event| event.message.clone()).ok_or_else(|| anyhow::anyhow!("{events:?}"))
         })
         .await
+    }
+
+    /// The events of an instance that have this reason, oldest first.
+    pub async fn events_of(&self, name: &str, reason: &str) -> Vec<InstanceEvent> {
+        let events = self.events(name).await.expect("an operator leads and answers");
+        events.into_iter().filter(|event| event.reason == reason).collect()
     }
 
     /// Waits until the status is as `condition` says.
@@ -258,6 +266,36 @@ pub fn task_ids(status: &InstanceStatus) -> BTreeSet<String> {
     status.nodes.iter().map(|node| node.task_id.clone()).collect()
 }
 
+/// The nodes that are ready.
+pub fn alive(status: &InstanceStatus) -> Vec<&NodeStatus> {
+    status.nodes.iter().filter(|node| node.state == NodeState::Ready).collect()
+}
+
+/// Waits until as many nodes as before are ready, the victim not among them, whatever its record
+/// says; the others were left alone.
+pub async fn living_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
+    let status = world
+        .until("orders", &format!("lives without {}", victim.name), |status| {
+            let alive = alive(status);
+            alive.len() == before.nodes.len() && alive.iter().all(|node| node.task_id != victim.task_id)
+        })
+        .await;
+    let mut kept = task_ids(before);
+    kept.remove(&victim.task_id);
+    assert!(task_ids(&status).is_superset(&kept), "a healthy node was replaced: {}", brief(&status));
+    status
+}
+
+/// The same, and no record of the victim is left.
+pub async fn ready_without(world: &World, before: &InstanceStatus, victim: &NodeStatus) -> InstanceStatus {
+    living_without(world, before, victim).await;
+    world
+        .until("orders", &format!("is ready without a trace of {}", victim.name), |status| {
+            is_ready(status) && status.nodes.len() == before.nodes.len() && !task_ids(status).contains(&victim.task_id)
+        })
+        .await
+}
+
 /// Checks that what a node says of itself is what the status says of it.
 async fn agrees(node: &NodeStatus, master: Option<&str>) -> anyhow::Result<()> {
     let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
@@ -290,6 +328,16 @@ pub async fn pid_of(node: &NodeStatus) -> Pid {
 /// `kill -9`.
 pub fn kill_process(pid: Pid) {
     rustix::process::kill_process(pid, Signal::KILL).expect("the process runs");
+}
+
+/// SIGSTOP: it keeps its connections and answers nobody. Returns when all of it has stopped.
+pub fn freeze_process(pid: Pid) {
+    process::freeze(pid);
+}
+
+/// SIGCONT.
+pub fn thaw_process(pid: Pid) {
+    rustix::process::kill_process(pid, Signal::CONT).expect("the process is there");
 }
 
 /// Writes a key to the master.

@@ -197,11 +197,7 @@ impl Process {
     /// SIGSTOP: it keeps its connections and answers nobody. Returns when every thread of it has
     /// stopped, for one that still runs may answer.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
-        let pid = self.pid().expect("the process was started");
-        while !all_threads_stopped(pid) {
-            std::thread::yield_now();
-        }
+        freeze(self.pid().expect("the process was started"));
     }
 
     /// SIGCONT.
@@ -211,6 +207,14 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         kill_process(self.pid().expect("the process was started"), signal).expect("the process runs");
+    }
+}
+
+/// SIGSTOP to a process. Returns when every thread of it has stopped.
+pub fn freeze(pid: Pid) {
+    kill_process(pid, Signal::STOP).expect("the process runs");
+    while !all_threads_stopped(pid) {
+        std::thread::yield_now();
     }
 }
 
