@@ -557,3 +557,60 @@ fn nobody_takes_the_place_of_a_master_whose_record_the_store_has_lost() {
     scene.instance.nodes.remove(&0);
     assert!(promoted(&scene.plan()).is_none());
 }
+
+#[test]
+fn a_replica_that_was_left_behind_by_the_last_promotion_hinders_nobody() {
+    let mut scene = crashed(2, "");
+    scene.record().replid = Some("next".to_string());
+    (scene.answer(2).replid, scene.answer(2).replid2) = ("next".to_string(), "r".to_string());
+    scene.answer(1).offset = 900;
+    assert_eq!(promoted(&scene.plan()), Some(task(2).as_str()));
+}
+
+#[test]
+fn what_a_lost_master_may_have_had_alone_is_not_given_up() {
+    let mut scene = crashed(2, "");
+    scene.record().unsettled = true;
+    let plan = scene.plan();
+    assert!(promoted(&plan).is_none());
+    assert!(no_safe_candidate(&plan).contains("orders-0 was lost before others had all that it alone had"));
+}
+
+#[test]
+fn a_new_master_is_unsettled_until_replicas_have_all_that_it_has() {
+    let mut scene = crashed(2, "");
+    scene.answer(2).offset = 1300;
+    assert!(state(&scene.plan()).unwrap().unsettled, "orders-1 lags");
+    scene.answer(1).offset = 1300;
+    assert!(!state(&scene.plan()).unwrap().unsettled);
+    let mut scene = Scene::running(2, "");
+    scene.record().unsettled = true;
+    assert!(!state(&scene.plan()).unwrap().unsettled);
+}
+
+/// A switchover to node 1 was recorded, and nothing of it is seen done.
+fn handing_over() -> Scene {
+    let mut scene = Scene::running(2, "");
+    (scene.record().epoch, scene.record().master) = (2, Some(1));
+    scene.node(0).record.value.deposed = Some(Deposed { epoch: 2, offset: None });
+    scene
+}
+
+#[test]
+fn a_former_master_that_may_not_have_stepped_back_is_judged_like_any_that_is_silent() {
+    let mut scene = handing_over();
+    let node = scene.node(0);
+    (node.silent, node.fails) = (Some((NoAnswer::Timeout, NOW)), 1);
+    let plan = scene.plan();
+    let record = state(&plan).unwrap();
+    assert_eq!((record.epoch, record.master), (3, Some(0)));
+    assert!(plan.steps.is_empty(), "nobody is promoted on one failed probe: {:?}", plan.view());
+}
+
+#[test]
+fn when_the_new_master_is_lost_before_the_role_was_handed_over_the_old_one_keeps_it() {
+    let mut scene = handing_over();
+    scene.dies(1);
+    let record = state(&scene.plan()).unwrap().clone();
+    assert_eq!((record.epoch, record.master), (3, Some(0)));
+}

@@ -85,6 +85,13 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
     let count = seen.len();
     if count < needed {
         let (all, unseen) = (voters.len(), unseen.join(", "));
+        let lone = d.record.as_ref().is_some_and(|record| record.unsettled) && needed > all;
+        if lone {
+            let name = d.master().map(NodeRecord::name).unwrap_or_default();
+            return Choice::Nobody(format!(
+                "{name} was lost before others had all that it alone had, and clients may have confirmed some of it"
+            ));
+        }
         let why = format!(
             "{count} of {all} replicas are in sight, and {needed} must be, for one of them to have every write that clients have confirmed: {unseen}"
         );
@@ -106,6 +113,10 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     };
     let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
     for (node, answer) in with_data() {
+        let ancestor = with_data().any(|(_, a)| a.replid == replid && a.replid2 == answer.replid);
+        if ancestor && answer.role == Role::Replica {
+            continue; // It was left behind by the last promotion; whoever has the newer history has all.
+        }
         match generation(d, node, answer, &replid, with_data().count() == 1) {
             Ok(generation) => {
                 // Among equals: one that stays, not beside the lost master, where few others are, the oldest.

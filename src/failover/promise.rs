@@ -28,7 +28,16 @@ pub fn keep_promise(d: &mut Draft) {
     if declared < known {
         d.record.as_mut().expect("it was read above").confirmations = declared;
     }
-    if declared <= known || judge(d) != Master::Available {
+    let unsettled = d.record.as_ref().is_some_and(|record| record.unsettled);
+    if (declared <= known && !unsettled) || judge(d) != Master::Available {
+        return;
+    }
+    if caught_up(d, Timestamp(0)) >= known.min(declared) as usize {
+        d.record.as_mut().expect("it was read above").unsettled = false;
+    } else {
+        d.revisit(d.o.now.plus_ms(LOOK_AGAIN_MS));
+    }
+    if declared <= known {
         return;
     }
     if d.master().is_some_and(|master| applied(master) >= declared) && caught_up(d, Timestamp(0)) >= declared as usize {
@@ -49,8 +58,11 @@ pub fn voters<'a>(d: &'a Draft) -> impl Iterator<Item = &'a NodeRecord> + 'a {
 
 /// How many of so many voters must be in sight for every confirmed write to be seen on one.
 pub fn quorum(d: &Draft, voters: usize) -> usize {
+    let unsettled = d.record.as_ref().is_some_and(|record| record.unsettled);
     match confirmations(d) as usize {
         0 => 1,
+        // What the lost master had alone, beside one replica less, may be nowhere else.
+        k if unsettled => voters + 2 - k.min(voters + 1),
         k => (voters + 1).saturating_sub(k).max(1),
     }
 }

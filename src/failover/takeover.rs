@@ -2,7 +2,7 @@
 
 use crate::failover::candidate::{Choice, choose, follows_itself, may_finish};
 use crate::failover::judge::{Master, UNHEARD_MS, judge};
-use crate::failover::promise::{confirmations, fence_ms};
+use crate::failover::promise::{confirmations, fence_ms, voters};
 use crate::model::{Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -29,6 +29,9 @@ pub fn take_over(d: &mut Draft) {
     let master = judge(d);
     if let Some(ordinal) = forced(d).filter(|_| master != Master::Available) {
         return replace_by(d, &master, Some(ordinal));
+    }
+    if let Some(former) = never_stepped_back(d).filter(|_| matches!(master, Master::Dead(_) | Master::Gone(..))) {
+        return reinstate(d, former, "the other was lost before the role was handed over");
     }
     match &master {
         Master::Available => hand_over(d),
@@ -123,6 +126,10 @@ fn promote(d: &mut Draft, ordinal: u32, offset: u64, why: &str) {
     let Some(old) = d.record.as_ref().and_then(|record| record.master) else { return };
     let (old_name, new_name) = (d.node_name(old), d.node_name(ordinal));
     let epoch = depose(d, old, ordinal, Some(offset));
+    let others = voters(d).filter(|node| node.ordinal != old && !node.task.is_dead());
+    let equal = others.filter(|node| d.answer(node.ordinal).is_some_and(|answer| answer.offset >= offset)).count();
+    let unsettled = equal < confirmations(d) as usize;
+    d.record.as_mut().expect("there is a master, so there is a record").unsettled |= unsettled;
     let message = format!("{new_name} (offset {offset}) takes the place of {old_name}, which {why}: epoch {epoch}");
     d.event(EventKind::Warning, "FailedOver", d.o.name.to_string(), message);
     close_request(d);
@@ -185,6 +192,9 @@ fn finish(d: &mut Draft) {
         ));
         return;
     }
+    if let Some(former) = may_still_act(d, new, epoch) {
+        return reinstate(d, former, "it does not answer, and may not have stepped back");
+    }
     match may_finish(d, new) {
         Ok(()) if recently_turned(d, new) => d.revisit(d.o.now.plus_ms(TURN_AGAIN_MS)),
         Ok(()) => {
@@ -217,6 +227,18 @@ fn acting(d: &Draft) -> Option<u32> {
     d.nodes.values().find(acts).map(|node| node.ordinal)
 }
 
+/// A former master that was to hand its role over, and still has it: before another is promoted, it
+/// is detached.
+fn never_stepped_back(d: &Draft) -> Option<u32> {
+    let record = d.record.as_ref()?;
+    let acts = |node: &&NodeRecord| {
+        let handing_over = node.deposed == Some(Deposed { epoch: record.epoch, offset: None });
+        let acts = d.answer(node.ordinal).is_some_and(|answer| answer.role == Role::Master && !answer.loading);
+        handing_over && acts && !node.task.is_dead()
+    };
+    d.nodes.values().find(acts).map(|node| node.ordinal)
+}
+
 /// A former master that was to hand its role over, and of which an operator that has just started
 /// knows nothing: it may take writes.
 fn unasked(d: &Draft) -> Option<String> {
@@ -224,6 +246,18 @@ fn unasked(d: &Draft) -> Option<String> {
     let known = |ordinal: u32| d.answer(ordinal).is_some() || d.silence(ordinal).is_some();
     let unasked = |node: &&NodeRecord| handed(node) && !node.task.is_dead() && !known(node.ordinal);
     d.nodes.values().find(unasked).map(NodeRecord::name)
+}
+
+/// The former master, when it was to hand its role over, and does not answer: it may take writes still,
+/// and it is judged like any master that is silent.
+fn may_still_act(d: &Draft, new: u32, epoch: u64) -> Option<u32> {
+    let record = d.record.as_ref()?;
+    let never_promoted = d.answer(new).is_none_or(|answer| record.replid.as_ref() == Some(&answer.replid));
+    let silent = |node: &&NodeRecord| {
+        let handing_over = node.deposed == Some(Deposed { epoch, offset: None });
+        handing_over && (node.task.is_dead() || d.answer(node.ordinal).is_none())
+    };
+    d.nodes.values().find(silent).filter(|_| never_promoted).map(|node| node.ordinal)
 }
 
 /// The former master keeps its role: nothing was lost, and nothing is.

@@ -185,6 +185,10 @@ pub struct InstanceRecord {
     /// The k of the promise in force: see `failover`.
     #[serde(default)]
     pub confirmations: u32,
+    /// The master took its place from a lost one, and the replicas have not been seen to have all that
+    /// it has: what was confirmed before may be on it and on one replica less.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsettled: bool,
     /// Nodes are being replaced by such as run as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<Roll>,

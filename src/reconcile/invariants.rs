@@ -232,6 +232,11 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
     let answer = |node: &Node| node.answer.as_ref().filter(|_| node.silent.is_none()).map(|(answer, _)| answer.clone());
     let old = before.master.and_then(|master| o.instance.nodes.get(&master));
     let old_dead = before.master.is_none_or(|m| after.nodes.get(&m).is_none_or(|record| record.task.is_dead()));
+    // A switchover that was recorded and perhaps not begun: the former master has its role back.
+    let taken_back = o.instance.nodes.get(&new).and_then(|node| node.record.value.deposed);
+    if taken_back.is_some_and(|deposed| deposed.epoch == before.epoch && deposed.offset.is_none()) {
+        return;
+    }
     let Some((node, taking)) = o.instance.nodes.get(&new).and_then(|node| Some((node, answer(node)?))) else {
         broken.push(format!("{} would be the master, and does not answer", name(new)));
         return;
@@ -276,7 +281,8 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
         let fenced = fenced_ms >= before.spec.failover.max_lag.0 + LAG_SLACK_MS;
         seen += usize::from(proved || demoted || k == 0 || fenced);
     }
-    let needed = if k == 0 { 1 } else { (all + 1_usize).saturating_sub(k).max(1) };
+    let held = if before.unsettled { k.saturating_sub(1) } else { k };
+    let needed = if k == 0 { 1 } else { (all + 1_usize).saturating_sub(held).max(1) };
     if seen < needed && !demoted {
         broken.push(format!(
             "{} would be the master with {seen} of {all} replicas in sight, {needed} are needed",

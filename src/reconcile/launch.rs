@@ -154,6 +154,7 @@ mod tests {
             initialized: false,
             replid: None,
             confirmations: 0,
+            unsettled: false,
             rolling: None,
             deleting: false,
             created_at: Timestamp(0),

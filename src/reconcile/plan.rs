@@ -101,6 +101,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             initialized: false,
             replid: None,
             confirmations: 0,
+            unsettled: false,
             rolling: None,
             deleting: false,
             created_at: d.o.now,

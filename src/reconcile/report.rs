@@ -294,7 +294,8 @@ fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
         .filter(|node| !matches!(node.state, NodeState::Ready | NodeState::Stopping | NodeState::Dead))
         .map(|node| format!("{} is {}", node.name, node.state))
         .collect();
-    let promised = failover::confirmations(d) >= d.spec().map_or(0, spec::InstanceSpec::confirmations);
+    let settled = d.record.as_ref().is_some_and(|record| !record.unsettled);
+    let promised = settled && failover::confirmations(d) >= d.spec().map_or(0, spec::InstanceSpec::confirmations);
     if ready >= want && !promised {
         return Verdict(
             ConditionType::ReplicasInSync,

@@ -37,7 +37,10 @@ impl World {
         let watched = instance.watches(*ordinal);
         let lost_at = instance.lost_at();
         let Some(node) = instance.nodes.get_mut(ordinal) else { return Dirty::default() };
+        let answered_at = node.answer.as_ref().map(|(_, at)| *at);
         let news = match probe.result {
+            // Two may ask side by side, and a change of role is answered, too: the older says nothing.
+            Ok(_) if answered_at > Some(probe.at) => false,
             Ok(answer) => {
                 // The same answer is news when it is the first since the master was lost.
                 let first = |at: &Timestamp| lost_at.is_some_and(|lost| *at < lost && lost <= probe.at);

@@ -93,7 +93,7 @@ fn is_disturbed(instance: &Instance) -> bool {
     let dead = |node: &Node| node.record.value.task.is_dead();
     // Whether they have caught up decides when the promise begins.
     let record = instance.record.as_ref().map(|record| &record.value);
-    let promises = record.is_some_and(|record| record.confirmations < record.spec.confirmations());
+    let promises = record.is_some_and(|record| record.unsettled || record.confirmations < record.spec.confirmations());
     // A master gets another history when its first replica comes: it is to be known.
     let history = |node: &Node| node.answer().filter(|a| a.link_up && !a.syncing).map(|answer| answer.replid.clone());
     let newest = master.and_then(history);

@@ -155,6 +155,7 @@ impl Scene {
             initialized: true,
             replid: Some("r".to_string()),
             confirmations,
+            unsettled: false,
             rolling: None,
             deleting: false,
             created_at: BEFORE,

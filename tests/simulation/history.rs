@@ -21,6 +21,8 @@ const STEPS: usize = 220;
 const PEACE_MS: u64 = 30 * 60_000;
 /// The same in the crash test, where only some timeouts play a part.
 const QUIET_MS: u64 = 200_000;
+/// And where the master is lost again and again: longer than `replaceUnreachableAfter`.
+const CONTESTED_MS: u64 = 12 * 60_000;
 /// Acts until peace must have been found.
 const ACTS_MAX: usize = 30_000;
 /// Keys that clients write in one history.
@@ -241,10 +243,11 @@ impl History {
                 let revision = self.store.instances.get("a").and_then(|stored| stored.document).unwrap_or(0);
                 self.ask_for_failover("a", revision);
             }
-            _ => (0..12).for_each(|_| {
+            _ => drop((0..12).any(|_| {
                 let kind = self.dice.below(KINDS);
                 self.act(kind);
-            }),
+                self.judged()
+            })),
         }
     }
 
@@ -1250,7 +1253,13 @@ impl History {
 
     /// Lets everything happen that happens by itself, until nothing does.
     fn settle(&mut self) {
-        let end = self.now.plus_ms(if self.quiet { QUIET_MS } else { PEACE_MS });
+        let end = self.now.plus_ms(if self.quiet {
+            QUIET_MS
+        } else if self.contested {
+            CONTESTED_MS
+        } else {
+            PEACE_MS
+        });
         let mut acts = 0;
         loop {
             while self.sweep() {

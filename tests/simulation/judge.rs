@@ -363,13 +363,15 @@ fn excused(
         |kind| status.condition(kind).is_some_and(|c: &redisctl::status::Condition| c.status != ConditionStatus::True);
     let master = record.master.and_then(|ordinal| stored.nodes.get(&ordinal));
     let dead = record.master.is_some() && master.is_none_or(|node| node.task.is_dead());
-    if dead || master.is_some_and(|node| out_of_reach(&node.agent_id, mesos)) {
+    let nobody = status.condition(ConditionType::NoSafeCandidate).is_some();
+    if dead || nobody || master.is_some_and(|node| out_of_reach(&node.agent_id, mesos)) {
         let held = record.spec.on_data_loss == OnDataLoss::Hold && status.phase == Phase::DataLost;
         let voters: Vec<_> =
             stored.nodes.values().filter(|node| node.joined && Some(node.ordinal) != record.master).collect();
         // Somebody who may have confirmed a write is not there, or a human has interfered.
         let missing = voters.iter().any(|node| node.task.is_dead() || out_of_reach(&node.agent_id, mesos));
-        let excuse = held || !record.initialized || missing || voters.is_empty() || tampered(name, redis);
+        let lone = record.unsettled && record.confirmations > 0;
+        let excuse = held || lone || !record.initialized || missing || voters.is_empty() || tampered(name, redis);
         return excuse && unhappy(ConditionType::MasterAvailable);
     }
     // A human has made a master of a node, which has data, and the recorded one has none.

@@ -687,6 +687,10 @@ impl Operator {
     }
 }
 
+fn node_address(around: &Around, at: usize) -> Address {
+    around.redis.processes[at].address.clone()
+}
+
 enum Switch {
     BackedOut(String),
     Unknown(String),
@@ -704,6 +708,12 @@ fn switch_over(
     let (p, q) = (&around.redis.processes[old], &around.redis.processes[new]);
     let follows = q.role == Role::Replica && q.follows.as_ref() == Some(&from);
     let fenced = p.role == Role::Replica && p.follows.as_ref() == Some(&from);
+    let follows_new = p.role == Role::Replica && p.follows.as_ref() == Some(&q.address);
+    if q.role == Role::Master && (fenced || follows_new) {
+        let to = node_address(around, new);
+        around.redis.follow(old, &to);
+        return Ok(around.redis.answer(new, around.now)); // It was done before.
+    }
     if !follows || (p.role == Role::Replica && !fenced) || p.history() != q.history() {
         return Err(Switch::BackedOut("it is not its replica".to_string()));
     }
