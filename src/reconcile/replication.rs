@@ -140,6 +140,11 @@ fn demote(d: &mut Draft, node: &NodeRecord) {
         return;
     };
     let offset = d.answer(master).map(|answer| answer.offset);
+    // What it has confirmed, or was handed over with, others must have before it counts no more.
+    let asked_at = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref()).map_or(Timestamp(0), |(_, at)| *at);
+    if node.joined && failover::caught_up(d, asked_at) < failover::confirmations(d) as usize {
+        d.record.as_mut().expect("it was read above").unsettled = true;
+    }
     let record = d.nodes.get_mut(&node.ordinal).expect("the caller lists the nodes");
     if record.deposed.is_none_or(|deposed| deposed.offset.is_none()) {
         record.deposed = Some(Deposed { epoch, offset });
