@@ -16,6 +16,8 @@ const WRITERS: [&str; 3] = ["orders", "orders", "carts"];
 const WRITE_EVERY: Duration = Duration::from_millis(5);
 /// How long a node or an operator may take to answer before another is asked.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a writer may take to find a master that is well.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 /// How long `WAIT 1` waits.
 const WAIT_MS: u64 = 50;
 
@@ -100,6 +102,23 @@ impl Clients {
         Clients { journals, stop, tasks }
     }
 
+    /// Waits until every writer has written once more; otherwise which ones do not.
+    pub async fn write_again(&self) -> Result<(), String> {
+        let counts = || self.journals.iter().map(|journal| journal.writes.lock().expect("no panic").len());
+        let before: Vec<usize> = counts().collect();
+        let end = Instant::now() + WRITE_AGAIN;
+        while counts().zip(&before).any(|(now, before)| now == *before) {
+            if Instant::now() >= end {
+                return Err(format!(
+                    "not all clients write again: {before:?} writes {WRITE_AGAIN:?} ago, {:?} now",
+                    counts().collect::<Vec<_>>()
+                ));
+            }
+            tokio::time::sleep(WRITE_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// Ends their work.
     pub async fn stop(self) -> Vec<Arc<Journal>> {
         self.stop.cancel();
@@ -143,7 +162,9 @@ async fn read(api: Api, journal: Arc<Journal>, stop: CancellationToken) {
             turn += 1;
         }
         let drawn = journal.writes.lock().expect("no panic").choose(&mut rand::rng()).copied();
-        let (Some(mut open), Some(write)) = (connection.take(), drawn.filter(|write| write.confirmed)) else { continue };
+        let (Some(mut open), Some(write)) = (connection.take(), drawn.filter(|write| write.confirmed)) else {
+            continue;
+        };
         let Some(found) = ask::<Option<u64>>(&mut open, redis::cmd("GET").arg(journal.key(write.number))).await else {
             continue;
         };

@@ -78,11 +78,13 @@ impl std::fmt::Display for Kind {
 }
 
 /// A fault that was tried.
-pub struct Done {
+pub struct Tried {
     pub kind: Kind,
     pub at: std::time::Instant,
-    /// None: it could not be done. Inside: the instance that it was done to, if to one only.
-    pub instance: Option<Option<&'static str>>,
+    /// Whether it could be done.
+    pub done: bool,
+    /// The instance that it was done to, if to one only.
+    pub instance: Option<&'static str>,
 }
 
 /// A fault under way.

@@ -25,7 +25,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use support::machines;
 
 use crate::clients::Clients;
-use crate::faults::{Done, Kind};
+use crate::faults::{Kind, Tried};
 use crate::report::Report;
 use crate::world::World;
 
@@ -34,8 +34,8 @@ const MINUTES_ENV: &str = "CHAOS_MINUTES";
 /// Decides the order of the faults and all that is drawn.
 const SEED_ENV: &str = "CHAOS_SEED";
 const SEED: u64 = 1;
-/// The short run: its length, how long a fault lasts, and how long it is quiet before the next.
-const SHORT: Pace = Pace { total: Duration::from_secs(25), lasts_ms: 500..2000, quiet_ms: 500..1000 };
+/// The short run does each kind about once.
+const SHORT: Pace = Pace { total: Duration::from_secs(25), lasts_ms: 400..1600, quiet_ms: 300..700 };
 /// Of a long run: Mesos takes an agent for unreachable after 3 s, a leader's lease lapses after as long.
 const LONG: Pace = Pace { total: Duration::ZERO, lasts_ms: 500..7000, quiet_ms: 500..4000 };
 /// How long all may take to be well again once everything is healed, on a loaded machine.
@@ -43,7 +43,9 @@ const HEALING: Duration = Duration::from_secs(90);
 
 struct Pace {
     total: Duration,
+    /// How long a fault lasts.
     lasts_ms: std::ops::Range<u64>,
+    /// How long before the next.
     quiet_ms: std::ops::Range<u64>,
 }
 
@@ -69,6 +71,7 @@ async fn chaos() {
 
     let settled = world.settled(HEALING).await;
     report.failed(settled.err());
+    report.failed(clients.write_again().await.err());
     report.discarded(&world).await;
     report.failed(world.panics());
     let journals = clients.stop().await;
@@ -97,7 +100,8 @@ async fn do_faults(world: &mut World, pace: &Pace, random: &mut StdRng, report: 
             Ok(fault) => println!("{}  {kind}: {}, for {lasts:?}", jiff::Timestamp::now(), fault.what),
             Err(why) => println!("{}  {kind}: not now: {why:#}", jiff::Timestamp::now()),
         }
-        report.faults.push(Done { kind, at, instance: begun.as_ref().ok().map(|fault| fault.instance) });
+        let instance = begun.as_ref().ok().and_then(|fault| fault.instance);
+        report.faults.push(Tried { kind, at, done: begun.is_ok(), instance });
         if let Ok(fault) = begun {
             tokio::time::sleep(lasts).await;
             faults::end(world, fault.undo).await;

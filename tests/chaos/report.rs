@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clients::{Journal, Write, dial};
-use crate::faults::{Done, Kind};
+use crate::faults::{Kind, Tried};
 use crate::support::wait_until;
 use crate::world::{INSTANCES, World};
 
@@ -20,7 +20,7 @@ const SHOWN: usize = 10;
 /// It grows with the run.
 #[derive(Default)]
 pub struct Report {
-    pub faults: Vec<Done>,
+    pub faults: Vec<Tried>,
     /// Why the run failed.
     pub failures: Vec<String>,
     discarded: BTreeSet<String>,
@@ -39,7 +39,8 @@ impl Report {
         for (name, _) in INSTANCES {
             let events = world.events(name).await.unwrap_or_default(); // There is a next time.
             let discards = events.iter().filter(|event| event.reason == "WritesDiscarded");
-            self.discarded.extend(discards.map(|event| format!("{} {}: {}", event.first_at, event.object, event.message)));
+            self.discarded
+                .extend(discards.map(|event| format!("{} {}: {}", event.first_at, event.object, event.message)));
         }
     }
 
@@ -69,7 +70,11 @@ impl Report {
         if self.confirmed_lost <= SHOWN {
             let ago = jiff::SignedDuration::try_from(write.at.elapsed()).expect("a run is short");
             let key = journal.key(write.number);
-            self.failures.push(format!("{}: {key}, confirmed at {}, is lost", journal.instance, jiff::Timestamp::now() - ago));
+            self.failures.push(format!(
+                "{}: {key}, confirmed at {}, is lost",
+                journal.instance,
+                jiff::Timestamp::now() - ago
+            ));
         }
     }
 
@@ -91,14 +96,17 @@ impl Report {
     }
 
     fn print_faults(&self, gaps: &BTreeMap<Kind, Vec<Duration>>) {
-        println!("\n{:<28} {:>6} {:>8}   longest write gap: {:>9} {:>9} {:>9}", "fault", "done", "not done", "p50", "p99", "max");
-        let row = |what: &str, faults: &[&Done], gaps: &[Duration]| {
-            let done = faults.iter().filter(|fault| fault.instance.is_some()).count();
+        println!(
+            "\n{:<28} {:>6} {:>8}   longest write gap: {:>9} {:>9} {:>9}",
+            "fault", "done", "not done", "p50", "p99", "max"
+        );
+        let row = |what: &str, faults: &[&Tried], gaps: &[Duration]| {
+            let done = faults.iter().filter(|fault| fault.done).count();
             let [p50, p99, max] = [0.5, 0.99, 1.0].map(|part| quantile(gaps, part));
             println!("{what:<28} {done:>6} {:>8}   {:>18} {p50:>9} {p99:>9} {max:>9}", faults.len() - done, "");
         };
         for kind in Kind::ALL {
-            let faults: Vec<&Done> = self.faults.iter().filter(|fault| fault.kind == kind).collect();
+            let faults: Vec<&Tried> = self.faults.iter().filter(|fault| fault.kind == kind).collect();
             row(&kind.to_string(), &faults, gaps.get(&kind).map_or(&[], Vec::as_slice));
         }
         row("all", &self.faults.iter().collect::<Vec<_>>(), &gaps.values().flatten().copied().collect::<Vec<_>>());
@@ -106,8 +114,8 @@ impl Report {
 }
 
 /// The longest gap that each fault made in the writes of each client that it concerned.
-fn gaps(faults: &[Done], journals: &[Arc<Journal>]) -> BTreeMap<Kind, Vec<Duration>> {
-    let done: Vec<&Done> = faults.iter().filter(|fault| fault.instance.is_some()).collect();
+fn gaps(faults: &[Tried], journals: &[Arc<Journal>]) -> BTreeMap<Kind, Vec<Duration>> {
+    let done: Vec<&Tried> = faults.iter().filter(|fault| fault.done).collect();
     let mut gaps: BTreeMap<Kind, Vec<Duration>> = BTreeMap::new();
     for journal in journals {
         let times: Vec<Instant> = journal.writes.lock().expect("no panic").iter().map(|write| write.at).collect();
@@ -121,7 +129,7 @@ fn gaps(faults: &[Done], journals: &[Arc<Journal>]) -> BTreeMap<Kind, Vec<Durati
             longest[cause] = longest[cause].max(pair[1] - pair[0]);
         }
         for (fault, gap) in done.iter().zip(longest) {
-            if fault.instance.flatten().is_none_or(|instance| instance == journal.instance) {
+            if fault.instance.is_none_or(|instance| instance == journal.instance) {
                 gaps.entry(fault.kind).or_default().push(gap);
             }
         }

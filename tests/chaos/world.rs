@@ -49,7 +49,7 @@ impl World {
         let spawn = |i: usize| {
             let machine = FIRST_OPERATOR + i;
             let program = machines.command(machine, BINARY);
-            Operator::spawn_by(program, &ip(machine), &etcd.url(PREFIX), &mesos_url, &[])
+            Operator::spawn_by(&program, &ip(machine), &etcd.url(PREFIX), &mesos_url, &[])
         };
         let operators: Vec<Operator> = (0..OPERATORS).map(spawn).collect();
         for operator in &operators {

@@ -31,11 +31,11 @@ pub struct Operator {
 impl Operator {
     /// `redisctl operator` on a free port. Does not wait for anything.
     pub fn spawn(store: &str, mesos: &str, more: &[&str]) -> Operator {
-        Operator::spawn_by(Command::new(BINARY), "127.0.0.1", store, mesos, more)
+        Operator::spawn_by(&Command::new(BINARY), "127.0.0.1", store, mesos, more)
     }
 
     /// The same on the machine with that address, where `program` starts the binary.
-    pub fn spawn_by(program: Command, ip: &str, store: &str, mesos: &str, more: &[&str]) -> Operator {
+    pub fn spawn_by(program: &Command, ip: &str, store: &str, mesos: &str, more: &[&str]) -> Operator {
         let (ports, home) = (Ports::lease(1), Home::new("operator"));
         let listen = format!("{ip}:{}", ports.next());
         let program = [program.get_program()].into_iter().chain(program.get_args());
