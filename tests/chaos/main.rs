@@ -36,8 +36,9 @@ const SEED_ENV: &str = "CHAOS_SEED";
 const SEED: u64 = 1;
 /// The short run does each kind about once.
 const SHORT: Pace = Pace { total: Duration::from_secs(25), lasts_ms: 400..1600, quiet_ms: 300..700 };
-/// Of a long run: Mesos takes an agent for unreachable after 3 s, a leader's lease lapses after as long.
-const LONG: Pace = Pace { total: Duration::ZERO, lasts_ms: 500..7000, quiet_ms: 500..4000 };
+/// Of a long run: Mesos takes an agent for unreachable after 3 s, a lease lapses after as long, and a
+/// master that is cut off is replaced after 4 s.
+const LONG: Pace = Pace { total: Duration::ZERO, lasts_ms: 500..9000, quiet_ms: 500..4000 };
 /// How long all may take to be well again once everything is healed, on a loaded machine.
 const HEALING: Duration = Duration::from_secs(90);
 
@@ -106,6 +107,7 @@ async fn do_faults(world: &mut World, pace: &Pace, random: &mut StdRng, report: 
             tokio::time::sleep(lasts).await;
             faults::end(world, fault.undo).await;
         }
+        world.start_ended_agents();
         report.discarded(world).await;
     }
 }

@@ -72,6 +72,16 @@ impl World {
         self.agents[i] = self.machines.spawn_agent(i, &self.home, &self.mesos);
     }
 
+    /// Starts agents again that have ended by themselves, as whatever supervises them would.
+    pub fn start_ended_agents(&mut self) {
+        for i in 0..AGENTS {
+            if !self.agents[i].runs() {
+                println!("agent-{i} has ended by itself, and is started again");
+                self.start_agent(i);
+            }
+        }
+    }
+
     /// Where clients ask for the master.
     pub fn api(&self) -> Api {
         Api::new(self.operators.iter().map(Operator::url).collect())
