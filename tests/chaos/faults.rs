@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::machines::{cut, heal, machine_of};
 use crate::support::redis;
-use crate::world::{AGENTS, FIRST_OPERATOR, INSTANCES, World};
+use crate::world::{AGENTS, FIRST_OPERATOR, INSTANCES, World, keeps_trying};
 
-/// How long a fault that destroys data waits until the last one has healed.
+/// How long a fault waits until an operator leads, and one that destroys data until all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Kinds of faults.
@@ -113,6 +113,8 @@ pub enum Undo {
 
 /// Does it; `choice` decides to whom. What cannot be done now is left: nobody is the master, say.
 pub async fn begin(world: &mut World, kind: Kind, choice: usize) -> anyhow::Result<Fault> {
+    let led = async || world.leader().await.map(drop).context("no operator leads");
+    keeps_trying(PATIENCE, led).await.map_err(anyhow::Error::msg)?;
     match kind {
         Kind::KillMaster | Kind::StopMaster | Kind::CutMaster => to_node(world, kind, Role::Master, choice).await,
         Kind::KillReplica | Kind::StopReplica | Kind::CutReplica => to_node(world, kind, Role::Replica, choice).await,

@@ -95,8 +95,8 @@ async fn do_faults(world: &mut World, pace: &Pace, random: &mut StdRng, report: 
         let lasts = Duration::from_millis(random.random_range(pace.lasts_ms.clone()));
         let choice = random.random_range(0..usize::MAX);
         let kind = left.pop().expect("just filled");
-        let at = Instant::now();
         let begun = faults::begin(world, kind, choice).await;
+        let at = Instant::now();
         match &begun {
             Ok(fault) => println!("{}  {kind}: {}, for {lasts:?}", jiff::Timestamp::now(), fault.what),
             Err(why) => println!("{}  {kind}: not now: {why:#}", jiff::Timestamp::now()),

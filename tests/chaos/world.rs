@@ -166,7 +166,11 @@ impl World {
     }
 }
 
-async fn keeps_trying(within: Duration, mut condition: impl AsyncFnMut() -> anyhow::Result<()>) -> Result<(), String> {
+/// Waits until the condition holds; otherwise why it does not.
+pub async fn keeps_trying(
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> anyhow::Result<()>,
+) -> Result<(), String> {
     let end = Instant::now() + within;
     loop {
         match condition().await {
