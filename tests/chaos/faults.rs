@@ -151,18 +151,19 @@ async fn to_node(world: &World, kind: Kind, role: Role, choice: usize) -> anyhow
     let nodes: Vec<&NodeStatus> = status.nodes.iter().filter(|node| node.role == role).collect();
     anyhow::ensure!(!nodes.is_empty(), "{name} has no {role}");
     let node = nodes[choice / INSTANCES.len() % nodes.len()];
-    let undo = if matches!(kind, Kind::CutMaster | Kind::CutReplica) {
+    let what = format!("{} at {}", node.name, node.address);
+    if matches!(kind, Kind::CutMaster | Kind::CutReplica) {
         let machine = machine_of(&node.address);
         cut(machine);
-        Undo::Heal(machine)
-    } else {
-        let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
-        let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).context("INFO tells the process id")?;
-        let kills = matches!(kind, Kind::KillMaster | Kind::KillReplica);
-        signal(pid, if kills { Signal::KILL } else { Signal::STOP });
-        if kills { Undo::Nothing } else { Undo::Continue(pid) }
-    };
-    Ok(Fault { what: format!("{} at {}", node.name, node.address), instance: Some(name), undo })
+        // Nodes of other instances may be there too.
+        return Ok(Fault { what, instance: None, undo: Undo::Heal(machine) });
+    }
+    let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
+    let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).context("INFO tells the process id")?;
+    let kills = matches!(kind, Kind::KillMaster | Kind::KillReplica);
+    signal(pid, if kills { Signal::KILL } else { Signal::STOP });
+    let undo = if kills { Undo::Nothing } else { Undo::Continue(pid) };
+    Ok(Fault { what, instance: Some(name), undo })
 }
 
 async fn to_leader(world: &mut World, kind: Kind) -> anyhow::Result<Fault> {

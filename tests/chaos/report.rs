@@ -81,6 +81,7 @@ impl Report {
     /// Prints all of it.
     pub fn print(&self, journals: &[Arc<Journal>]) {
         self.print_faults(&gaps(&self.faults, journals));
+        println!("(Where a machine is cut off, those of clients whose master was elsewhere count too.)");
         let count = |of: fn(&Write) -> bool| -> usize {
             journals.iter().map(|j| j.writes.lock().expect("no panic").iter().filter(|w| of(w)).count()).sum()
         };
