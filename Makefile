@@ -3,11 +3,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-failover schema rig clean packages
+.PHONY: help demo test check lint bench bench-failover chaos schema rig clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
-TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux findutils
+TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux iproute2 findutils
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ bench: packages rig ## Times on the real Mesos beside bare scripts, and 1,000 in
 
 ROUNDS ?= 100
 bench-failover: packages rig ## Failover beside Redis Sentinel's in the same run (90 minutes; ROUNDS=10: 10)
-	@scripts/need iproute2
 	@cargo bench --bench failover -- $(ROUNDS)
+
+MINUTES ?= 10
+chaos: packages rig ## Faults one after the other while clients write; no confirmed write is lost (MINUTES=10 SEED=n)
+	@CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$${SEED:-$$RANDOM} cargo test --quiet --test chaos -- --nocapture
 
 schema: ## Writes manifests/ again from the types
 	@scripts/need $(BUILD_PACKAGES)

@@ -614,3 +614,14 @@ fn when_the_new_master_is_lost_before_the_role_was_handed_over_the_old_one_keeps
     let record = state(&scene.plan()).unwrap().clone();
     assert_eq!((record.epoch, record.master), (3, Some(0)));
 }
+
+#[test]
+fn when_nobody_has_followed_the_last_master_the_history_before_it_counts() {
+    let mut scene = crashed(2, "");
+    scene.record().replid = Some("next".to_string());
+    assert!(promoted(&scene.plan()).is_some(), "all have the same from the master");
+    scene.answer(1).follows = Some(address(7));
+    assert!(promoted(&scene.plan()).is_none());
+    scene.record().replid_before = Some("r".to_string());
+    assert!(promoted(&scene.plan()).is_some());
+}

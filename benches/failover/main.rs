@@ -11,7 +11,6 @@
 mod common;
 
 mod client;
-mod machines;
 mod ours;
 mod report;
 mod sentinel;
@@ -21,6 +20,7 @@ mod system;
 use std::time::{Duration, Instant};
 
 use client::Finder;
+use common::support::machines;
 use common::{asked_for_tests, ms};
 use machines::Machines;
 use ours::Cluster;

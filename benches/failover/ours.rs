@@ -1,6 +1,5 @@
 //! Ours: the release binary as operator, on the real Mesos with an agent on each machine, and etcd. I/O.
 
-use std::path::Path;
 use std::time::Duration;
 
 use redisctl::status::{InstanceStatus, NodeState, Phase};
@@ -8,15 +7,12 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::client::Finder;
-use super::machines::{HUB, Machines, ip};
+use super::machines::{self, Machines};
 use super::system::{self, System, Topology};
-use crate::common::support::{Etcd, Home, Mesos, MesosOptions, Process, wait_until};
+use crate::common::support::{Etcd, Home, Mesos, Process, wait_until};
 use crate::common::{Operator, TIMEOUT};
 
 const PREFIX: &str = "/bench";
-/// Machines have a network each, so all agents can use the same ports.
-const AGENT_PORT: u16 = 5051;
-const TASK_PORTS: &str = "31000-31999";
 const NODES: usize = 3;
 /// The operator lets ever more time pass between launches when nodes of an instance die soon after
 /// their start, one after the other: so an instance serves for so many kills.
@@ -35,19 +31,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all of it.
     pub async fn start(machines: &Machines) -> Cluster {
-        let set = |(name, value): (&str, &str)| (name.to_string(), value.to_string());
-        let master_env = [
-            ("LIBPROCESS_IP", "0.0.0.0"),
-            ("LIBPROCESS_ADVERTISE_IP", HUB),
-            ("MESOS_HOSTNAME", HUB), // There are no names here.
-            // Mesos' own defaults: it waits 75 s for a lost agent.
-            ("MESOS_AGENT_PING_TIMEOUT", "15secs"),
-            ("MESOS_MAX_AGENT_PING_TIMEOUTS", "5"),
-        ];
-        let options = MesosOptions { master_env: master_env.map(set).to_vec(), ..MesosOptions::default() };
-        let (mesos, etcd, home) = (Mesos::start_with(options, &[]).await, Etcd::start().await, Home::new("agents"));
-        let master = mesos.master_address().replace("127.0.0.1", HUB);
-        let agents = (0..machines.count()).map(|i| spawn_agent(machines, &home, i, &master)).collect();
+        // Mesos' own defaults: it waits 75 s for a lost agent.
+        let defaults = [("MESOS_AGENT_PING_TIMEOUT", "15secs"), ("MESOS_MAX_AGENT_PING_TIMEOUTS", "5")];
+        let mesos = machines::start_mesos(&defaults).await;
+        let (etcd, home) = (Etcd::start().await, Home::new("agents"));
+        let agents = (0..machines.count()).map(|i| machines.spawn_agent(i, &home, &mesos)).collect();
         mesos.wait_for_agents(machines.count()).await;
         let operator = Operator::spawn(&etcd.url(PREFIX), &mesos.url());
         operator.wait_until_in_charge().await;
@@ -68,18 +56,6 @@ impl Cluster {
         let mut answer: Value = self.client.get(url).send().await?.error_for_status()?.json().await?;
         Ok(serde_json::from_value(answer["status"].take())?)
     }
-}
-
-fn spawn_agent(machines: &Machines, home: &Home, i: usize, master: &str) -> Process {
-    let folder = format!("agent-{i}");
-    let rig = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesos-rig/node");
-    let mut command = machines.command(i, rig.to_str().expect("the path is text"));
-    command
-        .args(["agent", &AGENT_PORT.to_string()])
-        .arg(home.path().join(&folder))
-        .args([master, &folder, &format!("cpus:16;mem:8192;disk:10000;ports:[{TASK_PORTS}]")])
-        .env("LIBPROCESS_IP", ip(i));
-    home.spawn(&folder, &mut command)
 }
 
 /// An instance, and the one that takes its place after some kills.

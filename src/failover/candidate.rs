@@ -164,6 +164,11 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
 ) -> Option<String> {
     let first = with_data().next().map(|(_, answer)| answer.replid.clone())?;
     let recorded = known.filter(|known| with_data().any(|(_, a)| [&a.replid, &a.replid2].contains(known)));
+    // Nobody has followed the last master: what it took alone was confirmed by nobody.
+    let parent = d.record.as_ref().and_then(|record| record.replid_before.clone());
+    if recorded.is_none() && parent.as_ref().is_some_and(|parent| with_data().any(|(_, a)| a.replid == *parent)) {
+        return parent;
+    }
     let master = d.master().map(|master| &master.address);
     let ours = |(node, a): &(&NodeRecord, &Answer)| {
         a.replid == first && (a.follows.as_ref() == master || follows_itself(node, a))

@@ -182,6 +182,9 @@ pub struct InstanceRecord {
     /// The replication id of the newest master that was seen: whoever has it has that history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replid: Option<String>,
+    /// The one before, from which it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replid_before: Option<String>,
     /// The k of the promise in force: see `failover`.
     #[serde(default)]
     pub confirmations: u32,

@@ -153,6 +153,7 @@ mod tests {
             next_ordinal: 1,
             initialized: false,
             replid: None,
+            replid_before: None,
             confirmations: 0,
             unsettled: false,
             rolling: None,

@@ -100,6 +100,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             next_ordinal: 0,
             initialized: false,
             replid: None,
+            replid_before: None,
             confirmations: 0,
             unsettled: false,
             rolling: None,

@@ -26,7 +26,10 @@ pub fn note_initialized(d: &mut Draft) {
     }
     // A promotion begins a new history that goes on from the old one.
     let before = record.replid.replace(answer.replid.clone());
-    let another = before.is_some_and(|before| before == answer.replid2);
+    let another = before.as_ref() == Some(&answer.replid2);
+    if another {
+        record.replid_before = before;
+    }
     let (epoch, name) = (record.epoch, d.master().map(NodeRecord::name).unwrap_or_default());
     if another {
         d.event(EventKind::Normal, "MasterReady", name, format!("takes writes: epoch {epoch}"));
@@ -73,7 +76,7 @@ pub fn handle_data_loss(d: &mut Draft) {
         d.event(EventKind::Warning, "DataLost", d.o.name.to_string(), lost);
     }
     let record = d.record.as_mut().expect("checked above");
-    (record.master, record.replid) = (None, None);
+    (record.master, record.replid, record.replid_before) = (None, None, None);
     record.initialized = false;
 }
 

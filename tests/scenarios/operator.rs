@@ -21,8 +21,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Operator {
     process: Process,
     home: Home,
-    args: Vec<String>,
-    port: u16,
+    /// The program and its arguments.
+    words: Vec<String>,
+    listen: String,
     client: reqwest::Client,
     _ports: Ports,
 }
@@ -30,16 +31,22 @@ pub struct Operator {
 impl Operator {
     /// `redisctl operator` on a free port. Does not wait for anything.
     pub fn spawn(store: &str, mesos: &str, more: &[&str]) -> Operator {
+        Operator::spawn_by(&Command::new(BINARY), "127.0.0.1", store, mesos, more)
+    }
+
+    /// The same on the machine with that address, where `program` starts the binary.
+    pub fn spawn_by(program: &Command, ip: &str, store: &str, mesos: &str, more: &[&str]) -> Operator {
         let (ports, home) = (Ports::lease(1), Home::new("operator"));
-        let port = ports.next();
-        let listen = format!("127.0.0.1:{port}");
+        let listen = format!("{ip}:{}", ports.next());
+        let program = [program.get_program()].into_iter().chain(program.get_args());
+        let program = program.map(|word| word.to_str().expect("it is text"));
         let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen];
         let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
         let mut operator = Operator {
             process: Process::none(),
             home,
-            args: args.iter().chain(more).map(ToString::to_string).collect(),
-            port,
+            words: program.chain(args).chain(more.iter().copied()).map(ToString::to_string).collect(),
+            listen,
             client,
             _ports: ports,
         };
@@ -49,14 +56,14 @@ impl Operator {
 
     /// Starts it with the same words, after a kill.
     pub fn spawn_again(&mut self) {
-        let mut command = Command::new(BINARY);
-        command.args(&self.args).env("REDISCTL_LOG_LEVEL", "info,redisctl=debug").env("RUST_BACKTRACE", "1");
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).env("REDISCTL_LOG_LEVEL", "info,redisctl=debug").env("RUST_BACKTRACE", "1");
         self.process = self.home.spawn("operator", &mut command);
     }
 
     /// Where its API listens.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.listen)
     }
 
     /// Whether its process runs; one that ended by itself does not.

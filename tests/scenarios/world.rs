@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use redisctl::board::PlanView;
 use redisctl::model::{InstanceEvent, Role};
-use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
+use redisctl::status::{InstanceStatus, NodeStatus};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Kind};
 use crate::operator::Operator;
+pub use crate::support::status::{brief, is_ready};
 use crate::support::{AgentSpec, Etcd, holds_for, process, redis, wait_until};
 
 /// How long anything may take, on a loaded machine: far longer than it should, as what is tested is
@@ -227,25 +228,6 @@ impl World {
 /// The key of a user's document, with the prefix.
 pub fn instance_key(name: &str) -> String {
     format!("{PREFIX}/instances/{name}")
-}
-
-/// All as declared, and nothing to wait for.
-pub fn is_ready(status: &InstanceStatus) -> bool {
-    status.phase == Phase::Ready
-        && status.waiting.is_empty()
-        && status.nodes.iter().all(|node| node.state == NodeState::Ready)
-}
-
-/// A status in one line, for messages.
-pub fn brief(status: &InstanceStatus) -> String {
-    let node = |n: &NodeStatus| format!("{} {} {} on {} {:?}", n.name, n.role, n.state, n.hostname, n.message);
-    let nodes: Vec<String> = status.nodes.iter().map(node).collect();
-    let not_true = status.conditions.iter().filter(|c| c.status != redisctl::status::ConditionStatus::True);
-    let conditions: Vec<String> = not_true.map(|c| format!("{}: {} {}", c.kind, c.reason, c.message)).collect();
-    format!(
-        "phase {}, observed {}, nodes {nodes:?}, not true {conditions:?}, waiting {:?}",
-        status.phase, status.observed_revision, status.waiting
-    )
 }
 
 /// The master of a status.

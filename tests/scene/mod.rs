@@ -154,6 +154,7 @@ impl Scene {
             next_ordinal: replicas + 1,
             initialized: true,
             replid: Some("r".to_string()),
+            replid_before: None,
             confirmations,
             unsettled: false,
             rolling: None,

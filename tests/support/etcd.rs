@@ -18,6 +18,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Etcd {
     process: Process,
     home: Home,
+    ip: String,
     client_port: u16,
     peer_port: u16,
     _ports: Ports,
@@ -26,20 +27,25 @@ pub struct Etcd {
 impl Etcd {
     /// Starts an empty server on free ports, and waits until it answers.
     pub async fn start() -> Etcd {
+        Etcd::start_on("127.0.0.1").await
+    }
+
+    /// The same, listening on another address of this machine.
+    pub async fn start_on(ip: &str) -> Etcd {
         let (ports, home) = (Ports::lease(2), Home::new("etcd"));
         let (client_port, peer_port) = (ports.next(), ports.next());
-        let process = spawn(&home, client_port, peer_port);
-        let etcd = Etcd { process, home, client_port, peer_port, _ports: ports };
+        let process = spawn(&home, ip, client_port, peer_port);
+        let etcd = Etcd { process, home, ip: ip.to_string(), client_port, peer_port, _ports: ports };
         etcd.wait_until_healthy().await;
         etcd
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `IP:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        format!("{}:{}", self.ip, self.client_port)
     }
 
-    /// `etcd://127.0.0.1:PORT/PREFIX`.
+    /// `etcd://IP:PORT/PREFIX`.
     pub fn url(&self, prefix: &str) -> String {
         format!("etcd://{}/{}", self.endpoint(), prefix.trim_matches('/'))
     }
@@ -51,7 +57,7 @@ impl Etcd {
 
     /// Starts it again after [`Etcd::stop`], on the same port with the same data.
     pub async fn start_again(&mut self) {
-        self.process = spawn(&self.home, self.client_port, self.peer_port);
+        self.process = spawn(&self.home, &self.ip, self.client_port, self.peer_port);
         self.wait_until_healthy().await;
     }
 
@@ -150,8 +156,8 @@ impl Etcd {
     }
 }
 
-fn spawn(home: &Home, client_port: u16, peer_port: u16) -> Process {
-    let client = format!("http://127.0.0.1:{client_port}");
+fn spawn(home: &Home, ip: &str, client_port: u16, peer_port: u16) -> Process {
+    let client = format!("http://{ip}:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let mut command = Command::new("etcd");
     command

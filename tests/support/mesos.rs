@@ -331,7 +331,8 @@ async fn ask(client: &reqwest::Client, url: &str, call: &Value) -> anyhow::Resul
     Ok(request.header("Accept", "application/json").send().await?.error_for_status()?.json().await?)
 }
 
-fn rig(program: &str) -> PathBuf {
+/// A program of the rig.
+pub fn rig(program: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesos-rig").join(program)
 }
 

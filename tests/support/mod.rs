@@ -6,9 +6,11 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub mod etcd;
+pub mod machines;
 pub mod mesos;
 pub mod process;
 pub mod redis;
+pub mod status;
 
 pub use etcd::Etcd;
 pub use mesos::{AgentSpec, Mesos, MesosOptions};

@@ -1,7 +1,7 @@
-//! Machines of a bench: network namespaces around a bridge, any of which can be cut off. I/O.
+//! Machines: network namespaces around a bridge, any of which can be cut off. I/O.
 //!
 //! All of it lives in a network of this process' own: the kernel removes it with the last process,
-//! however the bench ends. A machine's namespace is held by a process that sleeps in it.
+//! however that ends. A machine's namespace is held by a process that sleeps in it.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -12,15 +12,20 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::common::support::{Home, Process, wait_until};
+use super::mesos::{Mesos, MesosOptions, rig};
+use super::process::{Home, Process};
+use super::wait_until;
 
-/// Where the operator, the sentinels, Mesos' master and the clients are.
+/// Where Mesos' master and the clients are, and whoever needs no machine of its own.
 pub const HUB: &str = "10.99.0.1";
 /// Machines have the addresses after this one.
 const FIRST: usize = 11;
 /// Says that the network is our own already.
-const OWN_NETWORK_ENV: &str = "REDISCTL_BENCH_OWN_NETWORK";
+const OWN_NETWORK_ENV: &str = "REDISCTL_OWN_NETWORK";
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Machines have a network each, so all agents can use the same ports.
+const AGENT_PORT: u16 = 5051;
+const TASK_PORTS: &str = "31000-31999";
 
 /// Machines `0..n`.
 pub struct Machines {
@@ -91,6 +96,19 @@ impl Machines {
         command
     }
 
+    /// An agent of the Mesos whose master [`start_mesos`] has started; its tasks run on that machine.
+    pub fn spawn_agent(&self, i: usize, home: &Home, mesos: &Mesos) -> Process {
+        let folder = format!("agent-{i}");
+        let master = mesos.master_address().replace("127.0.0.1", HUB);
+        let mut command = self.command(i, rig("node").to_str().expect("the path is text"));
+        command
+            .args(["agent", &AGENT_PORT.to_string()])
+            .arg(home.path().join(&folder))
+            .args([&master, &folder, &format!("cpus:16;mem:8192;disk:10000;ports:[{TASK_PORTS}]")])
+            .env("LIBPROCESS_IP", ip(i));
+        home.spawn(&folder, &mut command)
+    }
+
     /// A door to the machine's network.
     pub fn door(&self, i: usize) -> Door {
         Door(File::open(self.namespace(i)).expect("its holder runs"))
@@ -99,6 +117,18 @@ impl Machines {
     fn namespace(&self, i: usize) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/net", self.holders[i].pid().expect("it was started")))
     }
+}
+
+/// A Mesos master on the hub, with these further settings (`MESOS_...`), for agents on machines.
+pub async fn start_mesos(settings: &[(&str, &str)]) -> Mesos {
+    let reachable = [
+        ("LIBPROCESS_IP", "0.0.0.0"),
+        ("LIBPROCESS_ADVERTISE_IP", HUB),
+        ("MESOS_HOSTNAME", HUB), // There are no names here.
+    ];
+    let all = reachable.iter().chain(settings);
+    let master_env = all.map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect();
+    Mesos::start_with(MesosOptions { master_env, ..MesosOptions::default() }, &[]).await
 }
 
 /// Cuts the machine off: nothing is refused, nothing arrives.
