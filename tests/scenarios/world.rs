@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redisctl::board::PlanView;
 use redisctl::model::{InstanceEvent, Role};
-use redisctl::status::{InstanceStatus, NodeStatus};
+use redisctl::status::{InstanceStatus, NodeState, NodeStatus};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
