@@ -6,8 +6,8 @@ mod scene;
 use std::collections::BTreeSet;
 
 use redisctl::model::{
-    Amount, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, TaskRecord, TaskState, TaskUpdate, Timestamp,
-    task_id,
+    Amount, Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskRecord, TaskState,
+    TaskUpdate, Timestamp, task_id,
 };
 use redisctl::placement::{Needs, place};
 use redisctl::reconcile::action::Write;
@@ -323,4 +323,20 @@ fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
     world.freeze("the store has gone back");
     world.apply(update(&stranger(7), TaskState::Killed, None), LATER);
     assert_eq!(world.frozen.as_deref(), Some("the store has gone back. Restart the operator when the store is sound"));
+}
+
+#[test]
+fn an_answer_that_comes_late_does_not_undo_what_is_known_since() {
+    let mut world = world(2);
+    let answer =
+        |role| Answer { role, ..scene::node(&scene::document(1, "").spec, 1, 0).answer.expect("it answers").0 };
+    let turned = Note { task_id: task(1), done: Done::Turned(answer(Role::Master)) };
+    world.apply(Event::Noted(turned), NOW);
+    let probe = |at| Probe { task_id: task(1), result: Ok(answer(Role::Replica)), at, watched: false };
+    for asked_before in [BEFORE, NOW] {
+        world.apply(Event::Probed(probe(asked_before)), LATER);
+        assert_eq!(world.instances["orders"].nodes[&1].answer().unwrap().role, Role::Master);
+    }
+    world.apply(Event::Probed(probe(LATER)), LATER);
+    assert_eq!(world.instances["orders"].nodes[&1].answer().unwrap().role, Role::Replica);
 }

@@ -350,7 +350,8 @@ impl World {
             Done::Launched(sent) => known.heard = sent || known.update.is_some(),
             Done::Killed => known.killed_at = Some(now),
             Done::Pointed => known.pointed_at = Some(now),
-            Done::Turned(answer) => known.answered(answer, now),
+            // A probe of this very millisecond may have been answered before.
+            Done::Turned(answer) => known.answered(answer, now.plus_ms(1)),
             Done::SwitchFailed(epoch, why) => known.switch_failed = Some((epoch, why)),
             Done::Configured(settings) => known.configured.extend(settings),
             Done::Acknowledged(uuid) => known.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
