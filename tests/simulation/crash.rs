@@ -117,7 +117,7 @@ fn first_wrong<T: Send>(disturbances: &[Disturbance], wrong: impl Fn(&Disturbanc
     std::thread::scope(|scope| {
         let shares: Vec<_> =
             disturbances.chunks(share).map(|chunk| scope.spawn(|| chunk.iter().find_map(&wrong))).collect();
-        shares.into_iter().filter_map(|share| share.join().expect("no play panics")).next()
+        shares.into_iter().find_map(|share| share.join().expect("no play panics"))
     })
 }
 

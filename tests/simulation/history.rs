@@ -1092,17 +1092,7 @@ impl History {
                 let arrive = self.dice.below(self.mesos.events.len() + 1);
                 self.mesos.fail_over(arrive, self.now);
             }
-            7..11 => {
-                let living = |p: &crate::redis::Process| p.alive;
-                let living: Vec<usize> =
-                    self.redis.processes.iter().enumerate().filter(|(_, p)| living(p)).map(|(at, _)| at).collect();
-                if !living.is_empty() {
-                    let process = *self.dice.pick(&living);
-                    let task_id = self.redis.processes[process].task_id.clone();
-                    self.say(|| format!("{task_id} dies"));
-                    self.mesos.dies(process, &mut self.redis);
-                }
-            }
+            7..11 => self.kill_somebody(),
             11 | 12 => {
                 self.say(|| format!("the machine of agent S{at} dies"));
                 self.mesos.crash(at, &mut self.redis, self.now);
@@ -1151,12 +1141,31 @@ impl History {
                 self.mesos.agents[at].draining = true;
                 self.mesos.repeat(at, self.now);
             }
-            21 => self.meddle(),
-            22 | 23 => {
+            _ => self.lose_reach(at),
+        }
+    }
+
+    fn kill_somebody(&mut self) {
+        let living = |p: &crate::redis::Process| p.alive;
+        let living: Vec<usize> =
+            self.redis.processes.iter().enumerate().filter(|(_, p)| living(p)).map(|(at, _)| at).collect();
+        if !living.is_empty() {
+            let process = *self.dice.pick(&living);
+            let task_id = self.redis.processes[process].task_id.clone();
+            self.say(|| format!("{task_id} dies"));
+            self.mesos.dies(process, &mut self.redis);
+        }
+    }
+
+    /// Somebody does not reach somebody any more, or has interfered.
+    fn lose_reach(&mut self, at: usize) {
+        match self.dice.below(7) {
+            0 => self.meddle(),
+            1 | 2 => {
                 self.say(|| format!("the operator does not reach agent S{at}"));
                 self.mesos.agents[at].unseen = true;
             }
-            24 => {
+            3 => {
                 self.say(|| format!("agent S{at} is split from the others"));
                 self.mesos.agents[at].split = true;
             }

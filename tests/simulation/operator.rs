@@ -438,11 +438,7 @@ impl Operator {
             settings: &self.settings,
             now: around.now,
         };
-        let blinded = self.bug.map(|bug| {
-            let mut blinded = instance.clone();
-            bug.blind(&mut blinded);
-            blinded
-        });
+        let blinded = self.bug.map(|bug| bug.blinded(instance));
         let seen = Observed { instance: blinded.as_ref().unwrap_or(instance), ..o };
         let mut plan = plan_instance(seen, &mut self.world.pool);
         if let Some(bug) = self.bug {

@@ -60,6 +60,20 @@ pub enum Bug {
     NobodyJoins,
 }
 
+impl Bug {
+    /// A history in which it was found before: tried first.
+    pub fn known_seed(self) -> u64 {
+        match self {
+            Bug::UnreachableIsDead => 165,
+            Bug::OldAnswersAreBelieved => 463,
+            Bug::OldMastersStay => 499,
+            Bug::DeletionForgetsTheLiving => 439,
+            Bug::WritesAreNotGuarded => 535,
+            _ => 0,
+        }
+    }
+}
+
 pub const ALL: [Bug; 24] = [
     Bug::SilenceIsDeath,
     Bug::UnreachableIsDead,
@@ -93,7 +107,13 @@ fn master(instance: &Instance) -> Option<u32> {
 
 impl Bug {
     /// What the planner believes to see.
-    pub fn blind(self, instance: &mut Instance) {
+    pub fn blinded(self, instance: &Instance) -> Instance {
+        let mut blinded = instance.clone();
+        self.blind(&mut blinded);
+        blinded
+    }
+
+    fn blind(self, instance: &mut Instance) {
         let (master, record) = (master(instance), instance.record.as_mut().map(|record| &mut record.value));
         match self {
             Bug::SilenceIsDeath => {
