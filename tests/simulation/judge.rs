@@ -370,9 +370,10 @@ fn excused(
             stored.nodes.values().filter(|node| node.joined && Some(node.ordinal) != record.master).collect();
         // Somebody who may have confirmed a write is not there, or a human has interfered.
         let missing = voters.iter().any(|node| node.task.is_dead() || out_of_reach(&node.agent_id, mesos));
-        // Two changes of role in a row that nobody saw end: a person must say which history counts.
-        let nobody = status.condition(ConditionType::NoSafeCandidate);
-        let torn = nobody.is_some_and(|condition| condition.message.contains("another history"));
+        // Two changes of role in a row that nobody saw end (a person must say which history counts), or
+        // all data is where nobody gets to.
+        let nobody = status.condition(ConditionType::NoSafeCandidate).map_or("", |condition| &condition.message);
+        let torn = nobody.contains("another history") || nobody.contains("no replica in sight has any data");
         let lone = torn || (record.unsettled && record.confirmations > 0);
         let excuse = held || lone || !record.initialized || missing || voters.is_empty() || tampered(name, redis);
         return excuse && unhappy(ConditionType::MasterAvailable);

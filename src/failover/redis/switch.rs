@@ -10,6 +10,9 @@ use super::connection::Connection;
 use super::{Redis, command};
 use crate::model::{Address, Answer, Role};
 
+/// Writes go on while the replica is made to follow closely, so it may take longer: after a full copy
+/// Redis streams to it only when it has acknowledged that, which takes a second.
+const FOLLOW_PARTS: u32 = 4;
 /// How often the replica is asked how far it has got. Nobody can write meanwhile.
 const POLL_EVERY: Duration = Duration::from_millis(1);
 /// A replica that has after this time what its master had is close enough for a pause ...
@@ -46,8 +49,8 @@ enum Stage {
 
 impl Redis {
     /// Moves the master's role from one node to a replica of it, and answers what the new master
-    /// is. `to` may take `patience` to follow closely, with pauses of writes of at most 80 ms each, and
-    /// another `patience` to get the last of them; writes stand still for some milliseconds as a rule.
+    /// is. `to` may take four times `patience` to follow closely, with pauses of writes of at most 80 ms
+    /// each, and another `patience` to get the last of them; writes stand still for some milliseconds as a rule.
     ///
     /// Guarantees: a write that `from` has acknowledged is on `to` before `to` is promoted. At no
     /// time do both take writes. Whoever repeats it from the beginning ends it, at whatever point
@@ -124,7 +127,7 @@ impl Switch<'_> {
 
     /// Ends with writes paused and a replica that has all that there are.
     async fn catch_up(&mut self) -> Result<(), SwitchError> {
-        let end = Instant::now() + self.patience;
+        let end = Instant::now() + FOLLOW_PARTS * self.patience;
         loop {
             self.follow_closely(end).await.map_err(BackedOut)?;
             if self.pause(end).await? {
@@ -237,7 +240,7 @@ impl Switch<'_> {
             return Err(format!("{} has lost its link to {}, {behind} bytes behind", self.to, self.from));
         }
         if behind > 0 && left.is_zero() {
-            return Err(format!("{} is still {behind} bytes behind after {:?}", self.to, self.patience));
+            return Err(format!("{} is still {behind} bytes behind", self.to));
         }
         Ok(answer.offset.cmp(&offset))
     }
