@@ -169,10 +169,7 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
     if recorded.is_none() && parent.as_ref().is_some_and(|parent| with_data().any(|(_, a)| a.replid == *parent)) {
         return parent;
     }
-    let master = d.master().map(|master| &master.address);
-    let ours = |(node, a): &(&NodeRecord, &Answer)| {
-        a.replid == first && (a.follows.as_ref() == master || follows_itself(node, a))
-    };
+    let ours = |(node, a): &(&NodeRecord, &Answer)| a.replid == first && follows_ours(d, node, a);
     match recorded.or(known) {
         Some(known) if recorded.is_some() || !with_data().all(ours) => Some(known.clone()),
         _ => Some(first),
@@ -182,19 +179,15 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
 /// How new the node's history is: that of the newest master that was recorded, or one that goes on
 /// from it under a master that was not seen long enough to be recorded.
 fn generation(d: &Draft, node: &NodeRecord, answer: &Answer, replid: &str, alone: bool) -> Result<u8, String> {
-    let follows_ours = answer
-        .follows
-        .as_ref()
-        .is_some_and(|follows| *follows == node.address || d.master().is_some_and(|master| master.address == *follows));
     match answer.role {
         _ if node.deposed.is_some_and(|deposed| deposed.offset.is_some()) => {
             Err("was a master when another was already".to_string())
         }
         // Somebody else has made it one. Nobody has anything that it has not.
-        Role::Master if alone && [&answer.replid, &answer.replid2].contains(&&replid.to_string()) => Ok(1),
+        Role::Master if alone && (answer.replid == replid || answer.replid2 == replid) => Ok(1),
         Role::Master => Err("thinks that it is a master itself, and may lack what others have".to_string()),
         Role::Replica if answer.replid == replid => Ok(0),
-        Role::Replica if answer.replid2 == replid && follows_ours => Ok(1),
+        Role::Replica if answer.replid2 == replid && follows_ours(d, node, answer) => Ok(1),
         Role::Replica => Err(format!("has data of another history ({})", answer.replid)),
     }
 }
@@ -229,6 +222,12 @@ fn in_sight<'a>(d: &Draft<'a>, master: &Master, node: &NodeRecord) -> Result<&'a
         }
         _ => Ok(answer),
     }
+}
+
+/// Whether a replica follows the recorded master, or was taken from it.
+fn follows_ours(d: &Draft, node: &NodeRecord, answer: &Answer) -> bool {
+    let master = d.master().map(|master| &master.address);
+    answer.follows.is_some() && (answer.follows.as_ref() == master || follows_itself(node, answer))
 }
 
 pub(super) fn follows_itself(node: &NodeRecord, answer: &Answer) -> bool {

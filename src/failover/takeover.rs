@@ -30,7 +30,7 @@ pub fn take_over(d: &mut Draft) {
     if let Some(ordinal) = forced(d).filter(|_| master != Master::Available) {
         return replace_by(d, &master, Some(ordinal));
     }
-    if let Some(former) = never_stepped_back(d).filter(|_| matches!(master, Master::Dead(_) | Master::Gone(..))) {
+    if let Some(former) = never_stepped_back(d).filter(|_| master.is_lost()) {
         return reinstate(d, former, "the other was lost before the role was handed over");
     }
     match &master {
