@@ -340,3 +340,17 @@ fn an_answer_that_comes_late_does_not_undo_what_is_known_since() {
     world.apply(Event::Probed(probe(LATER)), LATER);
     assert_eq!(world.instances["orders"].nodes[&1].answer().unwrap().role, Role::Replica);
 }
+
+#[test]
+fn a_roll_counts_for_the_fleet_from_the_plan_on_not_only_when_it_is_recorded() {
+    let mut world = world(2);
+    let mut record = world.instances["orders"].record.as_ref().expect("it is recorded").value.clone();
+    record.rolling = Some(redisctl::model::Roll { since: NOW, blocked_since: None });
+    assert_eq!(world.rolling(), 0);
+    for _ in 0..2 {
+        world.expect("orders", &[Write::State(record.clone())]);
+        assert_eq!(world.rolling(), 1, "others of the same round see it");
+    }
+    world.expect("orders", &[]);
+    assert_eq!(world.rolling(), 0, "it was not recorded");
+}

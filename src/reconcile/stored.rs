@@ -26,6 +26,12 @@ impl World {
         } else {
             self.planned.insert(name.to_string(), planned)
         };
+        let begins = |write: &Write| matches!(write, Write::State(record) if record.rolling.is_some());
+        if writes.iter().any(begins) {
+            self.beginning.insert(name.to_string());
+        } else {
+            self.beginning.remove(name);
+        }
         for write in writes {
             match write {
                 Write::ForgetNode(ordinal) => {

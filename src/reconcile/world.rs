@@ -258,6 +258,8 @@ pub struct World {
     pub(super) forgetting: BTreeSet<String>,
     /// Where nodes of each instance will listen whose records are being written.
     pub(super) planned: BTreeMap<String, Vec<Address>>,
+    /// Instances whose roll begins with the writes that are under way.
+    pub(super) beginning: BTreeSet<String>,
     pub(super) tasks: BTreeMap<String, (String, u32)>,
 }
 
@@ -275,6 +277,7 @@ impl Default for World {
             doubt: false,
             forgetting: BTreeSet::new(),
             planned: BTreeMap::new(),
+            beginning: BTreeSet::new(),
             tasks: BTreeMap::new(),
         }
     }
@@ -324,8 +327,10 @@ impl World {
 
     /// How many instances have nodes replaced for a change of their specs.
     pub fn rolling(&self) -> usize {
-        let records = self.instances.values().filter_map(|instance| instance.record.as_ref());
-        records.filter(|record| record.value.rolling.is_some()).count()
+        let rolls = |instance: &Instance| instance.record.as_ref().is_some_and(|record| record.value.rolling.is_some());
+        let recorded = self.instances.values().filter(|instance| rolls(instance)).count();
+        let unrecorded = self.beginning.iter().filter(|name| !self.instances.get(*name).is_some_and(rolls)).count();
+        recorded + unrecorded
     }
 
     /// The node of a task.
