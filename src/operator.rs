@@ -25,6 +25,7 @@ use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::framework;
+use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
 use crate::reconcile::targets::Targets;
@@ -243,7 +244,8 @@ impl Operator {
             rolling_max: self.settings.rolling_max,
         };
         let seen = *self.seen.lock().expect("no holder panics");
-        Controller::new(settings, parts, World::resuming(seen, framework_id)).run().await
+        let leaving = LeavingAgents::new(self.settings.drain_ahead.0);
+        Controller::new(settings, parts, World::resuming(seen, framework_id, leaving)).run().await
     }
 
     /// The framework id that the store has. None: a new framework is registered, which is right

@@ -76,6 +76,9 @@ pub struct Flags {
     /// How many instances have their nodes replaced for a change of the spec at once [default: 5]
     #[arg(long, env = "REDISCTL_ROLLING_MAX", value_name = "NUMBER")]
     pub rolling_max: Option<usize>,
+    /// How long before an agent's maintenance its nodes leave it, and no others come [default: 1h]
+    #[arg(long, env = "REDISCTL_DRAIN_AHEAD", value_name = "PERIOD")]
+    pub drain_ahead: Option<Period>,
     /// How long the leadership of a dead operator lasts before another takes over [default: 3s]
     #[arg(long, env = "REDISCTL_LEADER_TTL", value_name = "PERIOD")]
     pub leader_ttl: Option<Period>,
@@ -102,7 +105,7 @@ impl Flags {
         first_of!(self, lower:
             store, mesos, listen, advertise, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
-            resync_interval, reconcile_concurrency, rolling_max, leader_ttl, log_level, log_format,
+            resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,
         )
     }
 }
@@ -148,6 +151,8 @@ pub struct OperatorSettings {
     pub reconcile_concurrency: usize,
     /// Instances whose nodes are replaced for a change of their specs, at once.
     pub rolling_max: usize,
+    /// Nodes leave an agent so long before its maintenance.
+    pub drain_ahead: Period,
     /// Time to live of the leader's lease.
     pub leader_ttl: Period,
     /// What is logged, and how.
@@ -221,6 +226,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         resync_interval: period(given.resync_interval, 30_000),
         reconcile_concurrency: given.reconcile_concurrency.unwrap_or(256),
         rolling_max: given.rolling_max.unwrap_or(5),
+        drain_ahead: period(given.drain_ahead, 3_600_000),
         leader_ttl: period(given.leader_ttl, 3000),
         log: log_settings(given.log_level, given.log_format)?,
     };
@@ -305,6 +311,7 @@ fn check(settings: &OperatorSettings) -> Result<()> {
     period("probe-interval", settings.probe_interval, 100, 600_000)?;
     period("redis-timeout", settings.redis_timeout, 50, 60_000)?;
     period("resync-interval", settings.resync_interval, 1000, 3_600_000)?;
+    period("drain-ahead", settings.drain_ahead, 0, 4 * 7 * 24 * 3_600_000)?;
     period("leader-ttl", settings.leader_ttl, 1000, 60_000)?; // etcd counts leases in seconds.
     if !(1..=10_000).contains(&settings.rolling_max) {
         bail!("--rolling-max {}: allowed is 1 to 10000", settings.rolling_max);

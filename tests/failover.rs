@@ -8,9 +8,9 @@ use redisctl::failover::worst_case_ms;
 use redisctl::model::{Deposed, EventKind, NoAnswer, Request, RequestKind, Role, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::sight::Sight;
-use redisctl::reconcile::world::Stored;
+use redisctl::reconcile::world::{Stored, SwitchFailed};
 use redisctl::status::{ConditionStatus, ConditionType};
-use scene::{NOW, Scene, address, condition, events, kinds, state, task, waits_for, written};
+use scene::{BEFORE, NOW, Scene, address, condition, events, kinds, state, task, waits_for, written};
 
 /// The master's connection was reset, a new one is refused, and all replicas have been asked since.
 fn crashed(replicas: u32, more: &str) -> Scene {
@@ -486,9 +486,9 @@ fn a_switchover_that_was_backed_out_leaves_the_old_master_in_a_new_epoch() {
     scene.node(0).record.value.deposed = Some(Deposed { epoch: 2, offset: None });
     let plan = scene.plan();
     assert_eq!(kinds(&plan)[..1], ["switchOver"], "tried again by whoever takes over");
-    scene.node(2).switch_failed = Some((1, "of another time".to_string()));
+    scene.node(2).switch_failed = Some(SwitchFailed { epoch: 1, why: "of another time".to_string(), at: BEFORE });
     assert_eq!(kinds(&scene.plan())[..1], ["switchOver"]);
-    scene.node(2).switch_failed = Some((2, "it did not catch up".to_string()));
+    scene.node(2).switch_failed = Some(SwitchFailed { epoch: 2, why: "it did not catch up".to_string(), at: BEFORE });
     let plan = scene.plan();
     let record = state(&plan).unwrap();
     assert_eq!((record.epoch, record.master), (3, Some(0)));

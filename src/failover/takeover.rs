@@ -10,6 +10,8 @@ use crate::spec::InstanceSpec;
 
 /// A change of role is repeated after this time when it had no effect.
 const TURN_AGAIN_MS: u64 = 1000;
+/// A switchover that nobody asked for is tried again so long after it was backed out.
+const SWITCH_AGAIN_MS: u64 = 30_000;
 /// What replicas say of a silent master is looked at so often.
 const LOOK_AGAIN_MS: u64 = 250;
 
@@ -176,11 +178,11 @@ fn point_siblings(d: &mut Draft, old: u32, new: u32) {
 fn finish(d: &mut Draft) {
     let Some((epoch, new)) = d.record.as_ref().and_then(|record| Some((record.epoch, record.master?))) else { return };
     if let Some(old) = acting(d) {
-        let failed = d.seen(new).and_then(|seen| seen.switch_failed.clone()).filter(|(at, _)| *at == epoch);
+        let failed = d.seen(new).and_then(|seen| seen.switch_failed.as_ref()).filter(|failed| failed.epoch == epoch);
         let from = d.nodes[&old].address.clone();
         let follows = d.answer(new).is_some_and(|a| a.follows.as_ref() == Some(&from) && a.link_up && !a.syncing);
         return match failed {
-            Some((_, why)) => reinstate(d, old, &why),
+            Some(failed) => reinstate(d, old, &failed.why),
             None if !follows => reinstate(d, old, &format!("{} does not follow it", d.node_name(new))),
             None => switch_over(d, old, new, epoch),
         };
@@ -292,13 +294,28 @@ fn hand_over(d: &mut Draft) {
     }
 }
 
-/// The operator itself wants another master, which is in sync.
-pub fn hand_over_to(d: &mut Draft, new: u32, why: &str) {
+/// The operator itself wants one of these nodes to be the master: the first that is in sync.
+pub fn hand_over_to(d: &mut Draft, candidates: &[u32], why: &str) {
     let Some(old) = d.record.as_ref().and_then(|record| record.master) else { return };
-    match fit_for_switch(d, new) {
-        Ok(()) => begin_switch(d, old, new, why),
-        Err(reason) => d.wait(reason),
+    let mut doubts = Vec::new();
+    for new in candidates {
+        match fit_for_switch(d, *new).and_then(|()| may_try_again(d, *new)) {
+            Ok(()) => return begin_switch(d, old, *new, why),
+            Err(reason) => doubts.push(reason),
+        }
     }
+    doubts.into_iter().for_each(|doubt| d.wait(format!("the master's role cannot be handed over: {doubt}")));
+}
+
+/// Writes stand still during an attempt: one that fails is not repeated at once.
+fn may_try_again(d: &mut Draft, new: u32) -> Result<(), String> {
+    let Some(failed) = d.seen(new).and_then(|seen| seen.switch_failed.as_ref()) else { return Ok(()) };
+    let again = failed.at.plus_ms(SWITCH_AGAIN_MS);
+    if again <= d.o.now {
+        return Ok(());
+    }
+    d.revisit(again);
+    Err(format!("to {} it failed ({}); again at {again}", d.node_name(new), failed.why))
 }
 
 fn begin_switch(d: &mut Draft, old: u32, new: u32, why: &str) {

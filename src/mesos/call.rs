@@ -9,6 +9,9 @@ use crate::model::MesosCall;
 /// What the master may rely on with us; never take one out again once a framework has it.
 const CAPABILITIES: [&str; 4] = ["MULTI_ROLE", "PARTITION_AWARE", "TASK_KILLING_STATE", "RESERVATION_REFINEMENT"];
 
+/// How long Mesos does not ask again for an agent that we have agreed to leave, in seconds.
+const ASKED_AGAIN_S: f64 = 60.0;
+
 /// SUBSCRIBE. It asks for no offers yet: a REVIVE does, once the operator knows its tasks.
 pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
     let mut info = json!({
@@ -55,6 +58,9 @@ pub fn call(call: &MesosCall, framework_id: &str, role: &str, containerizer: Con
         MesosCall::Decline { offer_ids, refuse_s } => {
             json!({"offer_ids": ids(offer_ids), "filters": {"refuse_seconds": refuse_s}})
         }
+        MesosCall::AcceptInverse(offer_ids) => {
+            json!({"inverse_offer_ids": ids(offer_ids), "filters": {"refuse_seconds": ASKED_AGAIN_S}})
+        }
         MesosCall::Suppress | MesosCall::Revive => json!({"roles": [role]}),
         MesosCall::Kill { task_id, agent_id } => task_and_agent(task_id, agent_id.as_deref()),
         MesosCall::Acknowledge { task_id, agent_id, uuid } => {
@@ -89,6 +95,7 @@ pub fn name(call: &MesosCall) -> &'static str {
     match call {
         MesosCall::Accept { .. } => "ACCEPT",
         MesosCall::Decline { .. } => "DECLINE",
+        MesosCall::AcceptInverse(_) => "ACCEPT_INVERSE_OFFERS",
         MesosCall::Suppress => "SUPPRESS",
         MesosCall::Revive => "REVIVE",
         MesosCall::Kill { .. } => "KILL",
@@ -103,7 +110,7 @@ pub fn task_ids(call: &MesosCall) -> Vec<String> {
         MesosCall::Accept { launches, .. } => launches.iter().map(|launch| launch.task_id.clone()).collect(),
         MesosCall::Kill { task_id, .. } | MesosCall::Acknowledge { task_id, .. } => vec![task_id.clone()],
         MesosCall::Reconcile(tasks) => tasks.iter().map(|(task_id, _)| task_id.clone()).collect(),
-        MesosCall::Decline { .. } | MesosCall::Suppress | MesosCall::Revive => Vec::new(),
+        MesosCall::Decline { .. } | MesosCall::AcceptInverse(_) | MesosCall::Suppress | MesosCall::Revive => Vec::new(),
     }
 }
 
@@ -210,6 +217,11 @@ mod tests {
         let explicit = MesosCall::Reconcile(vec![("t".into(), Some("S1".into())), ("u".into(), None)]);
         for (call, name, body) in [
             (decline, "decline", json!({"offer_ids": [{"value": "O1"}], "filters": {"refuse_seconds": 3600.0}})),
+            (
+                MesosCall::AcceptInverse(vec!["I1".into()]),
+                "accept_inverse_offers",
+                json!({"inverse_offer_ids": [{"value": "I1"}], "filters": {"refuse_seconds": 60.0}}),
+            ),
             (MesosCall::Suppress, "suppress", json!({"roles": ["redis/prod"]})),
             (MesosCall::Revive, "revive", json!({"roles": ["redis/prod"]})),
             (kill, "kill", json!({"task_id": {"value": "t"}})),

@@ -326,7 +326,8 @@ fn join(frameworks: GetFrameworks, tasks: GetTasks) -> Vec<FrameworkInfo> {
     frameworks.frameworks.into_iter().map(convert).collect()
 }
 
-async fn ask<T: DeserializeOwned>(http: &Http, settings: &Settings, call: &str) -> Result<T> {
+/// Asks the operator API of the leading master.
+pub(super) async fn ask<T: DeserializeOwned>(http: &Http, settings: &Settings, call: &str) -> Result<T> {
     let answered = async {
         let (master, response) = http
             .post_to_leader(settings.masters.clone(), OPERATOR_PATH, &json!({"type": call}), settings.timing.subscribe)

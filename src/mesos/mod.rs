@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
 
+mod agents;
 mod call;
 mod calls;
 mod client;
@@ -148,6 +149,8 @@ pub struct Timing {
     pub healthy: Duration,
     /// The pause when the master refuses us for a reason that somebody has to mend.
     pub slow: Duration,
+    /// Between two looks at which agents are to be emptied.
+    pub agents: Duration,
 }
 
 impl Default for Timing {
@@ -162,6 +165,7 @@ impl Default for Timing {
             backoff_max: Duration::from_secs(15),
             healthy: Duration::from_secs(10),
             slow: Duration::from_secs(30),
+            agents: Duration::from_secs(5),
         }
     }
 }

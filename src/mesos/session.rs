@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Settings;
+use super::agents::Lookout;
 use super::calls::{Current, Lane, Outgoing};
 use super::client::Http;
 use super::subscriber::{Pulse, Subscriber};
@@ -39,7 +40,7 @@ struct Inner {
     current: Current,
     pulse: Arc<Pulse>,
     #[allow(dead_code)] // Held for their drop.
-    tasks: [AbortOnDropHandle<()>; 3],
+    tasks: [AbortOnDropHandle<()>; 4],
 }
 
 /// Why a call was not taken.
@@ -81,10 +82,14 @@ impl Session {
         let (calls, calls_task) = lane();
         let (acknowledgements, acknowledgements_task) = lane();
         let weak_events = events.downgrade();
+        let (http, current_in) = (calls_http.clone(), current_out.clone());
+        let lookout = Lookout { http, settings: settings.clone(), current: current_in, events: events.clone() };
+        let lookout_task = AbortOnDropHandle::new(tokio::spawn(lookout.run()));
         let subscriber =
             Subscriber::new(settings.clone(), framework_id, calls_http.clone(), events, current, void_out)?;
         let pulse = subscriber.pulse.clone();
-        let tasks = [calls_task, acknowledgements_task, AbortOnDropHandle::new(tokio::spawn(subscriber.run()))];
+        let tasks =
+            [calls_task, acknowledgements_task, lookout_task, AbortOnDropHandle::new(tokio::spawn(subscriber.run()))];
         let inner = Inner { calls, acknowledgements, events: weak_events, current: current_out, pulse, tasks };
         Ok((Session { inner: Arc::new(inner) }, events_out))
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{Amount, MesosEvent, Offer, Piece, TaskState, TaskUpdate, Timestamp};
+use crate::model::{Amount, InverseOffer, MesosEvent, Offer, Piece, TaskState, TaskUpdate, Timestamp};
 
 /// An event of the master, in our words.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,8 @@ struct Event {
     subscribed: Subscribed,
     offers: Offers,
     rescind: Rescind,
+    inverse_offers: InverseOffers,
+    rescind_inverse_offer: RescindInverse,
     update: Update,
     failure: Failure,
     error: ErrorMessage,
@@ -81,6 +83,26 @@ struct Offers {
 #[serde(default)]
 struct Rescind {
     offer_id: Id,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct InverseOffers {
+    inverse_offers: Vec<WireInverseOffer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct WireInverseOffer {
+    id: Id,
+    agent_id: Id,
+    unavailability: Unavailability,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RescindInverse {
+    inverse_offer_id: Id,
 }
 
 #[derive(Deserialize, Default)]
@@ -166,8 +188,14 @@ struct AllocationInfo {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Unavailability {
+pub(super) struct Unavailability {
     start: Time,
+}
+
+impl Unavailability {
+    pub(super) fn from(&self) -> Timestamp {
+        timestamp(self.start.nanoseconds)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -245,6 +273,13 @@ impl Event {
             "OFFERS" => {
                 Incoming::Event(MesosEvent::Offers(self.offers.offers.into_iter().map(WireOffer::convert).collect()))
             }
+            "INVERSE_OFFERS" => {
+                let offers = self.inverse_offers.inverse_offers.into_iter();
+                Incoming::Event(MesosEvent::InverseOffers(offers.map(WireInverseOffer::convert).collect()))
+            }
+            "RESCIND_INVERSE_OFFER" => {
+                Incoming::Event(MesosEvent::RescindInverse(self.rescind_inverse_offer.inverse_offer_id.value))
+            }
             "RESCIND" => Incoming::Event(MesosEvent::Rescind(self.rescind.offer_id.value)),
             "UPDATE" => Incoming::Event(MesosEvent::Update(self.update.status.convert())),
             "FAILURE" => self.failure.convert(),
@@ -283,6 +318,12 @@ impl TaskStatus {
     }
 }
 
+impl WireInverseOffer {
+    fn convert(self) -> InverseOffer {
+        InverseOffer { id: self.id.value, agent_id: self.agent_id.value, from: self.unavailability.from() }
+    }
+}
+
 impl WireOffer {
     fn convert(self) -> Offer {
         let ip = self.url.address.ip;
@@ -293,7 +334,7 @@ impl WireOffer {
             hostname: self.hostname,
             role: self.allocation_info.role,
             attributes: attributes(self.attributes, self.domain.fault_domain),
-            unavailable_from: self.unavailability.map(|u| timestamp(u.start.nanoseconds)),
+            unavailable_from: self.unavailability.as_ref().map(Unavailability::from),
             pieces: self.resources.into_iter().filter_map(Resource::convert).collect(),
         }
     }
@@ -534,9 +575,16 @@ mod tests {
         assert_eq!(read(&rescind), Incoming::Event(MesosEvent::Rescind("O1".into())));
         let failure = json!({"type": "FAILURE", "failure": {"agent_id": {"value": "S1"}}});
         assert_eq!(read(&failure), Incoming::Event(MesosEvent::AgentFailed("S1".into())));
+        let inverse = json!({"type": "INVERSE_OFFERS", "inverse_offers": {"inverse_offers": [{"id": {"value": "I1"},
+            "framework_id": {"value": "F"}, "agent_id": {"value": "S1"}, "resources": [],
+            "unavailability": {"start": {"nanoseconds": 1_767_225_600_123_456_789_i64}}}]}});
+        let offer = InverseOffer { id: "I1".into(), agent_id: "S1".into(), from: Timestamp(1_767_225_600_123) };
+        assert_eq!(read(&inverse), Incoming::Event(MesosEvent::InverseOffers(vec![offer])));
+        let rescind =
+            json!({"type": "RESCIND_INVERSE_OFFER", "rescind_inverse_offer": {"inverse_offer_id": {"value": "I1"}}});
+        assert_eq!(read(&rescind), Incoming::Event(MesosEvent::RescindInverse("I1".into())));
         for event in [
             json!({"type": "FAILURE", "failure": {"agent_id": {"value": "S1"}, "executor_id": {"value": "e"}}}),
-            json!({"type": "INVERSE_OFFERS", "inverse_offers": {"inverse_offers": []}}),
             json!({"type": "SOMETHING_NEW", "something_new": [1]}),
             json!({}),
         ] {

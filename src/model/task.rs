@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Offer, Piece};
+use super::{Offer, Piece, Timestamp};
 
 /// Every state of a Mesos task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -145,6 +145,38 @@ pub struct Launch {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Why an agent is to be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It is drained: its tasks are being killed.
+    Drained,
+    /// It is deactivated: its tasks run on, and nothing more is placed on it.
+    Deactivated,
+    /// It is in maintenance from then on: its tasks may be killed at any time.
+    Maintenance(Timestamp),
+}
+
+impl fmt::Display for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Leaving::Drained => f.write_str("is drained"),
+            Leaving::Deactivated => f.write_str("is deactivated"),
+            Leaving::Maintenance(from) => write!(f, "is in maintenance from {from} on"),
+        }
+    }
+}
+
+/// Mesos asks for an agent back, for its maintenance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InverseOffer {
+    /// Its id.
+    pub id: String,
+    /// The agent.
+    pub agent_id: String,
+    /// When the maintenance begins.
+    pub from: Timestamp,
+}
+
 /// What the session tells the operator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MesosEvent {
@@ -170,6 +202,12 @@ pub enum MesosEvent {
     Offers(Vec<Offer>),
     /// An offer is void.
     Rescind(String),
+    /// Mesos asks for agents back.
+    InverseOffers(Vec<InverseOffer>),
+    /// An inverse offer is void.
+    RescindInverse(String),
+    /// All agents that are to be emptied, by id: replaces what was told before.
+    Leaving(BTreeMap<String, Leaving>),
     /// A task's state.
     Update(TaskUpdate),
     /// An agent is gone from Mesos' sight: a hint only.
@@ -207,6 +245,8 @@ pub enum MesosCall {
         /// How long they are withheld.
         refuse_s: f64,
     },
+    /// Nothing of ours is left on the agents of these inverse offers.
+    AcceptInverse(Vec<String>),
     /// No more offers.
     Suppress,
     /// Offers again; clears all filters and makes the master offer at once.

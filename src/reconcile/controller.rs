@@ -273,7 +273,8 @@ impl Controller {
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
             cut_off: self.world.cut_off(instance),
-            may_roll: self.world.rolling() < self.settings.rolling_max,
+            leaving: &self.world.leaving,
+            may_roll: self.world.rolling(instance, now) < self.settings.rolling_max,
             settings: &self.settings.plan,
             now,
         };
@@ -367,6 +368,9 @@ impl Controller {
             MesosCall::Decline { offer_ids, .. } => {
                 let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
                 return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
+            }
+            MesosCall::AcceptInverse(offer_ids) => {
+                return info!(?offer_ids, "nothing is left on the agents that Mesos asks for: agreed");
             }
             MesosCall::Kill { task_id, .. } => return warn!(task_id, "killing a task that was superseded"),
             MesosCall::Acknowledge { task_id, uuid, .. } => {

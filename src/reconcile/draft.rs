@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Answer, EventKind, InstanceEvent, InstanceRecord, NoAnswer, NodeRecord, RequestKind, Timestamp, node_name,
+    Answer, EventKind, InstanceEvent, InstanceRecord, Leaving, NoAnswer, NodeRecord, RequestKind, Timestamp, node_name,
 };
 use crate::placement::Placement;
 use crate::reconcile::action::{Action, Plan, Step, Write};
+use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::sight::Sight;
 use crate::reconcile::world::{Instance, Node, Session};
 use crate::spec::InstanceSpec;
@@ -25,7 +26,9 @@ pub struct Observed<'a> {
     pub frozen: Option<&'a str>,
     /// The operator sees so few nodes that it is itself cut off.
     pub cut_off: Option<Sight>,
-    /// Another instance may begin to replace nodes for a change of its spec.
+    /// The agents that are to be emptied.
+    pub leaving: &'a LeavingAgents,
+    /// Another instance may begin to replace nodes.
     pub may_roll: bool,
     /// Settings of the operator that plans depend on.
     pub settings: &'a PlanSettings,
@@ -143,6 +146,11 @@ impl<'a> Draft<'a> {
     /// The recorded master's record, unless it is forgotten.
     pub fn master(&self) -> Option<&NodeRecord> {
         self.nodes.get(&self.record.as_ref()?.master?)
+    }
+
+    /// Why a node is to leave its agent; none is ever placed on one that is to be emptied.
+    pub fn leaving(&self, ordinal: u32) -> Option<Leaving> {
+        self.o.leaving.node(self.seen(ordinal)?, self.o.now)
     }
 
     /// Whether this is the recorded master.

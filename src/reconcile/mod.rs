@@ -20,6 +20,7 @@ pub mod execute;
 pub mod framework;
 pub mod invariants;
 pub mod launch;
+pub mod leaving;
 mod members;
 mod news;
 pub mod offers;

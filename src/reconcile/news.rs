@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::{Address, Amount, MesosEvent, Offer, TaskUpdate, Timestamp};
 use crate::reconcile::strangers::Stranger;
-use crate::reconcile::world::{Dirty, Node, Session, World};
+use crate::reconcile::world::{Dirty, Instance, Node, Session, World};
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {
@@ -29,6 +29,7 @@ impl World {
                 let taken = self.taken_addresses();
                 for offer in &mut offers {
                     withhold_ports(offer, &taken);
+                    self.leaving.soften(offer, now);
                 }
                 for offer in offers {
                     self.pool.add(offer);
@@ -38,6 +39,19 @@ impl World {
             MesosEvent::Rescind(offer_id) => {
                 self.pool.remove(&offer_id);
                 Dirty::default()
+            }
+            MesosEvent::InverseOffers(offers) => {
+                let agents = offers.iter().map(|offer| offer.agent_id.clone()).collect();
+                offers.into_iter().for_each(|offer| self.leaving.asked(offer));
+                self.nodes_on(&agents)
+            }
+            MesosEvent::RescindInverse(offer_id) => {
+                let agents = self.leaving.rescinded(&offer_id).into_iter().collect();
+                self.nodes_on(&agents)
+            }
+            MesosEvent::Leaving(agents) => {
+                let changed = self.leaving.listed(agents);
+                self.nodes_on(&changed)
             }
             MesosEvent::Update(update) => self.updated(update),
             MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
@@ -65,6 +79,7 @@ impl World {
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
     fn lose_sight(&mut self) {
         self.pool.clear();
+        self.leaving.forget_asked();
         for stranger in self.strangers.values_mut() {
             (stranger.killed_at, stranger.asked_at) = (None, None);
         }
@@ -72,6 +87,13 @@ impl World {
             node.heard = false;
             node.killed_at = None;
         }
+    }
+
+    /// Instances with nodes on these agents.
+    fn nodes_on(&self, agents: &BTreeSet<String>) -> Dirty {
+        let there = |instance: &Instance| instance.nodes.values().any(|n| agents.contains(&n.record.value.agent_id));
+        let names = self.instances.iter().filter(|(_, instance)| there(instance)).map(|(name, _)| name.clone());
+        Dirty { all: false, names: names.collect() }
     }
 
     fn updated(&mut self, update: TaskUpdate) -> Dirty {

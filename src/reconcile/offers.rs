@@ -85,6 +85,7 @@ pub fn plan_session(
     if world.frozen.is_none() || world.doubts() {
         meet_strangers(world, busy, now, &mut plan);
     }
+    answer_inverse_offers(world, &mut plan);
     give_back_offers(world, wanting, busy, &mut plan);
     turn_offers(world, asked, wanting, busy, now, &mut plan);
     plan
@@ -189,6 +190,20 @@ fn meet_strangers(world: &mut World, busy: &BTreeSet<String>, now: Timestamp, pl
                 MesosCall::Reconcile(vec![(task_id.clone(), update.agent_id.clone())])
             });
         }
+    }
+}
+
+/// Mesos gets an agent back when nothing of ours is left on it. Until then it has no answer: a refusal
+/// would be no help to who waits for it.
+fn answer_inverse_offers(world: &mut World, plan: &mut SessionPlan) {
+    if !world.leaving.is_asked() || world.frozen.is_some() {
+        return;
+    }
+    let nodes = world.instances.values().flat_map(|instance| instance.nodes.values());
+    let living = nodes.map(|node| &node.record.value).filter(|node| !node.task.is_dead());
+    let offer_ids = world.leaving.take_emptied(&living.map(|node| node.agent_id.as_str()).collect());
+    if !offer_ids.is_empty() {
+        plan.calls.push(MesosCall::AcceptInverse(offer_ids));
     }
 }
 

@@ -20,6 +20,9 @@ const LOOK_AGAIN_MS: u64 = 1000;
 pub fn outdated(d: &Draft, node: &NodeRecord) -> Vec<String> {
     let Some(spec) = d.spec() else { return Vec::new() };
     let mut why = Vec::new();
+    if let Some(leaving) = d.leaving(node.ordinal) {
+        why.push(format!("its agent {} {leaving}", node.hostname));
+    }
     let mut differs = |what: &str, has: String, wants: String| {
         if has != wants {
             why.push(format!("{what} {has} -> {wants}"));
@@ -76,6 +79,10 @@ pub fn resize_in_place(d: &mut Draft) {
 pub fn roll(d: &mut Draft, master: &Master) {
     let Some(declared) = d.spec().map(|spec| spec.nodes() as usize) else { return };
     let counted: Vec<NodeRecord> = d.nodes.values().filter(|node| counts(d, node)).cloned().collect();
+    let later = counted.iter().filter_map(|node| d.o.leaving.later(&node.agent_id, d.o.now)).min();
+    if let Some(at) = later {
+        d.revisit(at);
+    }
     let stale: Vec<NodeRecord> = counted.iter().filter(|node| !outdated(d, node).is_empty()).cloned().collect();
     if stale.is_empty() {
         return end(d);
@@ -91,6 +98,14 @@ pub fn roll(d: &mut Draft, master: &Master) {
     if counted.len() > declared {
         d.extra = 1; // The new one stays beside until it is in sync.
     }
+    let replicas: Vec<u32> = counted.iter().map(|node| node.ordinal).filter(|node| !d.is_master(*node)).collect();
+    let (old, fresh): (Vec<u32>, Vec<u32>) =
+        replicas.into_iter().partition(|ordinal| stale.iter().any(|node| node.ordinal == *ordinal));
+    // Nobody knows how long the agent has: what does not need to wait for a new node does not.
+    let leaving = counted.iter().find(|node| d.is_master(node.ordinal)).and_then(|node| d.leaving(node.ordinal));
+    if let Some(leaving) = leaving.filter(|_| *master == Master::Available && !fresh.is_empty()) {
+        return failover::hand_over_to(d, &fresh, &format!("the master's agent {leaving}"));
+    }
     if *master != Master::Available || counted.len() < declared || counted.len() > declared + 1 {
         return;
     }
@@ -99,12 +114,10 @@ pub fn roll(d: &mut Draft, master: &Master) {
         d.revisit(d.o.now.plus_ms(LOOK_AGAIN_MS));
         return;
     }
-    let replicas: Vec<&NodeRecord> = stale.iter().filter(|node| !d.is_master(node.ordinal)).collect();
-    let fresh = counted.iter().find(|node| !d.is_master(node.ordinal) && outdated(d, node).is_empty());
-    match (replicas.is_empty(), fresh.map(|node| node.ordinal)) {
+    match (old.is_empty(), fresh.is_empty()) {
         (false, _) if counted.len() > declared => d.extra = 0, // One of them is one too many now.
-        (true, Some(fresh)) => failover::hand_over_to(d, fresh, "it runs as declared, and the master does not"),
-        (false, _) | (true, None) => d.extra = 1,
+        (true, false) => failover::hand_over_to(d, &fresh, "it runs as declared, and the master does not"),
+        (false, _) | (true, true) => d.extra = 1,
     }
 }
 
@@ -125,7 +138,9 @@ pub fn make_room(d: &mut Draft) {
     }
     let counted: Vec<NodeRecord> = d.nodes.values().filter(|node| counts(d, node)).cloned().collect();
     let replicas = counted.len().saturating_sub(1);
-    let stale = counted.iter().find(|node| !d.is_master(node.ordinal) && !outdated(d, node).is_empty());
+    // The place of one that leaves its agent is no use to anybody.
+    let makes_room = |node: &&NodeRecord| !outdated(d, node).is_empty() && d.leaving(node.ordinal).is_none();
+    let stale = counted.iter().filter(|node| !d.is_master(node.ordinal)).find(makes_room);
     let (Some(stale), true) = (stale, counted.len() == declared) else { return };
     if replicas <= failover::confirmations(d) as usize {
         d.wait(

@@ -3,7 +3,7 @@
 use crate::model::{EventKind, Meaning, TaskRecord, TaskState, TaskUpdate};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
-use crate::reconcile::launch;
+use crate::reconcile::{launch, leaving};
 
 /// A node that lived this long before it died is no crash loop.
 const STABLE_MS: u64 = 30_000;
@@ -37,9 +37,14 @@ fn settle_task(d: &mut Draft, ordinal: u32, update: &TaskUpdate) {
     let answered = d.seen(ordinal).is_some_and(|node| node.answer.is_some());
     let name = d.node_name(ordinal);
     let is_master = d.is_master(ordinal);
+    let ran = d.nodes[&ordinal].task.ran() || answered;
+    // Mesos says so of a task as soon as it begins to kill it, when its agent is given up after the drain.
+    let dying = update.state == TaskState::GoneByOperator
+        && update.reason.as_deref() == Some(leaving::DRAINING)
+        && d.answer(ordinal).is_some();
+    let meaning = if dying { Meaning::Stopping } else { update.state.meaning() };
     let node = d.nodes.get_mut(&ordinal).expect("the caller lists the nodes");
-    let ran = node.task.ran() || answered;
-    match update.state.meaning() {
+    match meaning {
         Meaning::Starting => {
             if matches!(node.task, TaskRecord::Unsure { ran: false, .. }) {
                 node.task = TaskRecord::Launching;
@@ -95,8 +100,10 @@ fn settle_death(d: &mut Draft, ordinal: u32, update: &TaskUpdate, ran: bool) {
         return;
     }
     d.event(EventKind::Warning, "NodeDied", name, why);
-    // An offer that went away under us is our latency, not the node's fault: no backoff.
-    let ours = matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION"));
+    // An offer that went away under us is our latency, a drain somebody's wish, not the node's fault:
+    // no backoff.
+    let ours =
+        matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION" | leaving::DRAINING));
     if let Some(record) = d.record.as_mut().filter(|_| !ours) {
         record.failures = if lived_ms >= STABLE_MS { 1 } else { record.failures.saturating_add(1) };
         record.last_failure = Some(now);

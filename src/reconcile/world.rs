@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
+use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::strangers::Stranger;
 use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
@@ -143,6 +144,17 @@ impl Instance {
     }
 }
 
+/// A planned switchover to a node was backed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchFailed {
+    /// In this epoch.
+    pub epoch: u64,
+    /// For this reason.
+    pub why: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// Everything known of a node.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -162,8 +174,8 @@ pub struct Node {
     pub fails: u32,
     /// When `silent`'s reason was learned.
     pub noticed_at: Option<Timestamp>,
-    /// A planned switchover to it was backed out in this epoch, for this reason.
-    pub switch_failed: Option<(u64, String)>,
+    /// The last planned switchover to it, if it was backed out.
+    pub switch_failed: Option<SwitchFailed>,
     /// It was told to follow nobody (itself), and has been seen doing so since then.
     pub detached_since: Option<Timestamp>,
     /// Its replication offset has not changed since it was asked then.
@@ -244,6 +256,8 @@ pub struct World {
     pub session: Session,
     /// The framework id that the master knows us by.
     pub framework_id: Option<String>,
+    /// The agents that are to be emptied.
+    pub leaving: LeavingAgents,
     /// Tasks of ours that are not recorded.
     pub strangers: BTreeMap<String, Stranger>,
     /// The store's revision up to which everything has been seen.
@@ -270,6 +284,7 @@ impl Default for World {
             pool: Pool::default(),
             session: Session::Disconnected("not connected yet".to_string()),
             framework_id: None,
+            leaving: LeavingAgents::default(),
             strangers: BTreeMap::new(),
             revision: 0,
             store_id: None,
@@ -286,9 +301,9 @@ impl Default for World {
 impl World {
     /// Knows nothing yet but which store this process has seen, and up to which revision: one that
     /// has gone back since is noticed.
-    pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>) -> World {
+    pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>, leaving: LeavingAgents) -> World {
         let (store_id, revision) = seen.map_or((None, 0), |(id, revision)| (Some(id), revision));
-        World { framework_id, revision, store_id, ..World::default() }
+        World { framework_id, revision, store_id, leaving, ..World::default() }
     }
 
     /// Which store has been seen, and up to which revision.
@@ -325,12 +340,16 @@ impl World {
         }
     }
 
-    /// How many instances have nodes replaced for a change of their specs.
-    pub fn rolling(&self) -> usize {
+    /// How many instances have nodes replaced: those that leave an agent with this one, or those whose
+    /// specs have changed. A roll that is stuck for its spec must not keep others from leaving in time.
+    pub fn rolling(&self, instance: &Instance, now: Timestamp) -> usize {
         let rolls = |instance: &Instance| instance.record.as_ref().is_some_and(|record| record.value.rolling.is_some());
-        let recorded = self.instances.values().filter(|instance| rolls(instance)).count();
-        let unrecorded = self.beginning.iter().filter(|name| !self.instances.get(*name).is_some_and(rolls)).count();
-        recorded + unrecorded
+        let leaves = |instance: &Instance| instance.nodes.values().any(|node| self.leaving.node(node, now).is_some());
+        let kind = leaves(instance);
+        let alike = |(name, instance): &(&String, &Instance)| {
+            (rolls(instance) || self.beginning.contains(*name)) && leaves(instance) == kind
+        };
+        self.instances.iter().filter(alike).count()
     }
 
     /// The node of a task.
@@ -357,7 +376,7 @@ impl World {
             Done::Pointed => known.pointed_at = Some(now),
             // A probe of this very millisecond may have been answered before.
             Done::Turned(answer) => known.answered(answer, now.plus_ms(1)),
-            Done::SwitchFailed(epoch, why) => known.switch_failed = Some((epoch, why)),
+            Done::SwitchFailed(epoch, why) => known.switch_failed = Some(SwitchFailed { epoch, why, at: now }),
             Done::Configured(settings) => known.configured.extend(settings),
             Done::Acknowledged(uuid) => known.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
         }

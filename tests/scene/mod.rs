@@ -11,6 +11,7 @@ use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::draft::{Observed, PlanSettings};
 use redisctl::reconcile::invariants;
 use redisctl::reconcile::launch::owned_settings;
+use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::plan::plan_instance;
 use redisctl::reconcile::sight::Sight;
 use redisctl::reconcile::world::{Document, Instance, Node, Session, Stored};
@@ -27,6 +28,7 @@ pub struct Scene {
     pub session: Session,
     pub frozen: Option<String>,
     pub cut_off: Option<Sight>,
+    pub leaving: LeavingAgents,
     pub may_roll: bool,
     pub now: Timestamp,
     pub offers: Vec<Offer>,
@@ -133,6 +135,7 @@ impl Scene {
             session,
             frozen: None,
             cut_off: None,
+            leaving: LeavingAgents::default(),
             may_roll: true,
             now: NOW,
             offers: (1..=5).map(offer).collect(),
@@ -233,6 +236,7 @@ impl Scene {
             session: &self.session,
             frozen: self.frozen.as_deref(),
             cut_off: self.cut_off,
+            leaving: &self.leaving,
             may_roll: self.may_roll,
             settings,
             now: self.now,
@@ -241,11 +245,15 @@ impl Scene {
 
     /// The plan, which keeps all rules.
     pub fn plan(&self) -> Plan {
-        let settings = PlanSettings::default();
         let mut pool = Pool::default();
         self.offers.iter().cloned().for_each(|offer| pool.add(offer));
+        self.plan_with(&mut pool)
+    }
+
+    pub fn plan_with(&self, pool: &mut Pool) -> Plan {
+        let settings = PlanSettings::default();
         let o = self.observed(&settings);
-        let plan = plan_instance(o, &mut pool);
+        let plan = plan_instance(o, pool);
         let broken = invariants::check(&o, &plan);
         assert!(broken.is_empty(), "{broken:?} by {:?}", plan.view());
         plan

@@ -434,7 +434,8 @@ impl Operator {
             session: &self.world.session,
             frozen: self.world.frozen.as_deref(),
             cut_off: self.world.cut_off(instance),
-            may_roll: self.world.rolling() < 2,
+            leaving: &self.world.leaving,
+            may_roll: self.world.rolling(instance, around.now) < 2,
             settings: &self.settings,
             now: around.now,
         };
