@@ -304,7 +304,9 @@ pub fn hand_over_to(d: &mut Draft, candidates: &[u32], why: &str) {
             Err(reason) => doubts.push(reason),
         }
     }
-    doubts.into_iter().for_each(|doubt| d.wait(format!("the master's role cannot be handed over: {doubt}")));
+    for doubt in doubts {
+        d.wait(format!("the master's role cannot be handed over: {doubt}"));
+    }
 }
 
 /// Writes stand still during an attempt: one that fails is not repeated at once.

@@ -100,7 +100,8 @@ struct GetAgents {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Agent {
-    agent_info: AgentInfo,
+    #[serde(rename = "agent_info")]
+    info: AgentInfo,
     /// `slave(1)@10.0.0.1:5051`.
     pid: String,
     deactivated: bool,
@@ -165,7 +166,7 @@ impl Machine {
     /// Mesos knows a machine by both; what is left out says nothing.
     fn is_of(&self, agent: &Agent) -> bool {
         let named = !self.hostname.is_empty() || !self.ip.is_empty();
-        let host = self.hostname.is_empty() || self.hostname.eq_ignore_ascii_case(&agent.agent_info.hostname);
+        let host = self.hostname.is_empty() || self.hostname.eq_ignore_ascii_case(&agent.info.hostname);
         named && host && (self.ip.is_empty() || self.ip == agent.ip())
     }
 }
@@ -180,7 +181,7 @@ fn leaving(agents: &[Agent], windows: &[Window]) -> BTreeMap<String, Leaving> {
             _ => theirs.map(|window| window.unavailability.from()).min().map(Leaving::Maintenance),
         }
     };
-    agents.iter().filter_map(|agent| Some((agent.agent_info.id.value.clone(), why(agent)?))).collect()
+    agents.iter().filter_map(|agent| Some((agent.info.id.value.clone(), why(agent)?))).collect()
 }
 
 #[cfg(test)]

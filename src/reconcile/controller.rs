@@ -335,15 +335,11 @@ impl Controller {
     }
 
     fn ports(&self) -> Ports {
-        let subscription = match self.world.session {
-            Session::Subscribed { subscription, .. } => subscription,
-            _ => 0,
-        };
         Ports {
             store: self.parts.store.clone(),
             leadership: self.parts.leadership.clone(),
             mesos: self.parts.mesos.0.clone(),
-            subscription,
+            subscription: self.world.subscription().unwrap_or(0),
             redis: self.parts.redis.clone(),
             out: self.parts.inputs.0.clone(),
             metrics: self.parts.metrics.clone(),
@@ -354,7 +350,7 @@ impl Controller {
         let busy = self.schedule.undecided();
         let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, now);
         self.session_revisit = plan.revisit_at;
-        let Session::Subscribed { subscription, .. } = self.world.session else { return };
+        let Some(subscription) = self.world.subscription() else { return };
         for call in plan.calls {
             self.note_call(&call, now);
             if let Err(error) = self.parts.mesos.0.send(subscription, call) {
@@ -369,9 +365,7 @@ impl Controller {
                 let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
                 return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
             }
-            MesosCall::AcceptInverse(offer_ids) => {
-                return info!(?offer_ids, "nothing is left on the agents that Mesos asks for: agreed");
-            }
+            MesosCall::AcceptInverse(ids) => return info!(?ids, "nothing is left on the agents that Mesos asks for"),
             MesosCall::Kill { task_id, .. } => return warn!(task_id, "killing a task that was superseded"),
             MesosCall::Acknowledge { task_id, uuid, .. } => {
                 Note { task_id: task_id.clone(), done: Done::Acknowledged(uuid.clone()) }

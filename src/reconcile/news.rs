@@ -42,7 +42,9 @@ impl World {
             }
             MesosEvent::InverseOffers(offers) => {
                 let agents = offers.iter().map(|offer| offer.agent_id.clone()).collect();
-                offers.into_iter().for_each(|offer| self.leaving.asked(offer));
+                for offer in offers {
+                    self.leaving.asked(offer);
+                }
                 self.nodes_on(&agents)
             }
             MesosEvent::RescindInverse(offer_id) => {

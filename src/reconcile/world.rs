@@ -303,7 +303,15 @@ impl World {
     /// has gone back since is noticed.
     pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>, leaving: LeavingAgents) -> World {
         let (store_id, revision) = seen.map_or((None, 0), |(id, revision)| (Some(id), revision));
-        World { framework_id, revision, store_id, leaving, ..World::default() }
+        World { framework_id, leaving, revision, store_id, ..World::default() }
+    }
+
+    /// The number of the subscription in force.
+    pub(super) fn subscription(&self) -> Option<u64> {
+        match self.session {
+            Session::Subscribed { subscription, .. } => Some(subscription),
+            _ => None,
+        }
     }
 
     /// Which store has been seen, and up to which revision.
