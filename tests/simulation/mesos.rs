@@ -283,6 +283,7 @@ impl Mesos {
                     }
                 }
             }
+            MesosCall::AcceptInverse(_) => {}
             MesosCall::Suppress => self.offering = false,
             MesosCall::Revive => {
                 self.offering = true;
