@@ -1,0 +1,95 @@
+//! A store that loses something while tasks run. Pure.
+
+use redisctl::model::NodeRecord;
+
+use super::{History, STEPS};
+use crate::redis::Data;
+use crate::store::Store;
+
+impl History {
+    /// All goes well, until the store loses something while tasks run: the operator stops, and says so.
+    pub fn robbed(mut self) -> History {
+        self.faults = 0;
+        let saved_at = self.dice.below(STEPS);
+        let mut saved = None;
+        self.live(|history, step| {
+            if step == saved_at {
+                saved = Some(history.store.clone());
+            }
+        });
+        if self.broken.is_some() {
+            return self;
+        }
+        let lived: Vec<(usize, Data)> = self.living();
+        let restarted = self.dice.percent(60);
+        if restarted {
+            self.crash_operator();
+        }
+        self.rob(saved.expect("it was saved"), restarted);
+        self.robbed = true;
+        let recorded = |h: &History, at: usize| h.store.node(&h.redis.processes[at].task_id).is_some();
+        // What a backup knows of, it may well have been about to scale down or to delete.
+        let lived: Vec<(usize, Data)> =
+            lived.into_iter().filter(|(at, _)| !self.restored || !recorded(&self, *at)).collect();
+        self.settle();
+        let survivors = self.living();
+        for (process, data) in lived {
+            let p = &self.redis.processes[process];
+            let untouched = survivors.iter().any(|(at, now)| *at == process && data & !now == 0);
+            let kept = self.redis.living(&p.instance).fold(0, |sum, p| sum | p.data);
+            // A replica whose record was lost while nobody watched looks like one that was replaced.
+            let looks_replaced = self.lost_node.as_ref() == Some(&p.task_id) && data & !kept == 0;
+            if !untouched && !looks_replaced {
+                let task_id = self.redis.processes[process].task_id.clone();
+                self.blame(Err(format!("the store was robbed, and {task_id} was killed or wiped")));
+            }
+        }
+        let unknown = self.mesos.running().find(|(id, _)| self.store.node(id).is_none()).map(|(id, _)| id.to_string());
+        let frozen = self.operator.as_ref().is_some_and(|operator| operator.world.frozen.is_some());
+        if let (Some(task_id), false) = (unknown, frozen) {
+            self.blame(Err(format!("{task_id} is not recorded any more, and the operator goes on")));
+        }
+        self
+    }
+
+    fn rob(&mut self, saved: Store, restarted: bool) {
+        let leader = self.store.leader;
+        match self.dice.below(if restarted { 3 } else { 2 }) {
+            0 => {
+                self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
+                self.store = saved;
+                self.restored = true;
+                self.store.leader = leader;
+            }
+            1 => {
+                let keys: Vec<String> = self
+                    .store
+                    .items
+                    .keys()
+                    .filter(|k| k.starts_with("nodes/") || k.starts_with("state/"))
+                    .cloned()
+                    .collect();
+                if !keys.is_empty() {
+                    let key = self.dice.pick(&keys).clone();
+                    self.say(|| format!("--- {key} is lost ---"));
+                    if let Ok(node) = serde_json::from_slice::<NodeRecord>(&self.store.items[&key].value) {
+                        self.lost_node = Some(node.task_id).filter(|_| restarted);
+                    }
+                    self.store.delete(&key);
+                }
+            }
+            _ => {
+                self.say(|| "--- all records are lost ---".to_string());
+                self.store.lose(|key| !key.starts_with("instances/") && !key.starts_with("operator/"));
+            }
+        }
+        if let Some(operator) = &mut self.operator {
+            operator.watched = None;
+        }
+    }
+
+    fn living(&self) -> Vec<(usize, Data)> {
+        let processes = self.redis.processes.iter().enumerate().filter(|(_, p)| p.alive);
+        processes.map(|(at, p)| (at, p.data)).collect()
+    }
+}
