@@ -100,6 +100,20 @@ fn an_older_change_that_comes_late_does_not_undo_a_newer_commit() {
 }
 
 #[test]
+fn an_older_change_that_comes_late_does_not_bring_back_what_was_forgotten_since() {
+    let mut world = world(1);
+    let old = item(node_key("orders", 1), &world.instances["orders"].nodes[&1].record.value, 31);
+    let writes = vec![Write::ForgetNode(1)];
+    world.expect("orders", &writes);
+    world.apply(Event::Committed { name: "orders".to_string(), writes, status: None, revision: 32 }, NOW);
+    world.apply(Event::Changed(Changes { changes: vec![Change::Put(old)], revision: 31 }), NOW);
+    assert!(!world.instances["orders"].nodes.contains_key(&1));
+    let changes = vec![Change::Delete { key: node_key("orders", 1), revision: 32 }];
+    world.apply(Event::Changed(Changes { changes, revision: 32 }), NOW);
+    assert_eq!(world.frozen, None);
+}
+
+#[test]
 fn a_listing_that_was_made_before_a_commit_does_not_undo_it() {
     let mut world = world(1);
     let before = listing(&mut Scene::running(1, ""));

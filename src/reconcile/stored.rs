@@ -35,14 +35,14 @@ impl World {
         for write in writes {
             match write {
                 Write::ForgetNode(ordinal) => {
-                    self.forgetting.insert(crate::store::node_key(name, *ordinal));
+                    self.forgetting.insert(crate::store::node_key(name, *ordinal), 0);
                 }
                 Write::Forget { .. } => {
-                    self.forgetting.insert(crate::store::state_key(name));
+                    self.forgetting.insert(crate::store::state_key(name), 0);
                     if let Some(instance) = self.instances.get(name) {
                         let nodes = instance.nodes.keys().map(|ordinal| crate::store::node_key(name, *ordinal));
                         let requests = instance.requests.keys().map(|kind| crate::store::request_key(name, *kind));
-                        self.forgetting.extend(nodes.chain(requests));
+                        self.forgetting.extend(nodes.chain(requests).map(|key| (key, 0)));
                     }
                 }
                 _ => {}
@@ -108,11 +108,27 @@ impl World {
         if !matches!(kind, "instances" | "state" | "nodes" | "status" | "events" | "requests") || name.is_empty() {
             return Dirty::default();
         }
+        if self.is_over(kind, name, sub.unwrap_or_default(), item) {
+            return Dirty::default();
+        }
         let outcome = self.put_item(kind, name, sub, item);
         if let Err(why) = outcome {
             self.freeze(&format!("the record {} cannot be read: {why}", item.key));
         }
         Dirty::one(name)
+    }
+
+    /// Whether the item is of before its deletion, which is known already.
+    fn is_over(&self, kind: &str, name: &str, sub: &str, item: &KeyValue) -> bool {
+        let deleted = self.forgetting.get(&item.key).is_some_and(|at| item.revision <= *at);
+        deleted && self.instances.get(name).is_none_or(|instance| revision_of(instance, kind, sub) == 0)
+    }
+
+    /// The keys of an instance that were to be deleted are.
+    fn forgotten(&mut self, keys: impl Iterator<Item = String>, revision: i64) {
+        for key in keys {
+            self.forgetting.insert(key, revision);
+        }
     }
 
     fn put_item(&mut self, kind: &str, name: &str, sub: Option<&str>, item: &KeyValue) -> Result<(), String> {
@@ -171,7 +187,7 @@ impl World {
             return Dirty::default();
         }
         match kind {
-            "state" | "nodes" if !self.forgetting.remove(key) => {
+            "state" | "nodes" if self.forgetting.remove(key).is_none() => {
                 // Only we delete records. The record is kept in mind: its task may run.
                 self.freeze(&format!(
                     "the record {key} has vanished from the store, and the operator did not remove it"
@@ -230,7 +246,10 @@ impl World {
                 Write::Node(record) => {
                     self.put_node(name, record.ordinal, Stored { value: record, revision });
                 }
-                Write::ForgetNode(ordinal) => self.forget_node(name, ordinal),
+                Write::ForgetNode(ordinal) => {
+                    self.forget_node(name, ordinal);
+                    self.forgotten([crate::store::node_key(name, ordinal)].into_iter(), revision);
+                }
                 Write::Event(event) => events.push(event),
                 Write::RequestDone(kind) => self.edit(name, |i| {
                     i.requests.retain(|known, request| *known != kind || request.revision > revision);
@@ -260,12 +279,14 @@ impl World {
     fn forget(&mut self, name: &str, document: Option<i64>, revision: i64) {
         let ordinals: Vec<u32> =
             self.instances.get(name).map(|i| i.nodes.keys().copied().collect()).unwrap_or_default();
-        for ordinal in ordinals {
-            self.forget_node(name, ordinal);
+        for ordinal in &ordinals {
+            self.forget_node(name, *ordinal);
         }
+        let nodes = ordinals.iter().map(|ordinal| crate::store::node_key(name, *ordinal));
+        self.forgotten(nodes.chain([crate::store::state_key(name)]), revision);
         // A request that came after the plan was made is still there.
         let forgetting = std::mem::take(&mut self.forgetting);
-        let forgotten = |kind: RequestKind| forgetting.contains(&crate::store::request_key(name, kind));
+        let forgotten = |kind: RequestKind| forgetting.contains_key(&crate::store::request_key(name, kind));
         self.edit(name, |instance| {
             instance.record = None;
             instance.status = None;

@@ -268,8 +268,9 @@ pub struct World {
     pub frozen: Option<String>,
     /// That is so because of tasks that are not recorded. When they prove dead, all was well.
     pub(super) doubt: bool,
-    /// Keys whose deletion is our own doing.
-    pub(super) forgetting: BTreeSet<String>,
+    /// Keys whose deletion is our own doing, and the revision that it was committed at (0: it was not
+    /// yet): what the watch still tells of before is over.
+    pub(super) forgetting: BTreeMap<String, i64>,
     /// Where nodes of each instance will listen whose records are being written.
     pub(super) planned: BTreeMap<String, Vec<Address>>,
     /// Instances whose roll begins with the writes that are under way.
@@ -290,7 +291,7 @@ impl Default for World {
             store_id: None,
             frozen: None,
             doubt: false,
-            forgetting: BTreeSet::new(),
+            forgetting: BTreeMap::new(),
             planned: BTreeMap::new(),
             beginning: BTreeSet::new(),
             tasks: BTreeMap::new(),
@@ -339,6 +340,7 @@ impl World {
                     });
                 }
                 self.revision = self.revision.max(changes.revision);
+                self.forgetting.retain(|_, at| *at == 0 || *at > changes.revision);
                 dirty
             }
             Event::Mesos(event) => self.mesos(event, now),

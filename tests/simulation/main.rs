@@ -6,7 +6,7 @@
 
 // `any` would stop at the first news, and every process is to have its turn.
 #![allow(clippy::unnecessary_fold)]
-// A toy machine is up, cut off, serving or draining independently.
+// A toy machine is up, cut off, serving independently.
 #![allow(clippy::struct_excessive_bools)]
 // One line each, and no more to say.
 #![allow(clippy::needless_for_each, clippy::let_and_return)]

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use redisctl::model::{Amount, Launch, Meaning, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate, Timestamp};
+use redisctl::model::{
+    Amount, InverseOffer, Launch, Leaving, Meaning, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate,
+    Timestamp,
+};
 
 use crate::redis::Redis;
 
@@ -17,6 +20,7 @@ const REREGISTER_MS: u64 = 600_000;
 pub const REPEAT_MS: u64 = 10_000;
 /// Ports of each agent: few, so that they are used again.
 const PORTS: (u16, u16) = (20_000, 20_011);
+const DRAINING: &str = "REASON_AGENT_DRAINING";
 const CPUS_MILLI: u64 = 4000;
 
 /// What the master thinks of an agent.
@@ -53,7 +57,8 @@ pub struct Agent {
     pub split: bool,
     /// Will not come back.
     pub lost: bool,
-    pub draining: bool,
+    /// Why it is to be emptied.
+    pub leaving: Option<Leaving>,
     pub tasks: BTreeMap<String, AgentTask>,
     pub to_master: VecDeque<Report>,
     pub from_master: VecDeque<Order>,
@@ -164,6 +169,7 @@ pub struct Mesos {
     tasks: BTreeMap<String, Task>,
     offers: BTreeMap<String, (usize, Bundle)>,
     filters: BTreeMap<usize, (Timestamp, Bundle)>,
+    inverse_offers: BTreeMap<String, usize>,
     offering: bool,
     allocate: bool,
     count: u64,
@@ -176,6 +182,21 @@ pub struct Mesos {
 impl Agent {
     pub fn linked(&self) -> bool {
         self.seen == Seen::Registered
+    }
+
+    fn offers(&self) -> bool {
+        self.linked() && !matches!(self.leaving, Some(Leaving::Drained | Leaving::Deactivated))
+    }
+
+    fn unavailable_from(&self) -> Option<Timestamp> {
+        match self.leaving? {
+            Leaving::Maintenance(from) => Some(from),
+            _ => None,
+        }
+    }
+
+    fn reason(&self) -> Option<&'static str> {
+        (self.leaving == Some(Leaving::Drained)).then_some(DRAINING)
     }
 
     /// Processes on it can be reached.
@@ -222,7 +243,7 @@ impl Mesos {
             unseen: false,
             split: false,
             lost: false,
-            draining: false,
+            leaving: None,
             tasks: BTreeMap::new(),
             to_master: VecDeque::new(),
             from_master: VecDeque::new(),
@@ -262,6 +283,8 @@ impl Mesos {
         self.offering = false;
         self.drop_offers(None);
         self.tell(MesosEvent::Subscribed { framework_id: "F".to_string(), subscription });
+        self.tell_leaving();
+        self.ask_back();
     }
 
     /// The stream ends; of what was under way only so much still arrives.
@@ -283,7 +306,7 @@ impl Mesos {
                     }
                 }
             }
-            MesosCall::AcceptInverse(_) => {}
+            MesosCall::AcceptInverse(ids) => ids.iter().for_each(|id| self.agree(id)),
             MesosCall::Suppress => self.offering = false,
             MesosCall::Revive => {
                 self.offering = true;
@@ -372,7 +395,7 @@ impl Mesos {
             {
                 self.broken.push(format!("{} is launched with what was not offered", launch.task_id));
             }
-            if self.agents[agent].draining {
+            if self.agents[agent].leaving == Some(Leaving::Drained) {
                 self.say(&launch.task_id, Some(agent), TaskState::Dropped, "REASON_AGENT_DRAINING");
                 continue;
             }
@@ -430,7 +453,7 @@ impl Mesos {
         self.offers.values().filter(|(at, _)| *at == agent).for_each(|(_, part)| free.give(part));
         let a = &self.agents[agent];
         a.linked()
-            && !a.draining
+            && a.leaving.is_none()
             && free.mem_milli >= mem_mib * 1000
             && free.cpus_milli >= cpus_milli
             && free.ports.iter().any(|port| !avoid.contains(port))
@@ -441,7 +464,7 @@ impl Mesos {
         if !self.up || self.subscription.is_none() || !self.offering {
             return Vec::new();
         }
-        let free = (0..self.agents.len()).filter(|at| self.agents[*at].linked() && !self.agents[*at].draining);
+        let free = (0..self.agents.len()).filter(|at| self.agents[*at].offers());
         free.map(|at| (at, self.free(at)))
             .filter(|(at, free)| {
                 let hidden = self.filters.get(at).is_some_and(|(until, refused)| *until > now && refused.holds(free));
@@ -469,7 +492,7 @@ impl Mesos {
                     host: agent.host.clone(),
                     role: "redis".to_string(),
                     attributes: BTreeMap::from([("rack".to_string(), agent.rack.clone())]),
-                    unavailable_from: None,
+                    unavailable_from: agent.unavailable_from(),
                     pieces: free.pieces(),
                 };
                 self.offers.insert(id, (at, free));
@@ -478,6 +501,62 @@ impl Mesos {
             .collect();
         if !offers.is_empty() {
             self.tell(MesosEvent::Offers(offers));
+        }
+    }
+
+    // --- Agents that are to be emptied -------------------------------------------------------
+
+    /// An agent is to be emptied; drained, its tasks are killed.
+    pub fn leave(&mut self, at: usize, why: Leaving) {
+        self.agents[at].leaving = Some(why);
+        self.drop_offers(Some(at));
+        self.allocate = true;
+        self.tell_leaving();
+        self.ask_back();
+        if why == Leaving::Drained {
+            let its: Vec<String> = self.tasks.iter().filter(|(_, t)| t.agent == at).map(|(id, _)| id.clone()).collect();
+            for task_id in its {
+                self.order(at, Order::Kill(task_id));
+            }
+        }
+    }
+
+    /// It is not any more.
+    pub fn stay(&mut self, at: usize) {
+        if self.agents[at].leaving.take().is_some() {
+            self.tell_leaving();
+            self.ask_back();
+            self.allocate = true;
+        }
+    }
+
+    fn tell_leaving(&mut self) {
+        let agents = self.agents.iter().filter_map(|agent| Some((agent.id.clone(), agent.leaving?)));
+        self.tell(MesosEvent::Leaving(agents.collect()));
+    }
+
+    /// All inverse offers are rescinded and made anew, as whenever the schedule changes.
+    fn ask_back(&mut self) {
+        for id in std::mem::take(&mut self.inverse_offers).into_keys() {
+            self.tell(MesosEvent::RescindInverse(id));
+        }
+        let used = |at: &usize| self.tasks.values().any(|t| t.agent == *at && t.latest.meaning() != Meaning::Dead);
+        let asked: Vec<usize> = (0..self.agents.len()).filter(used).collect();
+        for at in asked {
+            let Some(from) = self.agents[at].unavailable_from() else { continue };
+            let id = format!("I{}", self.next());
+            self.inverse_offers.insert(id.clone(), at);
+            let agent_id = self.agents[at].id.clone();
+            self.tell(MesosEvent::InverseOffers(vec![InverseOffer { id, agent_id, from }]));
+        }
+    }
+
+    fn agree(&mut self, id: &str) {
+        let Some(at) = self.inverse_offers.remove(id) else { return };
+        let agent = &self.agents[at];
+        let runs = |t: &Task| t.agent == at && t.latest == TaskState::Running && !t.kill;
+        if agent.linked() && self.tasks.values().any(runs) {
+            self.broken.push(format!("agent {} is given back, and a task runs there", agent.id));
         }
     }
 
@@ -515,7 +594,8 @@ impl Mesos {
             Order::Kill(task_id) => {
                 let runs = |t: &&AgentTask| matches!(t.state, TaskState::Starting | TaskState::Running);
                 if self.agents[at].tasks.get(&task_id).as_ref().is_some_and(runs) {
-                    self.update(at, &task_id, TaskState::Killing, None);
+                    let reason = self.agents[at].reason();
+                    self.update(at, &task_id, TaskState::Killing, reason);
                 }
             }
             Order::Acknowledge(task_id, uuid) => {
@@ -599,7 +679,8 @@ impl Mesos {
         let ended: Vec<(String, usize)> = killing.filter_map(|(id, task)| Some((id.clone(), task.process?))).collect();
         for (task_id, process) in &ended {
             redis.die(*process);
-            self.update(at, task_id, TaskState::Killed, None);
+            let reason = self.agents[at].reason();
+            self.update(at, task_id, TaskState::Killed, reason);
         }
         ended.into_iter().map(|(_, process)| process).collect()
     }

@@ -341,7 +341,8 @@ impl History {
                 self.arrive(call);
             }
         } else {
-            let off = |a: &Agent| !a.up || a.cut || a.unseen || a.split || !a.serving || a.draining;
+            let leaves = |a: &Agent| a.leaving.is_some() && !self.quiet;
+            let off = |a: &Agent| !a.up || a.cut || a.unseen || a.split || !a.serving || leaves(a);
             let down = |(_, a): &(usize, &Agent)| !a.lost && off(a);
             let down: Vec<usize> = self.mesos.agents.iter().enumerate().filter(down).map(|(at, _)| at).collect();
             // Long enough for the master to give some of them up.
@@ -361,6 +362,7 @@ impl History {
         }
         let agent = &mut self.mesos.agents[at];
         (agent.cut, agent.unseen, agent.split) = (false, false, false);
-        (agent.serving, agent.draining) = (true, false);
+        agent.serving = true;
+        self.mesos.stay(at);
     }
 }

@@ -1,6 +1,6 @@
 //! Faults, as the dice have them: of the operator, of nodes, agents and the network, and of people. Pure.
 
-use redisctl::model::{NoAnswer, Probe, Role, TaskState};
+use redisctl::model::{Leaving, NoAnswer, Probe, Role, TaskState};
 
 use super::History;
 use crate::mesos::Seen;
@@ -67,8 +67,10 @@ impl History {
             }
             19 => self.gone(at),
             20 => {
-                self.say(|| format!("agent S{at} is drained; its updates come twice"));
-                self.mesos.agents[at].draining = true;
+                let from = self.now.plus_ms(self.dice.below(60_000) as u64);
+                let why = *self.dice.pick(&[Leaving::Drained, Leaving::Deactivated, Leaving::Maintenance(from)]);
+                self.say(|| format!("agent S{at} {why}; its updates come twice"));
+                self.mesos.leave(at, why);
                 self.mesos.repeat(at, self.now);
             }
             _ => self.lose_reach(at),

@@ -1,6 +1,6 @@
 //! The hands of the crash test: a quiet world, and what happens to its instances on purpose. Pure.
 
-use redisctl::model::RequestKind;
+use redisctl::model::{Leaving, RequestKind};
 
 use super::History;
 use super::users::Declared;
@@ -68,6 +68,19 @@ impl History {
         let agent = self.redis.processes[at].agent;
         self.mesos.crash(agent, &mut self.redis, self.now);
         self.mesos.agents[agent].lost = true;
+    }
+
+    /// The agent of the master is to be emptied.
+    pub fn empty_machine_of_master(&mut self, name: &str, why: Leaving) {
+        let at = self.master_at(name).expect("it is settled");
+        let agent = self.redis.processes[at].agent;
+        self.mesos.leave(agent, why);
+    }
+
+    /// How many tasks run on agents that are to be emptied.
+    pub fn staying(&self) -> usize {
+        let leaves = |(_, at): &(&str, usize)| self.mesos.agents[*at].leaving.is_some();
+        self.mesos.running().filter(leaves).count()
     }
 
     pub fn hang_master(&mut self, name: &str) {
