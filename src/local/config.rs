@@ -12,10 +12,12 @@ use anyhow::{Context, Result, bail};
 const BLOCK: u16 = 100;
 /// The lowest block.
 const PORTS_FROM: u16 = 10_000;
-/// The highest port, exclusive: above, the kernel hands ports out to outgoing connections.
-const PORTS_TO: u16 = 32_700;
-/// A simulated agent has the 999 ports after this one, on an address of its own.
-const SIMULATED_CLAIM: u16 = 20_000;
+/// The highest port, exclusive.
+const PORTS_TO: u16 = 31_700;
+/// A simulated agent has the 999 ports after this one, on an address of its own: above the blocks,
+/// whose first port is held on every address, and below what the kernel hands out to outgoing
+/// connections.
+const SIMULATED_CLAIM: u16 = PORTS_TO;
 /// How many networks are tried for a simulated cluster before giving up.
 const NETWORK_TRIES: usize = 200;
 

@@ -236,9 +236,9 @@ impl Drop for Process {
 const BLOCK: u16 = 100;
 /// Above the ports that well-known services use, ...
 const PORT_MIN: u16 = 10_000;
-/// ... and below those that the kernel hands out to outgoing connections (from 32768 on): a server
-/// now and then finds one of these taken.
-const PORT_MAX: u16 = 32_700;
+/// ... and below those of simulated agents, and those that the kernel hands out to outgoing
+/// connections (from 32768 on): a server now and then finds one of these taken.
+const PORT_MAX: u16 = 31_700;
 
 /// Ports that nobody uses and no other test gets, until dropped, or until this process ends.
 pub struct Ports {
