@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::bag::Bag;
 use super::config::AgentSpec;
+use super::drain::DrainConfig;
 use super::framework::{Task, has_capability, is_terminal};
 use super::json::{duration, id, items, uuid};
 use super::process::{self, Exit};
@@ -34,6 +35,8 @@ pub(super) struct Agent {
     pub tasks: BTreeMap<TaskKey, AgentTask>,
     /// What the master sent while the network failed: it arrives when the network works again.
     pub inbox: Vec<Message>,
+    /// It kills its tasks and takes no others, until it has none.
+    pub draining: Option<DrainConfig>,
     /// Processes that are not reaped yet.
     pub processes: usize,
 }
@@ -44,6 +47,7 @@ pub(super) enum Message {
     Kill { key: TaskKey, grace: Option<Duration> },
     Acknowledge { key: TaskKey, uuid: String },
     Shutdown { framework: String },
+    Drain(DrainConfig),
 }
 
 /// A task on its agent.
@@ -73,7 +77,8 @@ pub(super) enum Process {
 
 impl Agent {
     pub fn new(spec: AgentSpec) -> Agent {
-        Agent { spec, id: None, up: true, reachable: true, tasks: BTreeMap::new(), inbox: Vec::new(), processes: 0 }
+        let (tasks, inbox) = (BTreeMap::new(), Vec::new());
+        Agent { spec, id: None, up: true, reachable: true, tasks, inbox, draining: None, processes: 0 }
     }
 
     pub fn total(&self) -> Bag {
@@ -98,6 +103,11 @@ impl AgentTask {
             run,
             killing: false,
         }
+    }
+
+    /// Between SIGTERM and SIGKILL, if the kill does not say.
+    pub fn grace(&self) -> Duration {
+        duration(&self.info["kill_policy"]["grace_period"]).unwrap_or(DEFAULT_GRACE)
     }
 
     /// As the agent tells it to a master that does not know it.
@@ -142,6 +152,7 @@ impl State {
             Message::Kill { key, grace } => self.agent_kill(agent, &key, grace),
             Message::Acknowledge { key, uuid } => self.agent_acknowledged(agent, &key, &uuid),
             Message::Shutdown { framework } => self.agent_shutdown(agent, &framework),
+            Message::Drain(config) => self.agent_drain(agent, config),
         }
     }
 
@@ -222,6 +233,9 @@ impl State {
     pub fn task_ended(&mut self, agent: usize, key: &TaskKey, run: u64, exit: Exit) {
         let Some(task) = self.run_of(agent, key, run) else { return };
         task.process = Process::Ended;
+        if is_terminal(task.state) {
+            return self.forget_if_told(agent, key); // A drain called it gone before it was.
+        }
         let state = match exit {
             _ if task.killing => TaskState::Killed,
             Exit::Code(0) => TaskState::Finished,
@@ -241,7 +255,7 @@ impl State {
             return;
         }
         let first = !std::mem::replace(&mut task.killing, true);
-        let grace = grace.or_else(|| duration(&task.info["kill_policy"]["grace_period"])).unwrap_or(DEFAULT_GRACE);
+        let grace = grace.unwrap_or_else(|| task.grace());
         let (process, run) = (task.process, task.run);
         let tells = has_capability(&task.framework_info, "TASK_KILLING_STATE") && task.state == TaskState::Running;
         if first {
@@ -269,9 +283,7 @@ impl State {
             self.agent_kill(agent, &key, Some(SHUTDOWN_GRACE));
             let task = self.agents[agent].tasks.get_mut(&key).expect("it was listed a moment ago");
             task.updates.mute();
-            if task.process == Process::Ended {
-                self.agents[agent].tasks.remove(&key);
-            }
+            self.forget_if_told(agent, &key);
         }
     }
 

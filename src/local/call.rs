@@ -141,6 +141,7 @@ impl State {
             "DECLINE" => self.decline(&framework, &call["decline"]),
             "REVIVE" => self.revive(&framework, &call["revive"]),
             "SUPPRESS" => self.suppress(&framework, &call["suppress"]),
+            "ACCEPT_INVERSE_OFFERS" | "DECLINE_INVERSE_OFFERS" => self.answer_inverse_offers(&framework, call),
             "KILL" => self.kill(&framework, &call["kill"]),
             "ACKNOWLEDGE" => self.acknowledge(&framework, &call["acknowledge"]),
             "RECONCILE" => self.reconcile(&framework, &call["reconcile"]),
@@ -148,7 +149,7 @@ impl State {
                 self.update_framework(&framework, &call["update_framework"]).map_err(|text| (400, text))?;
                 return Ok(200);
             }
-            _ => {} // Inverse offers, operations, messages: none of them occur here.
+            _ => {} // Operations, messages: none of them occur here.
         }
         Ok(202)
     }

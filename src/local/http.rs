@@ -91,7 +91,8 @@ async fn operator(State(shared): State<Arc<Shared>>, method: Method, body: Bytes
         return not_allowed(&method);
     }
     match shared.with(|state| operator_api::answer(state, &body)) {
-        Ok(json) => ([(CONTENT_TYPE, "application/json")], json.to_string()).into_response(),
+        Ok(Some(json)) => ([(CONTENT_TYPE, "application/json")], json.to_string()).into_response(),
+        Ok(None) => StatusCode::OK.into_response(),
         Err(text) => (StatusCode::BAD_REQUEST, text).into_response(),
     }
 }

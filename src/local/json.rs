@@ -44,6 +44,11 @@ pub(super) fn duration(value: &Value) -> Option<Duration> {
     nanoseconds.as_u64().or_else(|| nanoseconds.as_str()?.parse().ok()).map(Duration::from_nanos)
 }
 
+/// Protobuf's own `Duration`, of which whole seconds are enough here.
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
+    number(&value["seconds"]).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
 /// Seconds since the epoch, as in a status.
 pub(super) fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::bag::Bag;
+use super::config::AgentSpec;
 use super::json::{id, number, texts};
 use super::state::State;
 
@@ -44,7 +45,7 @@ impl State {
         let agent_ids: Vec<String> = self.master.agents.keys().cloned().collect();
         for agent_id in agent_ids {
             let registration = &self.master.agents[&agent_id];
-            if !registration.is_connected() || !registration.free.allocatable() {
+            if !registration.is_active() || !registration.free.allocatable() {
                 continue;
             }
             let free = registration.free.clone();
@@ -53,13 +54,12 @@ impl State {
             let Some(taker) = taker else { continue };
             taker.share += free.dominant_share(&self.agents[registration.agent].total());
             let offer = Offer {
-                id: format!("{}-O{}", self.master.id, self.master.next_offer),
+                id: self.new_offer_id(),
                 framework: taker.framework.clone(),
                 agent_id: agent_id.clone(),
                 role: taker.role.clone(),
                 resources: free,
             };
-            self.master.next_offer += 1;
             self.master.agents.get_mut(&agent_id).expect("it was listed").free = Bag::default();
             new.entry(offer.framework.clone()).or_default().push(self.offer_json(&offer));
             self.master.offers.insert(offer.id.clone(), offer);
@@ -67,6 +67,14 @@ impl State {
         for (framework, offers) in new {
             self.send(&framework, &json!({"type": "OFFERS", "offers": {"offers": offers}}));
         }
+        self.allocate_inverse();
+    }
+
+    /// An id for an offer or an inverse offer.
+    pub fn new_offer_id(&mut self) -> String {
+        let number = self.master.next_offer;
+        self.master.next_offer += 1;
+        format!("{}-O{number}", self.master.id)
     }
 
     /// Everyone who wants offers, with what it has already.
@@ -115,15 +123,14 @@ impl State {
             "framework_id": id(&offer.framework),
             "agent_id": id(&offer.agent_id),
             "hostname": spec.hostname,
-            "url": {
-                "scheme": "http",
-                "address": {"hostname": spec.hostname, "ip": spec.ip, "port": super::operator_api::AGENT_PORT},
-                "path": "/slave(1)",
-            },
+            "url": url(spec),
             "resources": offer.resources.to_json(&json!({"allocation_info": {"role": offer.role}})),
         });
         if let Some(attributes) = super::operator_api::attributes(spec) {
             json["attributes"] = attributes;
+        }
+        if let Some(unavailability) = self.master.maintenance.unavailability(spec) {
+            json["unavailability"] = unavailability.clone();
         }
         json["allocation_info"] = json!({"role": offer.role});
         json
@@ -149,10 +156,8 @@ impl State {
         let Some(registration) = self.master.agents.get_mut(&offer.agent_id) else { return };
         registration.free.add(left);
         let Some(filters) = filters else { return };
-        let refuse_s = number(&filters["refuse_seconds"]).unwrap_or(DEFAULT_REFUSE_S);
-        let refuse_s = if refuse_s < 0.0 { DEFAULT_REFUSE_S } else { refuse_s.min(REFUSE_MAX_S) };
-        if refuse_s > 0.0 && !left.is_empty() {
-            let wait = Duration::from_secs_f64(refuse_s).max(self.config.allocation_interval);
+        if let Some(wait) = refuse_for(filters).filter(|_| !left.is_empty()) {
+            let wait = wait.max(self.config.allocation_interval);
             self.master.filters.push(Filter {
                 framework: offer.framework.clone(),
                 agent_id: offer.agent_id.clone(),
@@ -167,6 +172,7 @@ impl State {
     pub fn revive(&mut self, framework_id: &str, call: &Value) {
         let Some(roles) = self.roles_of_call(framework_id, call) else { return };
         self.master.filters.retain(|f| f.framework != framework_id || !roles.contains(&f.role));
+        self.master.maintenance.clear_filters_of(framework_id);
         if let Some(framework) = self.master.frameworks.get_mut(framework_id) {
             framework.suppressed.retain(|role| !roles.contains(role));
         }
@@ -191,11 +197,12 @@ impl State {
         named.iter().all(|role| mine.contains(role)).then_some(named)
     }
 
-    /// Takes all offers of an agent back, and says so.
+    /// Takes all offers and inverse offers of an agent back, and says so.
     pub fn rescind_of(&mut self, agent_id: &str) {
         let offers = self.master.offers.values().filter(|offer| offer.agent_id == agent_id);
         let ids: Vec<String> = offers.map(|offer| offer.id.clone()).collect();
         self.rescind(&ids);
+        self.rescind_inverse_of(agent_id);
     }
 
     /// Takes these offers back, and says so.
@@ -214,7 +221,21 @@ impl State {
             let Some(offer) = self.master.offers.remove(&offer_id) else { continue };
             self.give_back(&offer, &offer.resources, None);
         }
+        self.master.maintenance.void_of(framework);
     }
+}
+
+/// How long a call's filters refuse; none: not at all.
+pub(super) fn refuse_for(filters: &Value) -> Option<Duration> {
+    let refuse_s = number(&filters["refuse_seconds"]).unwrap_or(DEFAULT_REFUSE_S);
+    let refuse_s = if refuse_s < 0.0 { DEFAULT_REFUSE_S } else { refuse_s.min(REFUSE_MAX_S) };
+    (refuse_s > 0.0).then(|| Duration::from_secs_f64(refuse_s))
+}
+
+/// Where an agent says that it is.
+pub(super) fn url(spec: &AgentSpec) -> Value {
+    let address = json!({"hostname": spec.hostname, "ip": spec.ip, "port": super::operator_api::AGENT_PORT});
+    json!({"scheme": "http", "address": address, "path": "/slave(1)"})
 }
 
 /// A framework's role that wants offers; orders by what it has already.

@@ -1,11 +1,11 @@
-//! The read side of the master's operator API. Pure.
+//! The master's operator API: what can be asked, and what is done by others. Pure.
 
 use serde_json::{Value, json};
 
 use super::bag::Bag;
 use super::config::AgentSpec;
 use super::framework::Framework;
-use super::json::{id, time_info};
+use super::json::{id, id_of, time_info};
 use super::registration::{Registration, Standing};
 use super::state::State;
 
@@ -17,10 +17,16 @@ const VERSION: &str = "1.11.0";
 const AGENT_CAPABILITIES: [&str; 4] =
     ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "TASK_RESOURCE_LIMITS"];
 
-/// Answers a call; an error is the text of a 400.
-pub(super) fn answer(state: &State, body: &[u8]) -> Result<Value, String> {
+/// The calls that change something.
+const ACTS: [&str; 4] = ["DEACTIVATE_AGENT", "REACTIVATE_AGENT", "DRAIN_AGENT", "UPDATE_MAINTENANCE_SCHEDULE"];
+
+/// Answers a call, if its answer has a body; an error is the text of a 400.
+pub(super) fn answer(state: &mut State, body: &[u8]) -> Result<Option<Value>, String> {
     let call: Value = serde_json::from_slice(body).map_err(|e| format!("Failed to parse body into JSON: {e}"))?;
     let name = call["type"].as_str().unwrap_or_default();
+    if ACTS.contains(&name) {
+        return act(state, name, &call).map(|()| None);
+    }
     let (field, content) = match name {
         "GET_HEALTH" => ("get_health", json!({"healthy": true})),
         "GET_VERSION" => ("get_version", json!({"version_info": {"version": VERSION}})),
@@ -28,9 +34,32 @@ pub(super) fn answer(state: &State, body: &[u8]) -> Result<Value, String> {
         "GET_AGENTS" => ("get_agents", state.get_agents()),
         "GET_FRAMEWORKS" => ("get_frameworks", state.get_frameworks()),
         "GET_TASKS" => ("get_tasks", state.get_tasks()),
-        _ => return Err("Failed to validate master::Call: Expecting 'type' to be present".to_string()),
+        "GET_MAINTENANCE_SCHEDULE" => ("get_maintenance_schedule", state.master.maintenance.schedule()),
+        "GET_MAINTENANCE_STATUS" => ("get_maintenance_status", state.maintenance_status()),
+        "" => return Err("Failed to validate master::Call: Expecting 'type' to be present".to_string()),
+        _ => return Err(format!("The local cluster does not know {name}")),
     };
-    Ok(json!({"type": name, (field): content}))
+    Ok(Some(json!({"type": name, (field): content})))
+}
+
+fn act(state: &mut State, name: &str, call: &Value) -> Result<(), String> {
+    let field = name.to_lowercase();
+    let call = &call[&field];
+    if call.is_null() {
+        return Err(format!("Failed to validate master::Call: Expecting '{field}' to be present"));
+    }
+    let missing =
+        |what: &str| format!("Failed to convert JSON into Call protobuf: Missing required fields: {field}.{what}");
+    if name == "UPDATE_MAINTENANCE_SCHEDULE" {
+        let schedule = call.get("schedule").ok_or_else(|| missing("schedule"))?;
+        return state.update_schedule(schedule);
+    }
+    let agent_id = id_of(call, "agent_id").ok_or_else(|| missing("agent_id"))?;
+    match name {
+        "DEACTIVATE_AGENT" => state.deactivate(agent_id),
+        "REACTIVATE_AGENT" => state.reactivate(agent_id),
+        _ => state.drain(agent_id, call),
+    }
 }
 
 /// An agent's attributes as Mesos lists them.
@@ -69,7 +98,7 @@ impl State {
             match registration.standing {
                 Standing::Registered { .. } => agents.push(self.agent_json(agent_id, registration)),
                 Standing::Recovered => recovered.push(self.agent_info(agent_id, registration)),
-                Standing::Unreachable { .. } => {}
+                Standing::Unreachable { .. } | Standing::Gone => {}
             }
         }
         json!({"agents": agents, "recovered_agents": recovered})
@@ -103,14 +132,17 @@ impl State {
         let capabilities = AGENT_CAPABILITIES.map(|name| json!({"type": name}));
         let mut json = json!({
             "agent_info": self.agent_info(agent_id, registration),
-            "active": registration.is_connected(),
-            "deactivated": false,
+            "active": registration.is_active(),
+            "deactivated": registration.deactivated,
             "version": VERSION,
             "pid": format!("slave(1)@{}:{AGENT_PORT}", agent.spec.ip),
             "registered_time": time_info(registration.registered_s),
             "total_resources": agent.total().to_json(&star),
             "capabilities": capabilities,
         });
+        if let Some(drain) = &registration.drain {
+            drain.show(&mut json);
+        }
         for (field, bag) in [("allocated_resources", allocated), ("offered_resources", offered)] {
             if !bag.is_empty() {
                 json[field] = bag.to_json(&star);

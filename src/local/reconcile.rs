@@ -40,6 +40,7 @@ impl State {
             Some(Standing::Recovered) => return None,
             Some(Standing::Registered { .. }) => (TaskState::Gone, "Reconciliation: Task is unknown to the agent"),
             Some(Standing::Unreachable { .. }) => (TaskState::Unreachable, "Reconciliation: Task is unreachable"),
+            Some(Standing::Gone) => (TaskState::GoneByOperator, "Reconciliation: Task is gone"),
             None if agent_id.is_none() && missing() => return None,
             None => (TaskState::Unknown, "Reconciliation: Task is unknown"),
         };

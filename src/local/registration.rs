@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::bag::Bag;
+use super::drain::Drain;
 use super::framework::{Framework, Task, is_terminal};
 use super::json::{id, now_s, time_info};
 use super::state::{Due, State, TaskKey};
@@ -19,6 +20,8 @@ pub(super) enum Standing {
     Registered { connected: bool },
     /// Given up.
     Unreachable { since_s: f64 },
+    /// Marked as gone: it is never taken back.
+    Gone,
 }
 
 /// What the master knows of an agent.
@@ -32,6 +35,9 @@ pub(super) struct Registration {
     pub free: Bag,
     /// The number of the newest outage.
     pub outage: u64,
+    /// It is not offered.
+    pub deactivated: bool,
+    pub drain: Option<Drain>,
     /// Tasks to be killed when the agent comes back before it is given up.
     pub killed: BTreeSet<TaskKey>,
 }
@@ -39,7 +45,8 @@ pub(super) struct Registration {
 impl Registration {
     fn new(agent: usize, free: Bag) -> Registration {
         let standing = Standing::Registered { connected: true };
-        Registration { agent, standing, registered_s: now_s(), free, outage: 0, killed: BTreeSet::new() }
+        let (deactivated, drain, killed) = (false, None, BTreeSet::new());
+        Registration { agent, standing, registered_s: now_s(), free, outage: 0, deactivated, drain, killed }
     }
 
     /// As a new master finds it in the registry.
@@ -48,7 +55,7 @@ impl Registration {
             Standing::Registered { .. } => Standing::Recovered,
             other => other,
         };
-        Registration { standing, killed: BTreeSet::new(), ..self }
+        Registration { standing, killed: BTreeSet::new(), drain: self.drain.map(Drain::recovered), ..self }
     }
 
     pub fn is_registered(&self) -> bool {
@@ -57,6 +64,11 @@ impl Registration {
 
     pub fn is_connected(&self) -> bool {
         self.standing == Standing::Registered { connected: true }
+    }
+
+    /// Whether it is offered.
+    pub fn is_active(&self) -> bool {
+        self.is_connected() && !self.deactivated
     }
 }
 
@@ -83,10 +95,12 @@ impl State {
         };
         let standing = self.master.agents.get(&agent_id).map(|r| r.standing);
         match standing {
+            Some(Standing::Gone) => return,
             Some(Standing::Registered { .. }) => self.welcome_known(agent, &agent_id),
             other => self.welcome_back(agent, &agent_id, matches!(other, Some(Standing::Unreachable { .. }))),
         }
         self.resume_updates(agent);
+        self.go_on_draining(&agent_id);
         self.allocate();
     }
 
@@ -108,6 +122,9 @@ impl State {
     /// The master has no idea of its tasks: it takes them over as the agent tells.
     fn welcome_back(&mut self, agent: usize, agent_id: &str, was_unreachable: bool) {
         let mut registration = Registration::new(agent, self.agents[agent].total());
+        if let Some(before) = self.master.agents.get(agent_id) {
+            (registration.deactivated, registration.drain) = (before.deactivated, before.drain.clone());
+        }
         let mut removed = BTreeSet::new();
         for (key, mine) in &self.agents[agent].tasks {
             let (framework_id, task_id) = key;
@@ -199,6 +216,7 @@ impl State {
 
     fn give_up(&mut self, agent_id: &str) {
         self.rescind_of(agent_id);
+        self.master.maintenance.forget_agent(agent_id);
         let since_s = now_s();
         if let Some(registration) = self.master.agents.get_mut(agent_id) {
             registration.standing = Standing::Unreachable { since_s };
@@ -217,6 +235,11 @@ impl State {
             framework.unreachable.insert(task_id, task);
             self.send_update(&framework_id, &status);
         }
+        self.tell_failure(agent_id);
+    }
+
+    /// FAILURE of an agent, to all.
+    pub fn tell_failure(&mut self, agent_id: &str) {
         let failure = json!({"type": "FAILURE", "failure": {"agent_id": id(agent_id)}});
         for framework_id in self.connected_frameworks() {
             self.send(&framework_id, &failure);

@@ -13,6 +13,7 @@ use super::fake_nodes::FakeNodes;
 use super::faults::Faults;
 use super::framework::Framework;
 use super::json::uuid;
+use super::maintenance::Maintenance;
 use super::offers::{Filter, Offer};
 use super::registration::Registration;
 
@@ -57,6 +58,7 @@ pub(super) struct Master {
     pub agents: BTreeMap<String, Registration>,
     pub offers: BTreeMap<String, Offer>,
     pub filters: Vec<Filter>,
+    pub maintenance: Maintenance,
     pub next_framework: u64,
     pub next_offer: u64,
     pub next_agent: u64,
@@ -176,6 +178,7 @@ impl Master {
             agents: BTreeMap::new(),
             offers: BTreeMap::new(),
             filters: Vec::new(),
+            maintenance: Maintenance::default(),
             next_framework: 0,
             next_offer: 0,
             next_agent: 0,
@@ -227,7 +230,8 @@ impl State {
     pub fn master_started(&mut self) {
         let number = self.master.number + 1;
         let registry = std::mem::take(&mut self.master.agents);
-        self.master = Master { up: true, number, started_s: super::json::now_s(), ..Master::new() };
+        let maintenance = std::mem::take(&mut self.master.maintenance).recovered();
+        self.master = Master { up: true, number, started_s: super::json::now_s(), maintenance, ..Master::new() };
         self.master.agents = registry.into_iter().map(|(id, agent)| (id, agent.recovered())).collect();
         self.after(self.config.allocation_interval, Due::Allocate { master: number });
         self.after(self.config.reregister_timeout, Due::GiveUpRecovered { master: number });

@@ -140,6 +140,8 @@ impl State {
         self.master.completed.push(framework);
         for agent in 0..self.agents.len() {
             self.send_to_agent(agent, Message::Shutdown { framework: framework_id.to_string() });
+            let agent_id = self.agents[agent].agent_id().to_string();
+            self.end_drain_if_empty(&agent_id);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::agent::Message;
+use super::agent::{AgentTask, Message, Process};
 use super::framework::is_terminal;
 use super::json::{id, id_of, now_s, uuid_base64};
 use super::state::{Due, State, TaskKey};
@@ -58,13 +58,12 @@ impl State {
     pub fn push_update(&mut self, agent: usize, key: &TaskKey, state: TaskState, more: &Value) {
         let ip = self.agents[agent].spec.ip.clone();
         let agent_id = self.agents[agent].agent_id().to_string();
+        let drained = self.agents[agent].drained(state);
+        let state = drained.unwrap_or(state);
         let Some(task) = self.agents[agent].tasks.get_mut(key) else { return };
         task.state = state;
         if task.updates.muted {
-            if is_terminal(state) {
-                self.agents[agent].tasks.remove(key);
-            }
-            return;
+            return self.forget_if_told(agent, key);
         }
         let mut status = json!({
             "task_id": id(&key.1),
@@ -77,12 +76,15 @@ impl State {
         for (name, value) in more.as_object().into_iter().flatten() {
             status[name] = value.clone();
         }
+        if drained.is_some() {
+            status["reason"] = "REASON_AGENT_DRAINING".into();
+        }
         if status["source"] == "SOURCE_EXECUTOR" {
             status["container_status"] = json!({
                 "container_id": id(&task.container),
                 "network_infos": [{"ip_addresses": [{"protocol": "IPv4", "ip_address": ip}]}],
             });
-            if let super::agent::Process::Group(pid) = task.process {
+            if let Process::Group(pid) = task.process {
                 status["container_status"]["executor_pid"] = pid.as_raw_nonzero().get().into();
             }
         }
@@ -172,6 +174,7 @@ impl State {
         }
         let key = (framework_id.to_string(), task_id.to_string());
         self.send_to_agent(agent, Message::Acknowledge { key, uuid: uuid.to_string() });
+        self.end_drain_if_empty(agent_id);
     }
 
     /// An acknowledgement arrives at the agent.
@@ -180,11 +183,17 @@ impl State {
         if task.updates.queue.front().is_none_or(|head| head.uuid() != uuid) {
             return;
         }
-        let head = task.updates.queue.pop_front().expect("it was there a moment ago");
-        if is_terminal(head.state) {
+        task.updates.queue.pop_front();
+        self.forward_head(agent, key, self.config.update_retry);
+        self.forget_if_told(agent, key);
+    }
+
+    /// A task that has ended, process and all, is forgotten once its end is acknowledged.
+    pub fn forget_if_told(&mut self, agent: usize, key: &TaskKey) {
+        let over = |task: &AgentTask| is_terminal(task.state) && task.updates.queue.is_empty();
+        if self.agents[agent].tasks.get(key).is_some_and(|task| over(task) && task.process == Process::Ended) {
             self.agents[agent].tasks.remove(key);
-        } else {
-            self.forward_head(agent, key, self.config.update_retry);
+            self.agents[agent].rest_if_drained();
         }
     }
 }

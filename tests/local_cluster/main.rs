@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod draining;
 mod faults;
 mod losses;
+mod maintenance;
 mod protocol;
 mod rig;
 mod scheduler;
@@ -71,4 +73,19 @@ facts! {
         a_machine_that_hangs_goes_on_where_it_was,
         what_is_sent_to_a_machine_that_hangs_for_a_moment_arrives,
         a_new_master_learns_of_tasks_from_the_agents;
+    draining:
+        a_deactivated_agent_is_not_offered_until_it_is_reactivated,
+        a_drained_agents_tasks_are_killed_and_it_is_drained_once_that_is_acknowledged,
+        a_drain_leaves_each_task_its_grace_as_far_as_it_allows,
+        an_agent_drained_for_good_is_gone_with_its_tasks,
+        an_agent_that_was_away_drains_when_it_is_back,
+        a_new_master_knows_what_was_deactivated_drained_and_scheduled;
+    maintenance:
+        maintenance_ahead_is_told_by_offers_and_inverse_offers,
+        every_new_schedule_takes_all_offers_back,
+        an_answered_inverse_offer_comes_again_when_its_filter_ends,
+        a_refused_inverse_offer_comes_again_on_revive_and_with_a_new_subscription,
+        an_inverse_offer_due_while_its_agent_is_deactivated_is_lost_until_the_next_schedule,
+        a_suppressed_framework_is_asked_to_leave_too,
+        a_wrong_schedule_is_refused_with_the_masters_words;
 }

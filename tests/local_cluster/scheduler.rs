@@ -48,6 +48,16 @@ pub async fn ask(address: &str, call: &str) -> Value {
     answer[call.to_lowercase()].clone()
 }
 
+/// A call of the operator API, as it is answered.
+pub async fn operate(address: &str, call: &str, body: &Value) -> (u16, String) {
+    let mut request = json!({"type": call});
+    if !body.is_null() {
+        request[call.to_lowercase()] = body.clone();
+    }
+    let json = [("content-type", "application/json"), ("accept", "application/json")];
+    post(address, "/api/v1", &json, request.to_string()).await
+}
+
 fn client() -> reqwest::Client {
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).http1_only();
     builder.build().expect("a client")
