@@ -1,13 +1,15 @@
 //! The two clusters that every scenario runs on, behind one interface. I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use redisctl::local;
 
 use crate::operator::BINARY;
 use crate::support::mesos::{Mesos, SeenTask};
-use crate::support::{AgentSpec, process};
+use crate::support::{Administrator, AgentSpec, process, wait_until};
+use crate::world::TIMEOUT;
 
 /// Which cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +132,53 @@ impl Cluster {
     /// The machine goes on.
     pub fn thaw_machine(&mut self, agent: usize) {
         on_agent!(self, agent, thaw_machine);
+    }
+
+    /// The agent is not offered any more; its tasks run on.
+    pub async fn deactivate(&self, agent: usize) {
+        self.administrator().deactivate(&hostname(agent)).await.expect("the agent is registered");
+    }
+
+    /// The agent is offered again, after a drain only once it is drained.
+    pub async fn reactivate(&self, agent: usize) {
+        let administrator = self.administrator();
+        wait_until("the agent is reactivated", TIMEOUT, async || administrator.reactivate(&hostname(agent)).await)
+            .await;
+    }
+
+    /// Mesos kills the agent's tasks at once, each with its own grace.
+    pub async fn drain(&self, agent: usize) {
+        self.administrator().drain(&hostname(agent)).await.expect("the agent is registered, and not in the schedule");
+    }
+
+    /// Waits until nothing is left on an agent that was drained.
+    pub async fn drained(&self, agent: usize) {
+        let administrator = self.administrator();
+        wait_until("the agent is drained", TIMEOUT, async || {
+            administrator.is_drained(&hostname(agent)).await.unwrap_or_default()
+        })
+        .await;
+    }
+
+    /// The maintenance schedule: this agent alone, from so long from now on for ever.
+    pub async fn maintenance(&self, agent: usize, starts_in: Duration) {
+        self.administrator().maintenance(&hostname(agent), starts_in).await.expect("the agent is registered");
+    }
+
+    /// An empty maintenance schedule.
+    pub async fn no_maintenance(&self) {
+        self.administrator().no_maintenance().await.expect("the master answers");
+    }
+
+    /// What the framework has answered last of each agent in the schedule, `ACCEPT` or `DECLINE`; an
+    /// agent of which it has said nothing is not in it.
+    pub async fn maintenance_answers(&self) -> BTreeMap<usize, String> {
+        let answers = self.administrator().maintenance_answers().await.expect("the master answers");
+        answers.into_iter().filter_map(|(host, mut given)| Some((agent_of(&host), given.pop()?))).collect()
+    }
+
+    fn administrator(&self) -> Administrator {
+        Administrator::of(&self.url())
     }
 
     /// `kill -9` of the Mesos master.

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agents;
 mod client;
 mod cluster;
 mod control;
@@ -53,6 +54,8 @@ scenarios_on! {
 }
 
 scenarios! {
+    agents:
+        agents_are_taken_out_of_service_and_back_on_either_cluster;
     lifecycle:
         a_document_put_into_etcd_becomes_a_replicated_redis_on_three_racks,
         replicas_are_added_and_removed_but_never_the_master,

@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+pub mod administrator;
 pub mod etcd;
 pub mod machines;
 pub mod mesos;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod redis;
 pub mod status;
 
+pub use administrator::Administrator;
 pub use etcd::Etcd;
 pub use mesos::{AgentSpec, Mesos, MesosOptions};
 pub use process::{Home, Ports, Process};
