@@ -146,6 +146,7 @@ impl Registry {
             "PING" => b"+PONG\r\n".to_vec(),
             "ECHO" => bulk(argument(1)),
             "QUIT" => return None,
+            "CLIENT" if argument(1).eq_ignore_ascii_case("LIST") => bulk(""),
             "SELECT" | "CLIENT" | "AUTH" | "RESET" => b"+OK\r\n".to_vec(),
             "DBSIZE" | "WAIT" => b":0\r\n".to_vec(),
             "HELLO" => {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use redisctl::failover::redis::Redis;
 use redisctl::model::Address;
 
 use crate::support::{self, Ports, Redis as Server, wait_until};
@@ -11,7 +10,7 @@ use crate::*;
 
 #[tokio::test]
 async fn a_node_can_be_made_to_follow_another_any_number_of_times() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (master, node) = (Server::start(&[]).await, Server::start(&[]).await);
     master.cli(&["SET", "a", "1"]).await.unwrap();
     redis.follow(&address(&node), &address(&master)).await.unwrap();
@@ -26,7 +25,7 @@ async fn a_node_can_be_made_to_follow_another_any_number_of_times() {
 
 #[tokio::test]
 async fn settings_are_applied_and_an_error_names_the_setting() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let server = Server::start(&[]).await;
     let pair = |name: &str, value: &str| (name.to_string(), value.to_string());
     let settings = [pair("maxmemory-policy", "allkeys-lru"), pair("save", "900 1"), pair("timeout", "17")];
@@ -42,7 +41,7 @@ async fn settings_are_applied_and_an_error_names_the_setting() {
 
 #[tokio::test]
 async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let ports = Ports::lease(1);
     let port = ports.next();
     let replica = replica_of(port).await;
@@ -86,7 +85,7 @@ async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() 
 
 #[tokio::test]
 async fn only_a_new_replica_is_kicked() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let mut master = Server::start(&[]).await;
     let replica = replica_of(master.port()).await;
     let refused = async |node: &Server, master: &Address| {

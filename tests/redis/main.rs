@@ -8,11 +8,13 @@ mod prober;
 mod probes;
 mod roles;
 mod switch;
+mod term;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redisctl::failover::redis::Redis;
+use redisctl::failover::redis::{Redis, Term};
 use redisctl::model::{Address, Probe};
 use support::{Redis as Server, wait_until};
 use tokio::sync::mpsc;
@@ -23,6 +25,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
 /// How long a condition may take to become true.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The port of a leader that leads for ever.
+fn commander(timeout: Duration) -> Redis {
+    Redis::new(timeout, Term { number: 1, lasts: Arc::new(|| true) })
+}
 
 fn local(port: u16) -> Address {
     Address { host: "127.0.0.1".into(), port }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redisctl::failover::redis::{Pace, Prober, Redis, Target};
+use redisctl::failover::redis::{Pace, Prober, Target};
 use redisctl::model::{Address, NoAnswer};
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ const SELDOM: Pace = Pace::Steady(Duration::from_hours(1));
 #[tokio::test]
 async fn an_eager_node_is_seen_soon_after_it_listens() {
     let (out, mut seen) = mpsc::channel(64);
-    let prober = Prober::start(Redis::new(TIMEOUT), out);
+    let prober = Prober::start(commander(TIMEOUT), out);
     let mut server = Server::start(&[]).await;
     server.kill();
     prober.add(target("orders-0.1", address(&server), Pace::Eager));
@@ -33,7 +33,7 @@ async fn an_eager_node_is_seen_soon_after_it_listens() {
 #[tokio::test]
 async fn a_steady_node_that_stops_answering_is_looked_at_closely() {
     let (out, mut seen) = mpsc::channel(64);
-    let prober = Prober::start(Redis::new(TIMEOUT), out);
+    let prober = Prober::start(commander(TIMEOUT), out);
     let mut server = Server::start(&[]).await;
     prober.add(target("t", address(&server), SELDOM));
     assert!(next(&mut seen).await.result.is_ok());
@@ -52,7 +52,7 @@ async fn a_steady_node_that_stops_answering_is_looked_at_closely() {
 #[tokio::test]
 async fn a_changed_pace_counts_at_once_and_a_removed_node_is_left_alone() {
     let (out, mut seen) = mpsc::channel(64);
-    let prober = Prober::start(Redis::new(TIMEOUT), out);
+    let prober = Prober::start(commander(TIMEOUT), out);
     let server = Server::start(&[]).await;
     prober.add(target("t", address(&server), SELDOM));
     next(&mut seen).await;
@@ -72,7 +72,7 @@ async fn a_changed_pace_counts_at_once_and_a_removed_node_is_left_alone() {
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_probe_of_each_node() {
     let (out, mut seen) = mpsc::channel(1);
-    let prober = Prober::start(Redis::new(TIMEOUT), out);
+    let prober = Prober::start(commander(TIMEOUT), out);
     let (a, b) = (Server::start(&[]).await, Server::start(&[]).await);
     prober.add(target("a", address(&a), STEADY));
     prober.add(target("b", address(&b), STEADY));
@@ -103,7 +103,7 @@ async fn silent_nodes_do_not_delay_the_others() {
     /// More than are probed at a time.
     const SILENT: usize = 600;
     let (out, mut seen) = mpsc::channel(64);
-    let redis = Redis::new(Duration::from_millis(500));
+    let redis = commander(Duration::from_millis(500));
     let prober = Prober::start(redis, out);
     // One listener that accepts nothing: the kernel takes the connections, nobody replies.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -128,7 +128,7 @@ async fn silent_nodes_do_not_delay_the_others() {
 #[tokio::test]
 async fn the_prober_ends_when_nobody_reads() {
     let (out, seen) = mpsc::channel(1);
-    let prober = Prober::start(Redis::new(TIMEOUT), out.clone());
+    let prober = Prober::start(commander(TIMEOUT), out.clone());
     let server = Server::start(&[]).await;
     prober.add(target("t", address(&server), STEADY));
     drop(seen);

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use redisctl::failover::redis::Redis;
 use redisctl::model::{NoAnswer, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +11,7 @@ use crate::*;
 
 #[tokio::test]
 async fn a_master_and_its_replica_say_what_they_are() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let master = Server::start(&["--maxmemory", "64mb"]).await;
     let replica = replica_of(master.port()).await;
     master.cli(&["SET", "a", "1"]).await.unwrap();
@@ -39,12 +38,12 @@ async fn a_master_and_its_replica_say_what_they_are() {
 #[tokio::test]
 async fn a_port_that_nobody_listens_on_is_refused() {
     let ports = Ports::lease(1);
-    assert_eq!(Redis::new(TIMEOUT).probe(&local(ports.next())).await, Err(NoAnswer::Refused));
+    assert_eq!(commander(TIMEOUT).probe(&local(ports.next())).await, Err(NoAnswer::Refused));
 }
 
 #[tokio::test]
 async fn a_kept_connection_to_a_node_that_died_ends_in_refused() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let mut server = Server::start(&[]).await;
     redis.probe(&address(&server)).await.unwrap();
     server.kill();
@@ -53,7 +52,7 @@ async fn a_kept_connection_to_a_node_that_died_ends_in_refused() {
 
 #[tokio::test]
 async fn a_kept_connection_that_was_closed_is_dialled_again_within_the_probe() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let mut server = Server::start(&[]).await;
     redis.probe(&address(&server)).await.unwrap();
     server.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
@@ -65,7 +64,7 @@ async fn a_kept_connection_that_was_closed_is_dialled_again_within_the_probe() {
 
 #[tokio::test]
 async fn connections_are_kept_until_the_node_is_forgotten() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let server = Server::start(&[]).await;
     // The redis-cli that asks is one of them.
     let clients = async || server.cli(&["CLIENT", "LIST"]).await.unwrap().lines().count();
@@ -79,7 +78,7 @@ async fn connections_are_kept_until_the_node_is_forgotten() {
 
 #[tokio::test]
 async fn a_frozen_node_is_silent_in_time_and_answers_when_thawed() {
-    let redis = Redis::new(SHORT);
+    let redis = commander(SHORT);
     let server = Server::start(&[]).await;
     wait_until("it answers", PATIENCE, async || redis.probe(&address(&server)).await.is_ok()).await;
     server.freeze();
@@ -94,7 +93,7 @@ async fn a_frozen_node_is_silent_in_time_and_answers_when_thawed() {
 
 #[tokio::test]
 async fn a_node_that_replies_with_errors_is_busy_not_dead() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let locked = Server::start(&[]).await;
     locked.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();
     assert_eq!(redis.probe(&address(&locked)).await, Err(NoAnswer::Busy));
@@ -123,7 +122,7 @@ async fn replies(reply: &'static [u8]) -> Address {
 
 #[tokio::test]
 async fn what_is_not_redis_is_told_apart() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     assert_eq!(redis.probe(&replies(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await, Err(NoAnswer::Garbled));
     assert_eq!(redis.probe(&replies(b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n").await).await, Err(NoAnswer::Garbled));
     assert_eq!(

@@ -32,7 +32,7 @@ async fn syncs(server: &Server) -> (u32, u32) {
 
 #[tokio::test]
 async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (mut master, a, b) = three(&redis).await;
     let before = redis.probe(&address(&a)).await.unwrap();
     master.kill();
@@ -51,7 +51,7 @@ async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() 
 
 #[tokio::test]
 async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (master, a, b) = three(&redis).await;
     let before = redis.probe(&address(&b)).await.unwrap();
     for _ in 0..2 {
@@ -90,7 +90,7 @@ async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
 
 #[tokio::test]
 async fn a_detached_node_can_be_promoted_and_others_join_it_partially() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (mut master, a, b) = three(&redis).await;
     let (of_a, of_b) = (redis.detach(&address(&a)).await.unwrap(), redis.detach(&address(&b)).await.unwrap());
     master.kill();
@@ -104,7 +104,7 @@ async fn a_detached_node_can_be_promoted_and_others_join_it_partially() {
 
 #[tokio::test]
 async fn a_detached_master_takes_no_writes_and_can_be_promoted_again() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (master, a, b) = three(&redis).await;
     let before = redis.probe(&address(&master)).await.unwrap();
     let detached = redis.detach(&address(&master)).await.unwrap();
@@ -122,7 +122,7 @@ async fn a_detached_master_takes_no_writes_and_can_be_promoted_again() {
 
 #[tokio::test]
 async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (master, a, _b) = three(&redis).await;
     redis.detach(&address(&a)).await.unwrap();
     let promoted = redis.promote(&address(&a)).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told()
 
 #[tokio::test]
 async fn a_change_of_role_says_why_it_was_not_done() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let mut server = Server::start(&[]).await;
     let at = address(&server);
     server.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();

@@ -57,7 +57,7 @@ async fn write(n: usize, ports: [u16; 2], acknowledged: Arc<AtomicU64>, end: Arc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_still() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (a, b) = pair(&redis).await;
     // With this the new master takes writes only when the old one has joined it.
     for server in [&a, &b] {
@@ -103,7 +103,7 @@ async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_st
 
 #[tokio::test]
 async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
     let switch = async || redis.switch_over(&address(&from), &address(&to), SOON).await.map(|answer| answer.role);
     // After the fence.
@@ -126,7 +126,7 @@ async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
 
 #[tokio::test]
 async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
     let switch = async || redis.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();
     let is_as_it_was = async || {
@@ -138,7 +138,7 @@ async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
     };
     // It does not answer.
     to.freeze();
-    let impatient = Redis::new(SHORT);
+    let impatient = commander(SHORT);
     let error = impatient.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();
     assert!(matches!(&error, SwitchError::BackedOut(_)), "{error}");
     is_as_it_was().await;
@@ -157,7 +157,7 @@ async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
 
 #[tokio::test]
 async fn nodes_that_are_not_master_and_replica_are_not_switched() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
     let stranger = Server::start(&[]).await;
     let refused = async |a: &Server, b: &Server| match redis.switch_over(&address(a), &address(b), SOON).await {

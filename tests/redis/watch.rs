@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redisctl::clock;
-use redisctl::failover::redis::{Redis, Watches};
+use redisctl::failover::redis::Watches;
 use redisctl::model::{Address, NoAnswer, Probe};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_millis(600);
 /// A watch of this node that has told that it answers.
 async fn watch(address: &Address, within: Duration) -> (Watches, mpsc::Receiver<Probe>) {
     let (out, mut seen) = mpsc::channel(1024);
-    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    let mut watches = Watches::new(commander(TIMEOUT), out);
     watches.set("t", address, within);
     let first = next(&mut seen).await;
     assert!(first.task_id == "t" && first.result.is_ok(), "{first:?}");
@@ -155,7 +155,7 @@ async fn a_port_that_was_never_listened_on_is_refused_until_it_is() {
     let (out, mut seen) = mpsc::channel(1024);
     let mut server = Server::start(&[]).await;
     server.kill();
-    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    let mut watches = Watches::new(commander(TIMEOUT), out);
     watches.set("t", &address(&server), Duration::from_millis(100));
     for _ in 0..3 {
         assert_eq!(next(&mut seen).await.result, Err(NoAnswer::Refused));
@@ -169,7 +169,7 @@ async fn who_takes_connections_and_says_nothing_is_told_apart_from_who_does_not_
     // The kernel takes the connections, nobody replies.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (out, mut seen) = mpsc::channel(1024);
-    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    let mut watches = Watches::new(commander(TIMEOUT), out);
     watches.set("silent", &local(silent.local_addr().unwrap().port()), WITHIN);
     let first = next(&mut seen).await;
     assert_eq!(first.result, Err(NoAnswer::Timeout));
@@ -208,7 +208,7 @@ async fn who_takes_connections_and_says_nothing_is_told_apart_from_who_does_not_
 async fn a_slow_reader_still_learns_that_a_silence_has_ended() {
     let (out, mut seen) = mpsc::channel(1);
     let server = Server::start(&[]).await;
-    let mut watches = Watches::new(Redis::new(TIMEOUT), out);
+    let mut watches = Watches::new(commander(TIMEOUT), out);
     watches.set("t", &address(&server), Duration::from_millis(100));
     assert!(next(&mut seen).await.result.is_ok());
     server.freeze();

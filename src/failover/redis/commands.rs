@@ -1,9 +1,10 @@
 //! The commands that change a node's role or settings. I/O.
 //!
-//! What changes a role goes over a connection of its own: on a kept one that turns out to be closed
-//! nobody knows whether the command was done, and a repetition might reach another process. Such
-//! commands and the question what came of them are one transaction (MULTI), so that the answer is
-//! of the same moment and the same process.
+//! They go over a connection that nobody else uses meanwhile, and that has just given a sign of life: on
+//! one that turns out to be closed nobody knows whether the command was done, and a repetition might
+//! reach another process. It bears the name of our term (see `term`), so that a later leader cuts it.
+//! Commands that change a role and the question what came of them are one transaction (MULTI), so that
+//! the answer is of the same moment and the same process.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use redis::{Cmd, Value};
 
 use super::connection::{self, Connection};
 use super::info::{Info, SECTIONS};
-use super::{INFO, Redis, command, info_commands, packed};
+use super::{INFO, Redis, command, info_commands};
 use crate::model::{Address, Answer, NoAnswer, Role};
 
 /// Why a request was not done.
@@ -95,13 +96,12 @@ impl Redis {
             .with_context(|| format!("make {node} connect to {master} at once"))
     }
 
-    /// On a connection of its own: what was found out and what is done are about one process.
+    /// On one connection: what was found out and what is done are about one process.
     async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
-        let no_answer = |why: NoAnswer| anyhow::anyhow!("{why}");
-        let mut connection = Connection::dial(node).await.map_err(no_answer)?;
+        let mut connection = self.dial(node).await?;
         let mut replies = Vec::new();
-        connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(no_answer)?;
-        let text = connection::text(&replies).map_err(no_answer)?;
+        connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(Failure::Lost)?;
+        let text = connection::text(&replies).map_err(Failure::Lost)?;
         let info = Info::parse(&text);
         let answer = info.answer().context("what replies is not Redis")?;
         ensure!(answer.role == Role::Replica, "it is a master");
@@ -111,9 +111,7 @@ impl Redis {
         ensure!(info.never_synced(), "it has been in sync before");
         // REPLICAOF to the master that it has already would do nothing.
         let commands = [command(&["MULTI"]), no_master(), replica_of(master), command(&["EXEC"])];
-        let mut replies = Vec::new();
-        connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(no_answer)?;
-        accepted(&connection::values(&replies).map_err(no_answer)?)?;
+        self.order(&mut connection, &commands, self.timeout).await?;
         self.keep(node, connection);
         Ok(())
     }
@@ -121,19 +119,17 @@ impl Redis {
     /// Changes settings (CONFIG SET), one after the other. An error names the first that Redis
     /// refused; those before it are set.
     pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
+        let mut connection = self.dial(node).await.with_context(|| format!("configure {node}"))?;
         for (name, value) in settings {
-            let replies = self
-                .ask(node, &[command(&["CONFIG", "SET", name, value])])
-                .await
-                .map_err(|why| anyhow::anyhow!("{why}"));
-            replies
-                .and_then(|replies| accepted(&replies))
-                .with_context(|| format!("set {name} to {value:?} on {node}"))?;
+            let set = [command(&["CONFIG", "SET", name, value])];
+            let done = self.order(&mut connection, &set, self.timeout).await;
+            done.with_context(|| format!("set {name} to {value:?} on {node}"))?;
         }
+        self.keep(node, connection);
         Ok(())
     }
 
-    /// Does these in one transaction, INFO among them, on a connection of its own.
+    /// Does these in one transaction, INFO among them.
     async fn change(&self, node: &Address, commands: &[Cmd]) -> Result<Answer> {
         let mut connection = self.dial(node).await?;
         let answer = self.transact(&mut connection, commands).await?;
@@ -141,9 +137,21 @@ impl Redis {
         Ok(answer)
     }
 
+    /// A connection for commands: the kept one if it lives, since nobody need be looked for on it.
     pub(super) async fn dial(&self, node: &Address) -> Result<Connection, Failure> {
-        let dialled = tokio::time::timeout(self.timeout, Connection::dial(node)).await;
-        dialled.unwrap_or(Err(NoAnswer::Unreachable)).map_err(Failure::Lost)
+        let mut late = NoAnswer::Timeout;
+        let dialled = async {
+            let kept = self.connections().remove(node);
+            if let Some(mut kept) = kept
+                && kept.ping().await.is_ok()
+            {
+                return Ok(kept);
+            }
+            late = NoAnswer::Unreachable;
+            self.enter(node).await
+        };
+        let dialled = tokio::time::timeout(self.timeout, dialled).await;
+        dialled.unwrap_or(Err(Failure::Lost(late)))
     }
 
     /// What the node says of itself, within this time at most.
@@ -168,20 +176,18 @@ impl Redis {
         Info::parse(&text).answer().ok_or(Failure::Lost(NoAnswer::Garbled))
     }
 
-    /// Sends these in one go and reads the replies, among which no error may be.
+    /// Does these one after the other if we still lead: whatever changes a node goes through here.
     pub(super) async fn order(
         &self,
         connection: &mut Connection,
         commands: &[Cmd],
         patience: Duration,
     ) -> Result<Vec<Value>, Failure> {
-        let (request, mut replies) = (packed(commands), Vec::new());
-        let done = connection.ask(&request, commands.len(), &mut replies);
-        let done = tokio::time::timeout(self.timeout.min(patience), done).await;
-        done.unwrap_or(Err(NoAnswer::Timeout)).map_err(Failure::Lost)?;
-        let replies = connection::values(&replies).map_err(Failure::Lost)?;
-        accepted(&replies).map_err(|why| Failure::Refused(format!("{why:#}")))?;
-        Ok(replies)
+        if !(self.term.lasts)() {
+            return Err(Failure::Refused("this operator leads no more".to_string()));
+        }
+        let done = tokio::time::timeout(self.timeout.min(patience), connection.exchange(commands)).await;
+        done.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))
     }
 }
 
@@ -213,7 +219,7 @@ fn no_master() -> Cmd {
 }
 
 /// Fails with Redis' words at the first error, also at those inside EXEC's reply.
-fn accepted(replies: &[Value]) -> Result<()> {
+pub(super) fn accepted(replies: &[Value]) -> Result<()> {
     for reply in replies {
         match reply {
             Value::ServerError(error) => bail!("Redis refuses: {} {}", error.code(), error.details().unwrap_or("")),

@@ -8,15 +8,17 @@
 use std::borrow::Cow;
 use std::io::ErrorKind;
 
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::commands::{Failure, accepted};
+use super::packed;
 use crate::model::{Address, NoAnswer};
 
 /// The most bytes that the replies to one request may have. INFO has about 5 kB, and 50 bytes for
-/// each database in use.
-const REPLIES_BYTES_MAX: usize = 1 << 20;
+/// each database in use; CLIENT LIST up to 400 bytes for each client.
+const REPLIES_BYTES_MAX: usize = 32 << 20;
 
 /// Replies inside replies: EXEC answers with a list of them.
 const DEPTH_MAX: usize = 4;
@@ -57,6 +59,15 @@ impl Connection {
     pub async fn ask(&mut self, request: &[u8], count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
         self.0.write_all(request).await.map_err(|e| why(&e))?;
         read(&mut self.0, count, replies).await
+    }
+
+    /// Does these one after the other, and answers their replies, among which no error may be.
+    pub async fn exchange(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, Failure> {
+        let mut replies = Vec::new();
+        self.ask(&packed(commands), commands.len(), &mut replies).await.map_err(Failure::Lost)?;
+        let replies = values(&replies).map_err(Failure::Lost)?;
+        accepted(&replies).map_err(|why| Failure::Refused(format!("{why:#}")))?;
+        Ok(replies)
     }
 
     /// Asks for a sign of life, with no memory but the future's.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use rustix::process::{Resource, getrlimit};
 
 use crate::model::{Address, Answer, NoAnswer};
@@ -14,12 +14,15 @@ mod connection;
 mod info;
 mod prober;
 mod switch;
+mod term;
 mod watch;
 
+use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
+pub use term::Term;
 pub use watch::Watches;
 
 /// The most connections that are kept, whatever the limit of open files: it is above any number of
@@ -35,6 +38,7 @@ const SPARE_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub struct Redis {
     timeout: Duration,
+    term: Term,
     kept_max: usize,
     kept: Arc<Mutex<HashMap<Address, Connection>>>,
     /// Storage for replies to probes, used again and again.
@@ -42,18 +46,19 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// `timeout` is for a request as a whole, a new connection included.
-    pub fn new(timeout: Duration) -> Self {
+    /// `timeout` is for a request as a whole, a new connection included; `term` is ours.
+    pub fn new(timeout: Duration, term: Term) -> Self {
         // Half of the files are left to the store, Mesos and the API's clients.
         let files =
             getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
-        Redis { timeout, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), spare: Arc::default() }
+        Redis { timeout, term, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), spare: Arc::default() }
     }
 
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
         let mut replies = self.spare().pop().unwrap_or_default();
-        let done = self.converse(addr, &INFO, SECTIONS.len(), &mut replies).await;
+        let done = tokio::time::timeout(self.timeout, self.inquire_kept(addr, &mut replies)).await;
+        let done = done.unwrap_or(Err(NoAnswer::Timeout)).map(|connection| self.keep(addr, connection));
         self.understand(done, replies)
     }
 
@@ -78,37 +83,22 @@ impl Redis {
         self.connections().remove(addr);
     }
 
-    async fn ask(&self, addr: &Address, commands: &[Cmd]) -> Result<Vec<Value>, NoAnswer> {
-        let mut replies = Vec::new();
-        self.converse(addr, &packed(commands), commands.len(), &mut replies).await?;
-        connection::values(&replies)
-    }
-
-    /// Sends a request and reads as many replies.
-    ///
     /// A kept connection may have been closed since it was last used (by a node that died, was
-    /// restarted or ran out of clients). Only a new one tells which, within the same time limit.
-    async fn converse(
-        &self,
-        addr: &Address,
-        request: &[u8],
-        count: usize,
-        replies: &mut Vec<u8>,
-    ) -> Result<(), NoAnswer> {
-        let conversation = async {
-            let kept = self.connections().remove(addr);
-            if let Some(mut connection) = kept {
-                match connection.ask(request, count, replies).await {
-                    Err(NoAnswer::Reset) => {}
-                    done => return done.map(|()| connection),
-                }
+    /// restarted or ran out of clients). Only a new one tells which.
+    async fn inquire_kept(&self, addr: &Address, replies: &mut Vec<u8>) -> Result<Connection, NoAnswer> {
+        let kept = self.connections().remove(addr);
+        if let Some(mut connection) = kept {
+            match connection.ask(&INFO, SECTIONS.len(), replies).await {
+                Err(NoAnswer::Reset) => {}
+                done => return done.map(|()| connection),
             }
-            let mut connection = Connection::dial(addr).await?;
-            connection.ask(request, count, replies).await.map(|()| connection)
-        };
-        let done = tokio::time::timeout(self.timeout, conversation).await;
-        self.keep(addr, done.unwrap_or(Err(NoAnswer::Timeout))?);
-        Ok(())
+        }
+        let mut connection = self.enter(addr).await.map_err(|failure| match failure {
+            Failure::Refused(_) => NoAnswer::Busy,
+            Failure::Lost(why) => why,
+        })?;
+        connection.ask(&INFO, SECTIONS.len(), replies).await?;
+        Ok(connection)
     }
 
     fn keep(&self, addr: &Address, connection: Connection) {

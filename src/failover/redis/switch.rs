@@ -78,6 +78,8 @@ impl Redis {
             Stage::Promoted => new,
         };
         switch.finish().await?;
+        self.keep(from, switch.old);
+        self.keep(to, switch.new);
         Ok(promoted)
     }
 }
