@@ -686,6 +686,24 @@ mod etcd_alone {
         }
     }
 
+    /// etcd gives each lease its whole time again when it starts.
+    #[tokio::test]
+    async fn a_leader_that_stepped_down_as_etcd_was_away_leads_again_as_soon_as_it_is_back() {
+        let (mut etcd, store) = start().await;
+        let first = lead(&store, "one").await;
+        etcd.stop();
+        until_lost(&first, NOTICED).await;
+        let again = tokio::spawn(async move { (lead_somehow(&store, "one").await, store) });
+        etcd.start_again().await;
+        let back = Instant::now();
+        let (second, store) = tokio::time::timeout(SOON, again).await.expect("nobody else leads").unwrap();
+        println!("leads again {:?} after etcd's return", back.elapsed());
+        assert!(second.is_held() && back.elapsed() < TTL, "its old lease was waited for");
+        assert!(second.token.created > first.token.created);
+        let late = txn(&[Guard::Leader(first.token.clone())], &[put_op("a", "1")]);
+        assert!(matches!(store.commit(late).await, Err(Error::NotLeader)));
+    }
+
     #[tokio::test]
     async fn a_standby_takes_over_within_seconds_of_the_leaders_death() {
         let (etcd, store) = start().await;

@@ -305,7 +305,8 @@ impl Store {
     }
 
     /// Waits until leadership is won, and holds it: see [`Leadership`]. After an error: campaign
-    /// again. Dropping the call ends the campaign.
+    /// again. Dropping the call ends the campaign. Who campaigns leads no more: a key that is left of
+    /// its former leadership is deleted.
     pub async fn campaign(&self, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
         both!(self, s => s.campaign(candidate, ttl).await)
     }

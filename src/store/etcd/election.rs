@@ -30,7 +30,7 @@ const MARGIN_PART: u32 = 6;
 pub(super) async fn campaign(store: &EtcdStore, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
     let value = serde_json::to_vec(candidate).context("write the candidate").map_err(Error::Unavailable)?;
     loop {
-        wait_for_vacancy(store).await?;
+        wait_for_vacancy(store, candidate).await?;
         // Renewals must not wait behind a long list.
         let members = Arc::new(store.members.apart().await?);
         let key = store.keys.full(LEADER_KEY);
@@ -41,13 +41,16 @@ pub(super) async fn campaign(store: &EtcdStore, candidate: &Candidate, ttl: Dura
     }
 }
 
-/// Returns when nobody leads.
-async fn wait_for_vacancy(store: &EtcdStore) -> Result<(), Error> {
+/// Returns when nobody leads. The candidate itself does not, whatever the key says: it has stepped down
+/// while etcd was out of reach.
+async fn wait_for_vacancy(store: &EtcdStore, candidate: &Candidate) -> Result<(), Error> {
     loop {
         let listing = store.list(LEADER_KEY).await?;
         let Some(leader) = listing.items.iter().find(|kv| kv.key == LEADER_KEY) else { return Ok(()) };
-        let process = serde_json::from_slice::<Candidate>(&leader.value).ok().and_then(|candidate| candidate.process);
-        let is_gone = || process.as_ref().is_some_and(Process::is_gone);
+        let known = serde_json::from_slice::<Candidate>(&leader.value).ok();
+        let is_ours = known.as_ref().is_some_and(|known| known.id == candidate.id);
+        let process = known.and_then(|known| known.process);
+        let is_gone = || is_ours || process.as_ref().is_some_and(Process::is_gone);
         if is_gone() && depose(store, leader).await? {
             return Ok(());
         }
@@ -73,14 +76,14 @@ async fn wait_for_vacancy(store: &EtcdStore) -> Result<(), Error> {
     }
 }
 
-/// A leader whose process is proved to be gone need not be waited for: a restarted operator is in
-/// charge at once. What it has sent and etcd has not done yet fails, as its key is another then.
+/// A leader that is proved to lead no more need not be waited for: a restarted operator is in charge at
+/// once, and so is one that had lost its way to etcd. What it has sent and etcd has not done yet fails, as its key is another then.
 async fn depose(store: &EtcdStore, leader: &KeyValue) -> Result<bool, Error> {
     let still_its = Guard::Revision { key: LEADER_KEY.to_string(), revision: leader.revision };
     let delete = Op::Delete { key: LEADER_KEY.to_string() };
     match store.commit(crate::store::Txn { guards: vec![still_its], ops: vec![delete] }).await {
         Ok(_) => {
-            tracing::info!("the leader's process on this machine is gone: its lease is not waited for");
+            tracing::info!("the leader has stepped down, or its process is gone: its lease is not waited for");
             Ok(true)
         }
         Err(Error::Conflict(_)) => Ok(false),
