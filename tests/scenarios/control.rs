@@ -157,6 +157,9 @@ pub async fn etcd_stops_and_comes_back(kind: Kind) {
     .await;
 
     world.etcd.start_again().await;
+    let back = Instant::now();
+    wait_until("the operator leads again", TIMEOUT, async || leaders(&world).await == [true]).await;
+    println!("leads again {:?} after etcd's return", back.elapsed());
     replaced(&world, &before, &victim.task_id).await;
     world.finish().await;
 }

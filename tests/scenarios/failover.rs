@@ -1,5 +1,6 @@
 //! Scenarios of masters that are lost, hang, are busy, come back, and hand their role over. I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -24,6 +25,10 @@ const BEYOND_LAG_MS: u64 = 2000;
 const KILLS: usize = 5;
 /// The same while the master's role is handed over, which takes less time.
 const KILLS_AMID_SWITCHOVERS: usize = 8;
+/// Leaders that are stopped meanwhile in one story, ...
+const HANGS_AMID_SWITCHOVERS: usize = 4;
+/// ... each so long after the request at most: by then it is done as a rule.
+const HANG_WITHIN_US: u64 = 60_000;
 
 /// A master and two replicas, and a place for one more; who are ready, under the promise of
 /// confirmed writes if there is one.
@@ -452,6 +457,16 @@ async fn leader_dies(world: &mut World, leader: usize, random: &mut rand::rngs::
     world.operators[leader].spawn_again();
 }
 
+/// Waits until the switchover that was asked for was done or given up.
+async fn answered(world: &World) {
+    wait_until("it was done or given up", TIMEOUT, async || {
+        let asked = world.etcd.keys(&format!("{PREFIX}/requests/orders/")).await;
+        anyhow::ensure!(asked.is_empty(), "{asked:?}");
+        anyhow::Ok(())
+    })
+    .await;
+}
+
 pub async fn an_operator_killed_amid_failovers_leaves_one_master_and_every_confirmed_write(kind: Kind) {
     let (mut random, mut world) = (seeded(), two_operators(kind).await);
     let names: Vec<String> = (1..=KILLS).map(|i| format!("cache-{i}")).collect();
@@ -484,12 +499,7 @@ pub async fn an_operator_killed_amid_switchovers_leaves_one_master_and_every_ack
         writer.goes_on().await;
         world.operators[standby].cli(&["failover", "orders", "--no-wait"], "", TIMEOUT).await.expect("it is asked for");
         leader_dies(&mut world, leader, &mut random).await;
-        wait_until("it was done or given up", TIMEOUT, async || {
-            let asked = world.etcd.keys(&format!("{PREFIX}/requests/orders/")).await;
-            anyhow::ensure!(asked.is_empty(), "{asked:?}");
-            anyhow::Ok(())
-        })
-        .await;
+        answered(&world).await;
         leader_and_standby(&world).await;
         world.ready("orders", 3).await;
     }
@@ -516,6 +526,9 @@ pub async fn a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_w
     writer.goes_on().await;
     let status = another_master(&world, "orders", &before).await;
     assert_eq!(status.epoch, before.epoch + 1);
+    for node in &status.nodes {
+        only_its_successor_commands(&node.address).await;
+    }
 
     world.operators[leader].thaw();
     wait_until("the former leader knows that it leads no more", TIMEOUT, async || {
@@ -532,5 +545,57 @@ pub async fn a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_w
     if !world.operators[leader].runs() {
         world.operators[leader].spawn_again(); // Ending itself is one way to step down.
     }
+    world.finish().await;
+}
+
+/// The connections of a leader that hangs stay open, for its kernel knows nothing of it: its successor
+/// has cut them, so that what it has in hand when it wakes is not done.
+async fn only_its_successor_commands(node: &str) {
+    let terms = wait_until("one leader's connections are left", TIMEOUT, async || {
+        let clients = redis::cli(node, &["CLIENT", "LIST"]).await?;
+        let names = clients.lines().filter_map(|line| line.split(' ').find_map(|f| f.strip_prefix("name=redisctl:")));
+        let terms = names.map(String::from).collect::<BTreeSet<_>>();
+        if terms.len() == 1 { Ok(terms) } else { Err(format!("{terms:?}")) }
+    })
+    .await;
+    println!("{node} is commanded by the leader of term {terms:?}");
+}
+
+/// The leader is stopped a random moment after a switchover was asked for, and woken when another has
+/// ended it: whatever it had in hand is not done.
+pub async fn a_leader_that_hangs_amid_a_switchover_changes_nothing_when_it_wakes(kind: Kind) {
+    let (mut random, mut world) = (seeded(), two_operators(kind).await);
+    world.put("orders", &patient().yaml()).await;
+    let before = world.ready("orders", 3).await;
+    let writer = Writer::start(&world, "orders");
+    for _ in 0..HANGS_AMID_SWITCHOVERS {
+        let (leader, standby) = leader_and_standby(&world).await;
+        writer.goes_on().await;
+        world.operators[standby].cli(&["failover", "orders", "--no-wait"], "", TIMEOUT).await.expect("it is asked for");
+        let moment = Duration::from_micros(random.random_range(0..HANG_WITHIN_US));
+        tokio::time::sleep(moment).await; // The moment is the point of it.
+        world.operators[leader].freeze();
+        world.operators[standby].wait_until_in_charge(TIMEOUT).await;
+        answered(&world).await;
+        let settled = world.ready("orders", 3).await;
+        for node in &settled.nodes {
+            only_its_successor_commands(&node.address).await;
+        }
+        writer.goes_on().await;
+        let switched = world.events_of("orders", "SwitchoverStarted").await.len();
+        println!("stopped after {moment:?}; epoch {}, {switched} switchovers begun", settled.epoch);
+
+        world.operators[leader].thaw();
+        leader_and_standby(&world).await;
+        writer.goes_on().await;
+        let after = world.ready("orders", 3).await;
+        assert_eq!((after.epoch, &master(&after).task_id), (settled.epoch, &master(&settled).task_id));
+        if !world.operators[leader].runs() {
+            world.operators[leader].spawn_again(); // Ending itself is one way to step down.
+        }
+    }
+    let after = world.ready("orders", 3).await;
+    assert_eq!(task_ids(&after), task_ids(&before));
+    all_have_written(&after, &writer.end().acknowledged).await;
     world.finish().await;
 }

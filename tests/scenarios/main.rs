@@ -86,7 +86,8 @@ scenarios! {
         a_switchover_under_load_loses_no_acknowledged_write,
         an_operator_killed_amid_failovers_leaves_one_master_and_every_confirmed_write,
         an_operator_killed_amid_switchovers_leaves_one_master_and_every_acknowledged_write,
-        a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_wakes;
+        a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_wakes,
+        a_leader_that_hangs_amid_a_switchover_changes_nothing_when_it_wakes;
     control:
         the_mesos_master_dies_and_returns,
         two_operators_started_at_once_never_both_act,
