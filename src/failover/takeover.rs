@@ -194,7 +194,7 @@ fn finish(d: &mut Draft) {
         ));
         return;
     }
-    if let Some(former) = may_still_act(d, new, epoch) {
+    if let Some(former) = may_still_act(d, new) {
         return reinstate(d, former, "it does not answer, and may not have stepped back");
     }
     match may_finish(d, new) {
@@ -229,37 +229,35 @@ fn acting(d: &Draft) -> Option<u32> {
     d.nodes.values().find(acts).map(|node| node.ordinal)
 }
 
-/// A former master that was to hand its role over, and still has it: before another is promoted, it
-/// is detached.
+/// The former master that was to hand its role over in this epoch.
+fn handing_over<'a>(d: &'a Draft) -> Option<&'a NodeRecord> {
+    let handing_over = Deposed { epoch: d.record.as_ref()?.epoch, offset: None };
+    d.nodes.values().find(|node| node.deposed == Some(handing_over))
+}
+
+/// It still has its role: before another is promoted, it is detached.
 fn never_stepped_back(d: &Draft) -> Option<u32> {
-    let record = d.record.as_ref()?;
-    let acts = |node: &&NodeRecord| {
-        let handing_over = node.deposed == Some(Deposed { epoch: record.epoch, offset: None });
-        let acts = d.answer(node.ordinal).is_some_and(|answer| answer.role == Role::Master && !answer.loading);
-        handing_over && acts && !node.task.is_dead()
-    };
-    d.nodes.values().find(acts).map(|node| node.ordinal)
+    let former = handing_over(d).filter(|node| !node.task.is_dead())?.ordinal;
+    d.answer(former).filter(|answer| answer.role == Role::Master && !answer.loading).map(|_| former)
 }
 
-/// A former master that was to hand its role over, and of which an operator that has just started
-/// knows nothing: it may take writes.
+/// It does not answer, and may take writes still: it is judged like any master that is silent.
+fn may_still_act(d: &Draft, new: u32) -> Option<u32> {
+    let known = d.record.as_ref()?.replid.as_ref();
+    let never_promoted = d.answer(new).is_none_or(|answer| known == Some(&answer.replid));
+    let silent = |node: &&NodeRecord| node.task.is_dead() || d.answer(node.ordinal).is_none();
+    handing_over(d).filter(silent).filter(|_| never_promoted).map(|node| node.ordinal)
+}
+
+/// A former master that was to hand its role over in whatever epoch, and of which an operator that has
+/// just started knows nothing: it may take writes.
 fn unasked(d: &Draft) -> Option<String> {
-    let handed = |node: &&NodeRecord| node.deposed.is_some_and(|deposed| deposed.offset.is_none());
     let known = |ordinal: u32| d.answer(ordinal).is_some() || d.silence(ordinal).is_some();
-    let unasked = |node: &&NodeRecord| handed(node) && !node.task.is_dead() && !known(node.ordinal);
-    d.nodes.values().find(unasked).map(NodeRecord::name)
-}
-
-/// The former master, when it was to hand its role over, and does not answer: it may take writes still,
-/// and it is judged like any master that is silent.
-fn may_still_act(d: &Draft, new: u32, epoch: u64) -> Option<u32> {
-    let record = d.record.as_ref()?;
-    let never_promoted = d.answer(new).is_none_or(|answer| record.replid.as_ref() == Some(&answer.replid));
-    let silent = |node: &&NodeRecord| {
-        let handing_over = node.deposed == Some(Deposed { epoch, offset: None });
-        handing_over && (node.task.is_dead() || d.answer(node.ordinal).is_none())
+    let unasked = |node: &&NodeRecord| {
+        let handed_over = node.deposed.is_some_and(|deposed| deposed.offset.is_none());
+        handed_over && !node.task.is_dead() && !known(node.ordinal)
     };
-    d.nodes.values().find(silent).filter(|_| never_promoted).map(|node| node.ordinal)
+    d.nodes.values().find(unasked).map(NodeRecord::name)
 }
 
 /// The former master keeps its role: nothing was lost, and nothing is.

@@ -54,7 +54,6 @@ impl Order {
     }
 }
 
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_a_stopped_leader_has_in_hand_is_not_done_once_a_later_one_has_looked_at_the_node() {
     use Order::{Configure, Detach, Fence, Follow, Promote, SwitchOver};

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use redis::{Cmd, Value};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::commands::Failure;
 use super::connection::Connection;
@@ -60,7 +60,7 @@ impl Redis {
             return Err(Failure::Refused(format!("a later leader commands it (term {latest}, ours is {ours})")));
         }
         if !earlier.is_empty() {
-            warn!("{node}: cutting {} connections of earlier leaders", earlier.len());
+            debug!("{node}: cutting {} connections of earlier leaders", earlier.len());
             let cut: Vec<Cmd> = earlier.iter().map(|id| command(&["CLIENT", "KILL", "ID", id])).collect();
             connection.exchange(&cut).await?;
         }
