@@ -1,12 +1,14 @@
 //! Watches of masters. I/O.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redisctl::clock;
 use redisctl::failover::redis::Watches;
 use redisctl::model::{Address, NoAnswer, Probe};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::support::{Redis as Server, holds_for, wait_until};
@@ -109,6 +111,47 @@ async fn a_stall_of_half_the_bound_is_no_silence() {
         read(within / 2).await;
         server.thaw();
         assert!(read(within / 4).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_takes_half_the_bound_for_each_answer_is_not_silent() {
+    let server = Server::start(&[]).await;
+    let (near, delay) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::new(AtomicU64::new(0)));
+    let slow = local(near.local_addr().unwrap().port());
+    let delayed = delay.clone();
+    let proxy = tokio::spawn(async move {
+        while let Ok((near, _)) = near.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+            tokio::spawn(answer_late(near, far, delayed.clone()));
+        }
+    });
+    let (_watches, mut seen) = watch(&slow, WITHIN).await;
+    delay.store(300, Ordering::Relaxed);
+    let end = Instant::now() + WITHIN * 5;
+    let mut longest = Duration::ZERO;
+    while Instant::now() < end {
+        if let Ok(Some(probe)) = tokio::time::timeout(SHORT, seen.recv()).await {
+            longest = longest.max(probe.result.as_ref().map_or_else(|_| silence(&probe), |_| Duration::ZERO));
+        }
+    }
+    println!("silent for {longest:?}");
+    assert!(longest > Duration::ZERO && longest < WITHIN, "{longest:?}: each answer is a sign of life");
+    delay.store(0, Ordering::Relaxed);
+    next_that(&mut seen, |p| p.result.is_ok()).await;
+    proxy.abort();
+}
+
+/// Passes on what is asked at once, and what is answered after some milliseconds.
+async fn answer_late(near: TcpStream, far: TcpStream, delay: Arc<AtomicU64>) {
+    let ((mut asks, mut hears), (mut answers, mut asked)) = (near.into_split(), far.into_split());
+    tokio::spawn(async move { tokio::io::copy(&mut asks, &mut asked).await });
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = answers.read(&mut bytes).await {
+        tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
+        if hears.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -90,15 +90,16 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is of no more use, though nothing was asked: the other side has
-    /// closed it, or says what nobody asked for.
-    pub async fn closed(&self) {
+    /// Waits for bytes that nobody waits for: whether some came, which are thrown away, or the end. The
+    /// connection is of no more use then.
+    pub async fn hears(&self) -> bool {
         while self.0.readable().await.is_ok() {
             match self.0.try_read(&mut [0]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                _ => return,
+                read => return read.is_ok_and(|count| count > 0),
             }
         }
+        false
     }
 }
 

@@ -5,12 +5,14 @@
 //! many are asked at one wake-up.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
 
 use super::Redis;
 use super::connection::{Connection, Pong};
@@ -56,6 +58,9 @@ const LATE: Duration = Duration::from_millis(5);
 /// been silent for the bound when an error is told that late or later after its `at`, and one such
 /// is told right at the bound. A stall of 0.6 times the bound (0.8 for bounds up to 250 ms) ends
 /// before.
+///
+/// A reply that comes after its time is a sign of life all the same: it is told as an error whose `at`
+/// is that moment.
 ///
 /// A slow reader loses errors, of which there will be more, but never the answer that ends them.
 pub struct Watches {
@@ -166,11 +171,11 @@ impl Watching {
     }
 
     async fn watch(&mut self) {
-        let mut was_short = false;
+        let (mut was_short, mut overdue) = (false, None);
         loop {
             let dialled = Instant::now();
-            let connection = self.reach().await;
-            self.listen(connection).await;
+            let connection = self.reach(overdue).await;
+            overdue = self.listen(connection).await;
             let is_short = dialled.elapsed() < DIAL_PAUSE;
             if was_short && is_short {
                 sleep(DIAL_PAUSE).await;
@@ -179,63 +184,85 @@ impl Watching {
         }
     }
 
-    /// Dials until the master answers.
-    async fn reach(&mut self) -> Connection {
+    /// Dials until the master answers. Meanwhile a connection with an overdue reply is kept: what comes
+    /// on it is a sign of life of a master that is slower than our attempts are long.
+    async fn reach(&mut self, mut overdue: Option<Connection>) -> Connection {
         let mut resets = 0;
         loop {
             let asked = Instant::now();
             let deadline = asked + self.rhythm.attempt(self.silent_since, asked);
-            match self.attempt(deadline).await {
-                Ok((connection, answer)) => {
+            let (dialled, result) = tokio::select! {
+                biased;
+                alive = hears(overdue.as_ref()) => {
+                    overdue = None;
+                    if alive {
+                        self.replied();
+                        self.tell(Err(NoAnswer::Timeout), Instant::now());
+                    }
+                    continue;
+                }
+                attempt = self.attempt(deadline) => attempt,
+            };
+            match (dialled, result) {
+                (Some(connection), Ok(answer)) => {
                     self.replied();
                     self.tell(Ok(answer), asked);
                     return connection;
                 }
-                Err(NoAnswer::Reset) if resets < RESETS_MAX => {
+                (_, Err(NoAnswer::Reset)) if resets < RESETS_MAX => {
                     resets += 1;
                     if resets > RESETS_AT_ONCE {
                         sleep(RESET_PAUSE).await;
                     }
                     continue;
                 }
-                Err(NoAnswer::Busy) => {
+                (_, Err(NoAnswer::Busy)) => {
                     self.replied();
                     if self.may_say_error(asked) {
                         self.tell(Err(NoAnswer::Busy), asked);
                     }
                 }
-                Err(why) => self.failed(why, asked, deadline),
+                (dialled, result) => {
+                    let why = result.err().unwrap_or(NoAnswer::Unreachable);
+                    self.failed(why, asked, deadline);
+                    overdue = overdue.or(dialled.filter(|_| why == NoAnswer::Timeout));
+                }
             }
             sleep_until(deadline).await;
         }
     }
 
-    async fn attempt(&self, deadline: Instant) -> Result<(Connection, Answer), NoAnswer> {
-        let mut in_time = NoAnswer::Unreachable;
+    /// The connection, if one was made in time, and what the master answered on it.
+    async fn attempt(&self, deadline: Instant) -> (Option<Connection>, Result<Answer, NoAnswer>) {
+        let mut dialled = None;
         let attempt = async {
-            let mut connection = Connection::dial(&self.address).await?;
-            in_time = NoAnswer::Timeout;
-            let answer = self.redis.inquire(&mut connection).await?;
-            Ok((connection, answer))
+            let connection = dialled.insert(Connection::dial(&self.address).await?);
+            self.redis.inquire(connection).await
         };
-        timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(in_time))
+        let result = timeout_at(deadline, attempt).await;
+        let in_time = if dialled.is_some() { NoAnswer::Timeout } else { NoAnswer::Unreachable };
+        (dialled, result.unwrap_or(Err(in_time)))
     }
 
-    /// Asks for signs of life until there is none, or the connection is closed.
-    async fn listen(&mut self, mut connection: Connection) {
+    /// Asks for signs of life until the connection is closed, or there is none: then a reply is overdue
+    /// on it.
+    async fn listen(&mut self, mut connection: Connection) -> Option<Connection> {
         let mut tick = pin!(sleep_until(self.rhythm.next(Instant::now())));
         loop {
             tokio::select! {
                 biased;
-                () = connection.closed() => return,
+                _ = connection.hears() => return None,
                 () = &mut tick => {}
             }
             let asked = Instant::now();
             let deadline = asked + self.rhythm.every;
             match timeout_at(deadline, self.turn(&mut connection, asked)).await {
                 Ok(Ok(())) => tick.as_mut().reset(self.rhythm.next(Instant::now())),
-                Ok(Err(_)) => return, // Closed, or not Redis: the next connection tells.
-                Err(_) => return self.failed(NoAnswer::Timeout, asked, deadline),
+                Ok(Err(_)) => return None, // Closed, or not Redis: the next connection tells.
+                Err(_) => {
+                    self.failed(NoAnswer::Timeout, asked, deadline);
+                    return Some(connection);
+                }
             }
         }
     }
@@ -260,8 +287,14 @@ impl Watching {
     }
 
     fn replied(&mut self) {
-        self.last_reply = Some(Instant::now());
-        self.silent_since = None;
+        let now = Instant::now();
+        self.last_reply = Some(now);
+        let Some(silence) = self.silent_since.take().map(|since| now.saturating_duration_since(since)) else { return };
+        if silence >= self.rhythm.within / 2 {
+            // Who sees this often has a bound that is too short.
+            let (silent_ms, within_ms) = (silence.as_millis(), self.rhythm.within.as_millis());
+            info!(task_id = self.task_id, silent_ms, within_ms, "the master answers again");
+        }
     }
 
     /// No sign of life came, until now, for what was asked then.
@@ -296,6 +329,14 @@ impl Watching {
         if self.out.try_send(probe).is_ok() {
             self.said = Some(said);
         }
+    }
+}
+
+/// See [`Connection::hears`]; nothing ever comes on no connection.
+async fn hears(connection: Option<&Connection>) -> bool {
+    match connection {
+        Some(connection) => connection.hears().await,
+        None => pending().await,
     }
 }
 
