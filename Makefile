@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-failover chaos schema rig clean packages
+.PHONY: help demo test check lint bench bench-failover bench-calm chaos schema rig clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
@@ -40,6 +40,9 @@ bench-failover: packages rig ## Failover beside Redis Sentinel's in the same run
 	@cargo bench --bench failover -- $(ROUNDS)
 
 MINUTES ?= 10
+bench-calm: packages rig ## Full load, saves and 50 ms stalls: no master may be taken for gone (MINUTES=60 SEED=n)
+	@cargo bench --bench failover -- calm $(MINUTES)
+
 chaos: packages rig ## Faults one after the other while clients write; no confirmed write is lost (MINUTES=10 SEED=n)
 	@CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$${SEED:-$$RANDOM} cargo test --quiet --test chaos -- --nocapture
 

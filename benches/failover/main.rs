@@ -6,10 +6,13 @@
 //! seen, whether clients already know that it is one; that is measured besides.
 //!
 //! `failover [ROUNDS] [kill|stop|split]...`: there is a split for ten rounds.
+//!
+//! `failover calm [MINUTES]`: no faults, but full load; see `calm.rs`.
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod calm;
 mod client;
 mod ours;
 mod report;
@@ -73,9 +76,12 @@ async fn bench() {
 
     let machines = Machines::start(MACHINES).await;
     let cluster = Cluster::start(&machines).await;
-    let fast = cluster.instance("fast", "durability: none, failover: {detectWithin: 100ms}").await;
+    if cases.iter().any(|case| *case == "calm") {
+        return calm::calm(&cluster, rounds).await;
+    }
+    let fast = cluster.instance("fast", "memory: 32Mi, durability: none, failover: {detectWithin: 100ms}").await;
     let mut fast = Contestant::new("ours, 100ms and none", fast);
-    let mut ours = Contestant::new("ours", cluster.instance("orders", "durability: one").await);
+    let mut ours = Contestant::new("ours", cluster.instance("orders", "memory: 32Mi, durability: one").await);
     let mut sentinel = Contestant::new(SENTINEL, Sentinel::start(&machines).await);
     let mut report = Report::default();
     for settled in [ours.settle().await, fast.settle().await, sentinel.settle().await] {

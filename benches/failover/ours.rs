@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use redisctl::model::InstanceEvent;
 use redisctl::status::{InstanceStatus, NodeState, Phase};
 use rustix::process::{Pid, Signal};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::client::Finder;
@@ -51,10 +53,15 @@ impl Cluster {
         ours
     }
 
-    async fn status(&self, name: &str) -> anyhow::Result<InstanceStatus> {
-        let url = format!("{}/v1/instances/{name}", self.operator.url());
+    /// What the operator has logged so far.
+    pub fn log(&self) -> String {
+        self.operator.log()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, part: &str) -> anyhow::Result<T> {
+        let url = format!("{}/v1/instances/{path}", self.operator.url());
         let mut answer: Value = self.client.get(url).send().await?.error_for_status()?.json().await?;
-        Ok(serde_json::from_value(answer["status"].take())?)
+        Ok(serde_json::from_value(answer[part].take())?)
     }
 }
 
@@ -69,8 +76,19 @@ pub struct Ours<'a> {
 }
 
 impl Ours<'_> {
-    fn name(&self) -> String {
+    /// Of the one that serves now.
+    pub fn name(&self) -> String {
         self.nth(self.kills / KILLS_EACH)
+    }
+
+    /// Its status.
+    pub async fn status(&self) -> anyhow::Result<InstanceStatus> {
+        self.cluster.get(&self.name(), "status").await
+    }
+
+    /// Its latest events.
+    pub async fn events(&self) -> anyhow::Result<Vec<InstanceEvent>> {
+        self.cluster.get(&format!("{}/events", self.name()), "items").await
     }
 
     fn nth(&self, n: usize) -> String {
@@ -81,7 +99,7 @@ impl Ours<'_> {
         let (name, more) = (self.nth(n), self.more);
         let document = format!(
             "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
-             memory: 32Mi, cpus: 0.1, {more}}}\n"
+             cpus: 0.1, {more}}}\n"
         );
         self.cluster.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;
     }
@@ -91,7 +109,7 @@ impl System for Ours<'_> {
     async fn settle(&mut self) -> Topology {
         let name = self.name();
         let status = wait_until(&format!("{name} is Ready"), TIMEOUT, async || {
-            let status = self.cluster.status(&name).await?;
+            let status = self.status().await?;
             let ready = status.nodes.iter().filter(|node| node.state == NodeState::Ready).count();
             let all = status.phase == Phase::Ready && ready == NODES && status.nodes.len() == NODES;
             let (phase, nodes) = (status.phase, status.nodes.len());
@@ -126,7 +144,7 @@ impl System for Ours<'_> {
     }
 
     fn log(&self) -> String {
-        self.cluster.operator.log()
+        self.cluster.log()
     }
 }
 
