@@ -27,7 +27,7 @@ fn crashed(replicas: u32, more: &str) -> Scene {
 fn hung(replicas: u32, more: &str) -> Scene {
     let mut scene = Scene::running(replicas, more);
     let node = scene.node(0);
-    node.silent = Some((NoAnswer::Timeout, Timestamp(NOW.0 - 2000)));
+    (node.silent, node.silent_until) = (Some((NoAnswer::Timeout, Timestamp(NOW.0 - 2000))), NOW);
     (node.fails, node.noticed_at) = (5, Some(Timestamp(NOW.0 - 1500)));
     for replica in 1..=replicas {
         scene.answer(replica).last_io_s = Some(2);
@@ -72,7 +72,7 @@ fn a_reset_and_a_refusal_are_a_death_that_needs_no_word_of_mesos() {
 #[test]
 fn a_word_of_mesos_is_enough_when_the_replicas_links_are_seen_broken() {
     let mut scene = crashed(2, "");
-    scene.node(0).silent = Some((NoAnswer::Timeout, NOW));
+    scene.is_silent(0, NoAnswer::Timeout, NOW);
     scene.hears(0, TaskState::Failed, "");
     assert_eq!(promoted(&scene.plan()), Some(task(1).as_str()));
     scene.answer(1).link_up = true;
@@ -96,7 +96,7 @@ fn one_failed_probe_promotes_nobody() {
         [(NoAnswer::Timeout, 1), (NoAnswer::Unreachable, 1), (NoAnswer::Busy, 9), (NoAnswer::Garbled, 9)]
     {
         let mut scene = hung(2, ", durability: none");
-        scene.node(0).silent = Some((why, Timestamp(NOW.0 - 60_000)));
+        scene.is_silent(0, why, Timestamp(NOW.0 - 60_000));
         scene.node(0).fails = fails;
         assert!(scene.plan().steps.is_empty(), "{why:?}");
     }
@@ -115,7 +115,7 @@ fn an_operator_that_has_just_started_wants_a_second_refusal() {
 fn silence_is_waited_for_as_long_as_the_spec_says() {
     let scene = |within: &str, silent_ms: u64| {
         let mut scene = hung(2, &format!(", durability: none, failover: {{detectWithin: {within}}}"));
-        scene.node(0).silent = Some((NoAnswer::Timeout, Timestamp(NOW.0 - silent_ms)));
+        scene.is_silent(0, NoAnswer::Timeout, Timestamp(NOW.0 - silent_ms));
         for replica in [1, 2] {
             scene.answer(replica).last_io_s = Some(60);
         }
@@ -130,6 +130,16 @@ fn silence_is_waited_for_as_long_as_the_spec_says() {
 }
 
 #[test]
+fn the_time_that_the_operator_takes_is_not_counted_as_silence() {
+    let mut scene = hung(2, ", durability: none");
+    assert!(promoted(&scene.plan()).is_some());
+    scene.node(0).silent_until = Timestamp(NOW.0 - 1001); // Silent for 999 ms, and news is on its way.
+    let plan = scene.plan();
+    assert!(promoted(&plan).is_none(), "{:?}", plan.view());
+    assert!(plan.revisit_at.is_some());
+}
+
+#[test]
 fn a_silent_master_that_a_replica_has_heard_meanwhile_lives() {
     let mut scene = hung(2, ", durability: none");
     scene.answer(2).last_io_s = Some(0);
@@ -141,7 +151,7 @@ fn a_silent_master_that_a_replica_has_heard_meanwhile_lives() {
 #[test]
 fn a_master_to_which_only_we_have_no_way_is_left_to_its_replicas() {
     let mut scene = hung(2, ", durability: none");
-    scene.node(0).silent = Some((NoAnswer::Unreachable, Timestamp(NOW.0 - 2000)));
+    scene.is_silent(0, NoAnswer::Unreachable, Timestamp(NOW.0 - 2000));
     assert!(scene.plan().steps.is_empty(), "they heard it 2 s ago: it may be idle");
     for replica in [1, 2] {
         scene.answer(replica).last_io_s = Some(3);
@@ -545,7 +555,7 @@ fn a_replica_that_is_added_joins_only_after_that_is_recorded() {
 #[test]
 fn a_hung_replica_is_replaced_when_its_time_is_over_and_then_stopped() {
     let mut scene = Scene::running(2, ", replaceUnreachableAfter: 30s");
-    scene.node(2).silent = Some((NoAnswer::Timeout, Timestamp(NOW.0 - 30_000)));
+    scene.is_silent(2, NoAnswer::Timeout, Timestamp(NOW.0 - 30_000));
     assert_eq!(scene.plan().launches().count(), 1);
     scene.cut_off = Some(Sight { nodes: 3, lost: 2 });
     assert_eq!(scene.plan().launches().count(), 0, "it may be our own eyes");

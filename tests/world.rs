@@ -189,7 +189,8 @@ fn nor_is_a_port_that_a_replica_follows() {
     let mut scene = Scene::running(1, "");
     let mut answer = scene.answer(1).clone();
     answer.follows.as_mut().unwrap().port = 31_700;
-    world.apply(Event::Probed(Probe { task_id: task(1), result: Ok(answer), at: NOW, watched: false }), NOW);
+    world
+        .apply(Event::Probed(Probe { task_id: task(1), result: Ok(answer), at: NOW, until: NOW, watched: false }), NOW);
     assert_eq!(placed_ports(&mut world, &address(0).host, (31_700, 31_701)), [31_701]);
 }
 
@@ -225,8 +226,10 @@ fn a_node_out_of_sight_is_asked_after_again_and_again() {
 fn a_node_that_does_not_answer_is_asked_after_though_mesos_called_it_running() {
     let (mut world, mut asked) = (world(0), Asked::default());
     world.apply(update(&task(0), TaskState::Running, None), NOW);
-    world
-        .apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Refused), at: NOW, watched: false }), NOW);
+    world.apply(
+        Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Refused), at: NOW, until: NOW, watched: false }),
+        NOW,
+    );
     session(&mut world, &mut asked, NOW);
     assert!(asks_after(&session(&mut world, &mut asked, NOW.plus_ms(30_000)), &task(0)));
 }
@@ -254,7 +257,8 @@ fn superseding_world() -> World {
     let subscribed = MesosEvent::Subscribed { framework_id: "F".to_string(), subscription: 1 };
     world.apply(Event::Mesos(subscribed), NOW);
     let answer = scene.answer(0).clone();
-    world.apply(Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW, watched: false }), NOW);
+    world
+        .apply(Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW, until: NOW, watched: false }), NOW);
     world
 }
 
@@ -270,10 +274,26 @@ fn a_superseded_task_is_killed_and_its_updates_are_acknowledged() {
 }
 
 #[test]
+fn a_silence_is_news_when_it_begins_when_it_repeats_and_when_it_has_lasted() {
+    let mut world = world(1);
+    let mut told = |until_ms| {
+        let until = NOW.plus_ms(until_ms);
+        let result = Err(NoAnswer::Timeout);
+        let probe = Probe { task_id: task(0), result, at: NOW, until, watched: true };
+        !world.apply(Event::Probed(probe), until).names.is_empty()
+    };
+    let news = [10, 300, 600, 999, 1000, 1300].map(&mut told);
+    assert_eq!(news, [true, true, false, false, true, false]);
+}
+
+#[test]
 fn a_superseded_task_is_spared_while_the_master_does_not_answer() {
     let (mut world, mut asked) = (superseding_world(), Asked::default());
     world.apply(update(&stranger(1), TaskState::Running, None), NOW);
-    world.apply(Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW, watched: true }), NOW);
+    world.apply(
+        Event::Probed(Probe { task_id: task(0), result: Err(NoAnswer::Timeout), at: NOW, until: NOW, watched: true }),
+        NOW,
+    );
     assert!(!kills(&session(&mut world, &mut asked, LATER), &stranger(1)));
 }
 
@@ -346,7 +366,7 @@ fn an_answer_that_comes_late_does_not_undo_what_is_known_since() {
         |role| Answer { role, ..scene::node(&scene::document(1, "").spec, 1, 0).answer.expect("it answers").0 };
     let turned = Note { task_id: task(1), done: Done::Turned(answer(Role::Master)) };
     world.apply(Event::Noted(turned), NOW);
-    let probe = |at| Probe { task_id: task(1), result: Ok(answer(Role::Replica)), at, watched: false };
+    let probe = |at| Probe { task_id: task(1), result: Ok(answer(Role::Replica)), at, until: at, watched: false };
     for asked_before in [BEFORE, NOW] {
         world.apply(Event::Probed(probe(asked_before)), LATER);
         assert_eq!(world.instances["orders"].nodes[&1].answer().unwrap().role, Role::Master);

@@ -90,7 +90,7 @@ pub fn judge(d: &Draft) -> Master {
 fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Master {
     let silent = |doubt: &str| Master::Silent(why, since, doubt.to_string());
     let seen = d.seen(ordinal);
-    let fails = seen.map_or(0, |node| node.fails);
+    let (fails, silent_ms) = seen.map_or((0, 0), |node| (node.fails, node.silent_ms()));
     match why {
         NoAnswer::Busy => return silent("it is busy, and lives"),
         NoAnswer::Garbled => return silent("only Mesos can tell what became of it"),
@@ -107,7 +107,7 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
         NoAnswer::Reset | NoAnswer::Timeout | NoAnswer::Unreachable => {}
     }
     let within = d.spec().map_or(0, |spec| spec.failover.detect_within.0);
-    if d.o.now.since_ms(since) < within || fails < FAILS_MIN {
+    if silent_ms < within || fails < FAILS_MIN {
         return silent(&format!("it counts as gone at {}", since.plus_ms(within)));
     }
     match still_heard(d, since) {

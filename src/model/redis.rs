@@ -164,6 +164,8 @@ pub struct Probe {
     /// PINGs before the first question that stayed without reply; time in which we did not run is
     /// not counted.
     pub at: Timestamp,
+    /// When the outcome was known. The time that the operator takes to read it is nobody's silence.
+    pub until: Timestamp,
     /// It comes from the watch of a master.
     pub watched: bool,
 }

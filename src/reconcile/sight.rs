@@ -36,6 +36,7 @@ impl World {
         let Some(instance) = self.instances.get_mut(name) else { return Dirty::default() };
         let watched = instance.watches(*ordinal);
         let lost_at = instance.lost_at();
+        let within = instance.record.as_ref().map_or(0, |record| record.value.spec.failover.detect_within.0);
         let Some(node) = instance.nodes.get_mut(ordinal) else { return Dirty::default() };
         let answered_at = node.answer.as_ref().map(|(_, at)| *at);
         let news = match probe.result {
@@ -59,11 +60,13 @@ impl World {
                     None => probe.at,
                 };
                 node.fails = node.fails.saturating_add(1);
+                let long_ago = node.silent_ms() >= within;
                 // The first failure may be one of the network's moods; the second says something.
                 let other = node.silent.is_none_or(|(known, _)| known != why);
                 node.noticed_at = node.noticed_at.filter(|_| !other).or(Some(now));
                 node.silent = Some((why, since));
-                other || node.fails == 2
+                node.silent_until = node.silent_until.max(probe.until);
+                other || node.fails == 2 || long_ago != (node.silent_ms() >= within)
             }
         };
         if news { Dirty::one(name) } else { Dirty::default() }
@@ -87,6 +90,11 @@ impl Instance {
 }
 
 impl Node {
+    /// How long it has been silent for certain.
+    pub fn silent_ms(&self) -> u64 {
+        self.silent.map_or(0, |(_, since)| self.silent_until.since_ms(since))
+    }
+
     pub(super) fn answered(&mut self, answer: Answer, at: Timestamp) {
         let detached = answer.follows.as_ref() == Some(&self.record.value.address);
         let still = self.answer.as_ref().is_some_and(|(known, _)| known.offset == answer.offset);

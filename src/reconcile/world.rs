@@ -170,6 +170,8 @@ pub struct Node {
     pub answer: Option<(Answer, Timestamp)>,
     /// No answer since then, and why.
     pub silent: Option<(NoAnswer, Timestamp)>,
+    /// Until when it has been silent for certain: it may have answered since, and that may be on its way.
+    pub silent_until: Timestamp,
     /// Failed probes in a row.
     pub fails: u32,
     /// When `silent`'s reason was learned.
@@ -202,6 +204,7 @@ impl Node {
             heard: false,
             answer: None,
             silent: None,
+            silent_until: Timestamp(0),
             fails: 0,
             noticed_at: None,
             switch_failed: None,

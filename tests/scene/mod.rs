@@ -113,6 +113,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         heard: true,
         answer: Some((answer, NOW)),
         silent: None,
+        silent_until: Timestamp(0),
         fails: 0,
         noticed_at: None,
         switch_failed: None,
@@ -202,8 +203,14 @@ impl Scene {
         self.node(ordinal).update = Some(update);
     }
 
+    /// Since then, and until now.
+    pub fn is_silent(&mut self, ordinal: u32, why: NoAnswer, since: Timestamp) {
+        let node = self.node(ordinal);
+        (node.silent, node.silent_until) = (Some((why, since)), NOW);
+    }
+
     pub fn falls_silent(&mut self, ordinal: u32) {
-        self.node(ordinal).silent = Some((NoAnswer::Refused, NOW));
+        self.is_silent(ordinal, NoAnswer::Refused, NOW);
     }
 
     /// A node's task has ended.
@@ -215,7 +222,7 @@ impl Scene {
     /// An agent is out of sight since then, and so is the node on it.
     pub fn vanishes(&mut self, ordinal: u32, since: Timestamp) {
         self.hears(ordinal, TaskState::Unreachable, "");
-        self.node(ordinal).silent = Some((NoAnswer::Timeout, since));
+        self.is_silent(ordinal, NoAnswer::Timeout, since);
         self.node(ordinal).record.value.task = TaskRecord::Unsure { since, ran: true };
     }
 

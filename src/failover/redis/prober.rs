@@ -333,7 +333,7 @@ impl Probing {
         };
         let wait = node.learn(&result, Instant::now());
         self.schedule(&target.task_id, wait);
-        self.outbox.push(Probe { task_id: target.task_id.clone(), result, at, watched: false });
+        self.outbox.push(Probe { task_id: target.task_id.clone(), result, at, until: clock::now(), watched: false });
     }
 }
 

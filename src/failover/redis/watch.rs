@@ -325,7 +325,8 @@ impl Watching {
 
     fn tell(&mut self, result: Result<Answer, NoAnswer>, at: Instant) {
         let said = result.as_ref().map(|_| ()).map_err(|why| *why);
-        let probe = Probe { task_id: self.task_id.clone(), result, at: clock::at(at.into_std()), watched: true };
+        let (at, until) = (clock::at(at.into_std()), clock::now());
+        let probe = Probe { task_id: self.task_id.clone(), result, at, until, watched: true };
         if self.out.try_send(probe).is_ok() {
             self.said = Some(said);
         }

@@ -7,6 +7,9 @@ use crate::judge;
 use crate::mesos::Agent;
 use crate::operator::{Fate, Operator, call_text};
 
+/// The bound for a master's silence.
+const DETECTED_MS: u64 = 1000;
+
 impl History {
     /// Does an act of this kind, if there is one to do.
     pub(super) fn act(&mut self, kind: usize) -> bool {
@@ -250,7 +253,10 @@ impl History {
             if result.is_ok() {
                 self.silent.remove(&task_id);
             }
-            if self.peace && times > if result.is_ok() { 1 } else { 2 } {
+            // And once more when it has lasted.
+            let lasts = self.silent.get(&task_id).is_some_and(|since| self.now.since_ms(*since) >= DETECTED_MS);
+            let most = if result.is_ok() { 1 } else { 2 + usize::from(lasts) };
+            if self.peace && times > most {
                 continue;
             }
             if result.is_err()
@@ -269,7 +275,7 @@ impl History {
                 let at = if result.is_ok() { now } else { *self.silent.entry(task_id.clone()).or_insert(now) };
                 for _ in 0..times {
                     let (task_id, result) = (task_id.clone(), result.clone());
-                    operator.probes.push_back(Probe { task_id, result, at, watched: true });
+                    operator.probes.push_back(Probe { task_id, result, at, until: now, watched: true });
                 }
             }
         }

@@ -61,6 +61,7 @@ impl History {
                         task_id,
                         result: Err(NoAnswer::Timeout),
                         at: now,
+                        until: now,
                         watched: true,
                     });
                 }
