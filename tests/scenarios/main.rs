@@ -55,7 +55,9 @@ scenarios_on! {
 
 scenarios! {
     agents:
-        agents_are_taken_out_of_service_and_back_on_either_cluster;
+        a_deactivated_agent_is_left_by_a_switchover_before_anything_is_killed,
+        maintenance_is_agreed_to_when_nothing_is_left_on_the_agent,
+        a_drained_agent_costs_no_acknowledged_write_and_the_drain_comes_to_its_end;
     lifecycle:
         a_document_put_into_etcd_becomes_a_replicated_redis_on_three_racks,
         replicas_are_added_and_removed_but_never_the_master,
