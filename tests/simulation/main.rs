@@ -32,6 +32,8 @@ use history::History;
 const HISTORIES: u64 = 1500;
 /// Of those in which the master is lost again and again.
 const CONTESTS: u64 = 250;
+/// Of those in which leaders are stopped, and go on when another leads.
+const RIVALRIES: u64 = 250;
 /// Of those in which the store loses something.
 const ROBBERIES: u64 = 200;
 /// Histories in which a planted bug must be found.
@@ -68,6 +70,11 @@ fn a_master_that_is_lost_again_and_again_costs_no_confirmed_write() {
 }
 
 #[test]
+fn a_leader_that_is_stopped_while_another_is_elected_costs_no_confirmed_write() {
+    simulate(History::rivals, RIVALRIES);
+}
+
+#[test]
 fn a_store_that_loses_something_while_tasks_run_stops_the_operator_and_costs_no_task() {
     simulate(History::robbed, ROBBERIES);
 }
@@ -90,7 +97,13 @@ fn bugs_that_others_had_are_found_when_they_are_planted() {
         let finds = |seed: u64| {
             let mut history = History::new(seed, false);
             history.bug = Some(*bug);
-            let kind = if seed.is_multiple_of(2) { History::contested } else { History::run };
+            let kind = if *bug == planted::Bug::FormersAreNotFenced {
+                History::rivals
+            } else if seed.is_multiple_of(2) {
+                History::contested
+            } else {
+                History::run
+            };
             catch_unwind(AssertUnwindSafe(|| kind(history).broken)).unwrap_or_else(|_| Some("a panic".to_string()))
         };
         std::iter::once(bug.known_seed()).chain(0..PLANTED_HISTORIES).find_map(|seed| Some((seed, finds(seed)?)))

@@ -37,7 +37,7 @@ pub enum Seen {
     Removed,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Agent {
     pub id: String,
@@ -65,7 +65,7 @@ pub struct Agent {
     pub repeat_at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentTask {
     /// Of one that the agent never had: none.
     pub process: Option<usize>,
@@ -99,7 +99,7 @@ pub enum Order {
     Account(String),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Task {
     agent: usize,
     state: TaskState,
@@ -159,11 +159,13 @@ impl Bundle {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mesos {
     pub agents: Vec<Agent>,
     pub up: bool,
     pub subscription: Option<u64>,
+    /// Whoever subscribed does not read any more: another operator leads.
+    deaf: bool,
     /// Events on their way to the operator.
     pub events: VecDeque<MesosEvent>,
     tasks: BTreeMap<String, Task>,
@@ -258,7 +260,7 @@ impl Mesos {
     }
 
     fn tell(&mut self, event: MesosEvent) {
-        if self.up && self.subscription.is_some() {
+        if self.up && self.subscription.is_some() && !self.deaf {
             self.events.push_back(event);
         }
     }
@@ -279,18 +281,32 @@ impl Mesos {
     // --- The operator's session --------------------------------------------------------------
 
     pub fn subscribe(&mut self, subscription: u64) {
-        self.subscription = Some(subscription);
         self.offering = false;
+        if std::mem::take(&mut self.deaf) {
+            self.subscription = None; // An older subscription of the framework is closed.
+        }
         self.drop_offers(None);
+        self.subscription = Some(subscription);
         self.tell(MesosEvent::Subscribed { framework_id: "F".to_string(), subscription });
         self.tell_leaving();
         self.ask_back();
     }
 
+    /// Another operator leads than the one that subscribed: what was on its way to that reaches nobody.
+    pub fn orphan(&mut self) {
+        self.events.clear();
+        self.deaf |= self.subscription.is_some();
+    }
+
+    /// Whether somebody reads the events.
+    pub fn is_read(&self) -> bool {
+        self.subscription.is_some() && !self.deaf
+    }
+
     /// The stream ends; of what was under way only so much still arrives.
     pub fn cut_session(&mut self, arrive: usize) {
         self.events.truncate(arrive);
-        if self.subscription.take().is_some() {
+        if self.subscription.take().is_some() && !std::mem::take(&mut self.deaf) {
             self.events.push_back(MesosEvent::Disconnected { reason: "the stream ended".to_string() });
         }
         self.drop_offers(None);

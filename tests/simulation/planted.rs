@@ -58,6 +58,8 @@ pub enum Bug {
     WritesAreNotGuarded,
     /// A node is told to follow before it is recorded that it may confirm writes.
     NobodyJoins,
+    /// What a former leader has in hand still reaches nodes to which a later one has spoken.
+    FormersAreNotFenced,
 }
 
 impl Bug {
@@ -74,7 +76,7 @@ impl Bug {
     }
 }
 
-pub const ALL: [Bug; 24] = [
+pub const ALL: [Bug; 25] = [
     Bug::SilenceIsDeath,
     Bug::UnreachableIsDead,
     Bug::NoQuorum,
@@ -99,6 +101,7 @@ pub const ALL: [Bug; 24] = [
     Bug::FailedCommitsAreIgnored,
     Bug::WritesAreNotGuarded,
     Bug::NobodyJoins,
+    Bug::FormersAreNotFenced,
 ];
 
 fn master(instance: &Instance) -> Option<u32> {

@@ -23,7 +23,7 @@ pub enum Link {
     Up,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Process {
     pub task_id: String,
@@ -52,6 +52,8 @@ pub struct Process {
     acks: BTreeMap<usize, (u64, Timestamp)>,
     pub max_memory: u64,
     pub config: BTreeMap<String, String>,
+    /// The latest leader that has spoken to it: it does nothing any more for earlier ones.
+    term: i64,
     /// Somebody else than the operator has changed its role.
     pub meddled: bool,
     /// Somebody once had.
@@ -73,6 +75,11 @@ impl Process {
         self.replid
     }
 
+    /// It was hung, and has not looked at its clock since.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     fn cut(&mut self) {
         self.link = Link::Down;
     }
@@ -85,7 +92,7 @@ pub struct Copied {
     pub before: Data,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Redis {
     pub processes: Vec<Process>,
     histories: u64,
@@ -128,6 +135,7 @@ impl Redis {
             acks: BTreeMap::new(),
             max_memory: value("--maxmemory", 1).expect("a limit").parse().expect("a number"),
             config,
+            term: 0,
             meddled: false,
             tampered: false,
         });
@@ -197,6 +205,17 @@ impl Redis {
     pub fn detach(&mut self, at: usize) {
         let own = self.processes[at].address.clone();
         self.follow(at, &own);
+    }
+
+    /// A leader speaks to it, and cuts the connections of earlier ones.
+    pub fn enter(&mut self, at: usize, term: i64) {
+        let p = &mut self.processes[at];
+        p.term = p.term.max(term);
+    }
+
+    /// Whether a later leader than this has spoken to it.
+    pub fn is_entered_after(&self, at: usize, term: i64) -> bool {
+        self.processes[at].term > term
     }
 
     fn cut_followers(&mut self, at: usize) {

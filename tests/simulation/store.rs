@@ -13,7 +13,7 @@ pub enum Refused {
 }
 
 /// What the store knows of an instance, decoded once for the judge.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stored {
     pub record: Option<InstanceRecord>,
     pub nodes: BTreeMap<u32, NodeRecord>,
@@ -21,7 +21,7 @@ pub struct Stored {
     pub document: Option<i64>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     pub items: BTreeMap<String, KeyValue>,
     pub revision: i64,
@@ -45,6 +45,12 @@ impl Store {
         self.revision += 1;
         self.leader = self.revision;
         LeaderToken { created: self.leader }
+    }
+
+    /// Nobody leads any more.
+    pub fn vacate(&mut self) {
+        self.revision += 1;
+        self.leader = 0;
     }
 
     pub fn revision_of(&self, key: &str) -> i64 {
