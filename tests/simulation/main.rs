@@ -2,7 +2,7 @@
 //! store, Mesos and Redis, with a clock of their own; no sockets, no sleep. I/O: none but its output.
 //!
 //! `SIM_SEED=7 cargo test --test simulation` tells the history of seed 7;
-//! `SIM_HISTORIES=100000` plays more of them.
+//! `SIM_HISTORIES=100000` plays more of them; `SIM_BUG=NoQuorum` plants that bug.
 
 // `any` would stop at the first news, and every process is to have its turn.
 #![allow(clippy::unnecessary_fold)]
@@ -47,12 +47,22 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+/// The bug that was asked for.
+fn planted() -> Option<planted::Bug> {
+    let name = std::env::var("SIM_BUG").ok()?;
+    Some(*planted::ALL.iter().find(|bug| format!("{bug:?}") == name).expect("SIM_BUG names a bug"))
+}
+
 /// Plays one history; what went wrong, if anything did.
-fn play(kind: Kind, seed: u64, told: bool) -> Result<usize, (String, String)> {
-    let played = catch_unwind(AssertUnwindSafe(|| kind(History::new(seed, told))));
+fn play(kind: Kind, seed: u64, told: bool) -> Result<(usize, String), (String, String)> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut history = History::new(seed, told);
+        history.bug = planted();
+        kind(history)
+    }));
     match played {
         Ok(history) => match &history.broken {
-            None => Ok(history.acts),
+            None => Ok((history.acts, history.story())),
             Some(what) => Err((what.clone(), history.story())),
         },
         Err(_) => Err(("a panic, see above".to_string(), String::new())),
@@ -124,11 +134,7 @@ fn bugs_that_others_had_are_found_when_they_are_planted() {
 fn simulate(kind: Kind, histories: u64) {
     if let Some(seed) = number("SIM_SEED") {
         match play(kind, seed, true) {
-            Ok(_) => {
-                let mut history = History::new(seed, true);
-                history = kind(history);
-                return println!("{}\nseed {seed}: all is well", history.story());
-            }
+            Ok((_, story)) => return println!("{story}\nseed {seed}: all is well"),
             Err((what, story)) => panic!("{story}\nseed {seed}: {what}"),
         }
     }
