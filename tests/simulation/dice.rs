@@ -9,6 +9,16 @@ pub enum Dice {
     First,
 }
 
+/// Where chance plays no part, a moment can be lived through more than once.
+impl Clone for Dice {
+    fn clone(&self) -> Dice {
+        match self {
+            Dice::Chance(_) => unreachable!("chance does not repeat itself"),
+            Dice::First => Dice::First,
+        }
+    }
+}
+
 impl Dice {
     pub fn new(seed: u64) -> Dice {
         Dice::Chance(StdRng::seed_from_u64(seed))

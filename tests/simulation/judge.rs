@@ -141,7 +141,8 @@ impl Promises {
 }
 
 /// A node becomes the master: that is recorded, it has every confirmed write, and where writes are
-/// confirmed no other node takes any.
+/// confirmed no other node takes any. (What a node that was stopped takes before it looks at its clock is
+/// confirmed by nobody.)
 pub fn promoted(at: usize, around: &mut Around) {
     let p = &around.redis.processes[at];
     let stored = around.store.instances.get(&p.instance);
@@ -152,7 +153,10 @@ pub fn promoted(at: usize, around: &mut Around) {
     }
     let others = around.redis.processes.iter().enumerate();
     let other = others.filter(|(n, o)| *n != at && o.instance == p.instance && !o.tampered && o.min_replicas() > 0);
-    let other = other.filter(|(n, _)| around.redis.takes_writes(*n, around.now)).map(|(_, o)| &o.task_id).next();
+    let other = other
+        .filter(|(n, o)| !o.is_stale() && around.redis.takes_writes(*n, around.now))
+        .map(|(_, o)| &o.task_id)
+        .next();
     if let Some(other) = other.filter(|_| p.role != Role::Master && record.is_some_and(|r| r.confirmations > 0)) {
         around.broken.push(format!("{} is made the master, and {other} still takes writes", p.task_id));
     }
@@ -162,8 +166,7 @@ pub fn promoted(at: usize, around: &mut Around) {
     }
 }
 
-/// Where writes are confirmed, one node takes them. (What a node that was stopped takes before it looks at
-/// its clock is confirmed by nobody.)
+/// Where writes are confirmed, one node takes them; see `promoted` for the exception.
 fn one_takes_writes(name: &str, redis: &Redis, now: Timestamp) -> Result<(), String> {
     let safe = |p: &Process| p.instance == name && !p.tampered && p.min_replicas() > 0 && !p.is_stale();
     let takes = |at: &usize| safe(&redis.processes[*at]) && redis.takes_writes(*at, now);

@@ -25,6 +25,7 @@ mod operator;
 mod planted;
 mod redis;
 mod store;
+mod whole;
 
 use history::History;
 
@@ -100,6 +101,21 @@ fn an_operator_that_dies_at_any_step_is_followed_by_one_that_comes_to_the_same_e
 
 /// So many of them must be found in that many histories; in ten times as many, all were.
 const FOUND_MIN: usize = 20;
+
+#[test]
+fn a_small_world_is_searched_whole() {
+    let bound = whole::Bound {
+        faults: number("SIM_FAULTS").unwrap_or(1) as u8,
+        acts: number("SIM_ACTS").unwrap_or(60) as usize,
+        lasts_ms: number("SIM_LASTS").unwrap_or(6000),
+    };
+    let started = Instant::now();
+    let found = whole::search(&[], bound, planted());
+    println!("{} states, {} ends, in {:.1} s", found.states, found.ends, started.elapsed().as_secs_f64());
+    if let Some((what, path)) = found.broken {
+        panic!("{}\n{path:?}\n{what}", whole::story(&[], bound, &path, planted()));
+    }
+}
 
 #[test]
 fn bugs_that_others_had_are_found_when_they_are_planted() {

@@ -4,6 +4,7 @@
 //! are sent once, and lost when nobody is subscribed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write;
 
 use redisctl::model::{
     Amount, InverseOffer, Launch, Leaving, Meaning, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate,
@@ -232,6 +233,11 @@ impl Agent {
 }
 
 impl Mesos {
+    /// Ids begin with this number.
+    pub fn count_from(&mut self, first: u64) {
+        self.count = first;
+    }
+
     pub fn with_agents(count: usize, mem_mib: u64) -> Mesos {
         let agent = |i: usize| Agent {
             id: format!("S{i}"),
@@ -811,6 +817,13 @@ impl Mesos {
             }
         }
         self.up = false;
+    }
+
+    /// All that the future depends on, as text.
+    pub fn fingerprint(&self, out: &mut String) {
+        let Mesos { agents, up, subscription, deaf, events, tasks, offers, filters, offering, allocate, .. } = self;
+        let flags = (up, subscription, deaf, offering, allocate);
+        let _ = write!(out, "{agents:?} {flags:?} {events:?} {tasks:?} {offers:?} {filters:?}");
     }
 
     pub fn has_offers(&self) -> usize {

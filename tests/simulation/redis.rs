@@ -2,6 +2,7 @@
 //! data set. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use redisctl::model::{Address, Answer, Role, Timestamp};
 
@@ -140,6 +141,18 @@ impl Redis {
             tampered: false,
         });
         self.processes.len() - 1
+    }
+
+    /// Histories are named from this number on.
+    pub fn count_from(&mut self, first: u64) {
+        self.histories = first;
+    }
+
+    /// All that the future depends on, as text.
+    pub fn fingerprint(&self, out: &mut String) {
+        for (at, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            let _ = write!(out, "{at} {process:?}");
+        }
     }
 
     fn new_history(&mut self) -> u64 {

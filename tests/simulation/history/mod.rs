@@ -19,9 +19,11 @@ mod faults;
 mod hands;
 mod rivals;
 mod robbery;
+mod small;
 mod users;
 
 pub use disturbance::Disturbance;
+pub use small::Move;
 use users::Declared;
 
 /// Steps with faults and users, before all is left in peace.
@@ -39,6 +41,7 @@ const KEYS_MAX: u32 = 120;
 /// Kinds of acts that need no fault.
 const KINDS: usize = 17;
 
+#[derive(Clone)]
 pub struct History {
     /// Its operators have this bug.
     pub bug: Option<Bug>,
@@ -78,6 +81,12 @@ pub struct History {
     robbed: bool,
     /// All of it, in favour of a backup.
     restored: bool,
+    /// In a small world: trouble, or what comes after it, lasts until then.
+    ends_at: Timestamp,
+    /// There, all faults have ended.
+    healed: bool,
+    /// There, the last act was to wait.
+    rested: bool,
     /// The task whose record that was.
     lost_node: Option<String>,
     /// ACCEPTs whose sender has given up, but which may still arrive.
@@ -134,6 +143,9 @@ impl History {
             peace: false,
             robbed: false,
             restored: false,
+            ends_at: Timestamp(0),
+            healed: false,
+            rested: false,
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),

@@ -4,7 +4,7 @@
 use redisctl::model::MesosCall;
 
 use super::History;
-use crate::operator::call_text;
+use crate::operator::{Fate, Operator, call_text};
 use crate::planted::Bug;
 
 /// How long a leader is stopped before its lease lapses.
@@ -83,6 +83,12 @@ impl History {
             self.formers.retain(|former| !former.calls.is_empty() || !former.commands.is_empty());
             return;
         }
+    }
+
+    /// The answer to a transaction is lost; it was done.
+    pub(super) fn lose_answer(&mut self) {
+        let nth = self.operator.as_ref().and_then(Operator::committing).unwrap_or(0);
+        self.with_operator(|operator, around, dice| operator.advance(nth, Fate::DoneUnknown, around, dice));
     }
 
     fn late_call(&mut self, subscription: u64, call: MesosCall) {

@@ -22,6 +22,7 @@ use crate::redis::Redis;
 use crate::store::Store;
 
 mod executor;
+mod fingerprint;
 mod former;
 
 use executor::Switch;
@@ -205,6 +206,18 @@ impl Operator {
     /// Why it has stopped for good, if it has.
     pub fn frozen_for_good(&self) -> Option<String> {
         self.world.frozen.clone().filter(|_| !self.world.doubts())
+    }
+
+    /// The first round of which a transaction is on its way.
+    pub fn committing(&self) -> Option<usize> {
+        let waits = |round: &Round| round.works.iter().any(|doing| doing.committed.is_none());
+        self.rounds.iter().position(waits)
+    }
+
+    /// Whether a switchover is about to begin.
+    pub fn is_switching(&self) -> bool {
+        let steps = self.rounds.iter().flat_map(|round| &round.works).flat_map(|doing| &doing.work.plan.steps);
+        steps.into_iter().any(|step| step.action.kind() == "switchOver")
     }
 
     /// What it has on its mind, for people.

@@ -1,0 +1,134 @@
+//! Small worlds searched whole: all that may happen in one within a bound is looked at, state by state. Pure.
+
+use std::collections::HashMap;
+
+use crate::history::{History, Move};
+use crate::planted::Bug;
+
+/// What may happen beside what happens by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Faults, and writes of clients that do not wait for rest. Each lasts as long as it may.
+    pub faults: u8,
+    /// They come before this act of the world.
+    pub acts: usize,
+    /// They last so long at most.
+    pub lasts_ms: u64,
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub states: usize,
+    pub ends: usize,
+    pub broken: Option<(String, Vec<(usize, Move)>)>,
+}
+
+struct Search {
+    bound: Bound,
+    /// Each state by its name, with how many faults could come after it, and from how early on.
+    known: HashMap<u128, (u8, usize)>,
+    path: Vec<(usize, Move)>,
+    found: Found,
+    text: String,
+}
+
+/// Searches a world in which that has happened first.
+pub fn search(first: &[Move], bound: Bound, bug: Option<Bug>) -> Found {
+    let mut search =
+        Search { bound, known: HashMap::new(), path: Vec::new(), found: Found::default(), text: String::new() };
+    let mut world = begin(bound, bug, false);
+    for it in first {
+        world.make(*it);
+    }
+    search.explore(world, bound.faults);
+    search.found.states = search.known.len();
+    search.found
+}
+
+fn begin(bound: Bound, bug: Option<Bug>, told: bool) -> History {
+    let mut world = History::small(bound.lasts_ms, told);
+    (world.bug, world.acts) = (bug, 0);
+    world.plant();
+    world
+}
+
+/// Tells the story of what was found.
+pub fn story(first: &[Move], bound: Bound, path: &[(usize, Move)], bug: Option<Bug>) -> String {
+    let mut world = begin(bound, bug, true);
+    for it in first {
+        world.make(*it);
+    }
+    let mut path = path.iter().peekable();
+    loop {
+        while let Some((_, it)) = path.next_if(|(acts, _)| *acts == world.acts) {
+            world.make(*it);
+        }
+        if world.is_broken() || (!world.proceed() && path.peek().is_none()) {
+            break;
+        }
+    }
+    if world.broken.is_none() {
+        world.judge_end();
+    }
+    world.story()
+}
+
+impl Search {
+    /// From this state on, with so many faults to come.
+    fn explore(&mut self, mut world: History, faults: u8) {
+        loop {
+            if world.is_broken() {
+                return self.tell(&world);
+            }
+            // After the bound there is one way to go, which others join at the latest where all is at rest.
+            let looks = world.acts < self.bound.acts || world.is_rested();
+            if looks && self.is_known(&world, faults) {
+                return;
+            }
+            let may = if world.acts < self.bound.acts { faults } else { 0 };
+            let new = if may > 0 { world.faults_now() } else { Vec::new() };
+            let ends = if world.acts < self.bound.acts { world.ends_now() } else { Vec::new() };
+            let moves =
+                new.into_iter().map(|it| (it, faults.saturating_sub(1))).chain(ends.into_iter().map(|it| (it, faults)));
+            for (it, left) in moves {
+                let mut other = world.clone();
+                self.path.push((world.acts, it));
+                other.make(it);
+                self.explore(other, left);
+                if self.found.broken.is_some() {
+                    return;
+                }
+                self.path.pop();
+            }
+            if !world.proceed() {
+                self.found.ends += 1;
+                if !world.is_broken() {
+                    world.judge_end();
+                }
+                if world.broken.is_some() {
+                    self.tell(&world);
+                }
+                return;
+            }
+        }
+    }
+
+    fn is_known(&mut self, world: &History, faults: u8) -> bool {
+        // Later than the bound, what could still have come makes no difference.
+        let (faults, acts) = if world.acts < self.bound.acts { (faults, world.acts) } else { (0, usize::MAX) };
+        let name = world.fingerprint(&mut self.text);
+        match self.known.get(&name) {
+            Some((known, since)) if *known >= faults && *since <= acts => true,
+            _ => {
+                self.known.insert(name, (faults, acts));
+                false
+            }
+        }
+    }
+
+    fn tell(&mut self, world: &History) {
+        let what = world.broken.clone().unwrap_or_default();
+        self.found.broken = Some((what, self.path.clone()));
+    }
+}
