@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 pub enum Dice {
-    Chance(StdRng),
+    Chance(Box<StdRng>),
     /// Nothing is left to chance: always the first, and never what is only likely.
     First,
 }
@@ -21,7 +21,7 @@ impl Clone for Dice {
 
 impl Dice {
     pub fn new(seed: u64) -> Dice {
-        Dice::Chance(StdRng::seed_from_u64(seed))
+        Dice::Chance(Box::new(StdRng::seed_from_u64(seed)))
     }
 
     /// 0 to `n - 1`.

@@ -1,4 +1,15 @@
-//! Small worlds searched whole: all that may happen in one within a bound is looked at, state by state. Pure.
+//! A small world searched whole: all that may happen in it within a bound is looked at, state by state. Pure.
+//!
+//! Two agents, a master and two replicas (two of the three on one agent), two operators. Each state has one
+//! next act; before it may come any fault, and any end of one. So a search with `faults: n` sees every
+//! history in which at most n faults come among the first `acts` acts, at any of them, end at any of them or
+//! when `lasts_ms` have passed, and all else happens in its order: a message is late when its sender or
+//! receiver is stopped or cut off, not otherwise. From each state the world is then left in peace, and must
+//! come to rest, ready, with all that was confirmed.
+//!
+//! Two states are one when they differ in nothing but names, in texts that only people read, or in how long
+//! ago things were by less than a tenth of a second (a second, beyond ten). After `acts`, states are compared
+//! where all wait.
 
 use std::collections::HashMap;
 
@@ -33,14 +44,11 @@ struct Search {
     text: String,
 }
 
-/// Searches a world in which that has happened first.
-pub fn search(first: &[Move], bound: Bound, bug: Option<Bug>) -> Found {
+/// Searches the world within the bound, until something is broken.
+pub fn search(bound: Bound, bug: Option<Bug>) -> Found {
     let mut search =
         Search { bound, known: HashMap::new(), path: Vec::new(), found: Found::default(), text: String::new() };
-    let mut world = begin(bound, bug, false);
-    for it in first {
-        world.make(*it);
-    }
+    let world = begin(bound, bug, false);
     search.explore(world, bound.faults);
     search.found.states = search.known.len();
     search.found
@@ -54,11 +62,8 @@ fn begin(bound: Bound, bug: Option<Bug>, told: bool) -> History {
 }
 
 /// Tells the story of what was found.
-pub fn story(first: &[Move], bound: Bound, path: &[(usize, Move)], bug: Option<Bug>) -> String {
+pub fn story(bound: Bound, path: &[(usize, Move)], bug: Option<Bug>) -> String {
     let mut world = begin(bound, bug, true);
-    for it in first {
-        world.make(*it);
-    }
     let mut path = path.iter().peekable();
     loop {
         while let Some((_, it)) = path.next_if(|(acts, _)| *acts == world.acts) {
@@ -72,6 +77,40 @@ pub fn story(first: &[Move], bound: Bound, path: &[(usize, Move)], bug: Option<B
         world.judge_end();
     }
     world.story()
+}
+
+/// A leader is stopped while it points a replica to the master that it has made, and goes on when that
+/// replica is the master itself. What went wrong, if anything did.
+pub fn late_command(bug: Option<Bug>, told: bool) -> Option<String> {
+    let bound = Bound { faults: 0, acts: 0, lasts_ms: 60_000 };
+    (0..60).find_map(|acts| {
+        let mut world = begin(bound, bug, told);
+        world.make(Move::Kill(0));
+        for _ in 0..acts {
+            world.proceed();
+        }
+        world.make(Move::Pause(0));
+        world.make(Move::Lapse);
+        if !world.has_command_in_hand() {
+            return None;
+        }
+        world.live_for(10_000);
+        world.hang_master("a");
+        for _ in 0..20 {
+            world.live_for(1000);
+            world.make(Move::Write);
+        }
+        world.go_on_all();
+        world.make(Move::Late(0));
+        while !world.is_broken() && world.proceed() {}
+        if !world.is_broken() {
+            world.judge_end();
+        }
+        if told {
+            println!("=== {acts}\n{}", world.story());
+        }
+        world.broken.clone()
+    })
 }
 
 impl Search {

@@ -66,6 +66,11 @@ impl History {
         self.formers.iter().map(|former| former.commands.len() + usize::from(!former.calls.is_empty())).sum()
     }
 
+    /// Whether a command to a node is among it.
+    pub fn has_command_in_hand(&self) -> bool {
+        self.formers.iter().any(|former| !former.commands.is_empty())
+    }
+
     /// A former leader does the n-th of what it may do next.
     pub(super) fn late(&mut self, mut nth: usize) {
         for at in 0..self.formers.len() {

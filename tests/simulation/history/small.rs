@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use redisctl::model::{RequestKind, Timestamp};
+use redisctl::model::{MesosEvent, RequestKind, Timestamp};
 
 use super::{Declared, History};
 use crate::dice::Dice;
@@ -22,6 +22,9 @@ const KIND: u64 = 1_000_000_000;
 /// The clock of every history begins then: 2023-11-14T22:13:20Z.
 const BEGIN_MS: u64 = 1_700_000_000_000;
 const BEGIN_OF_DAY_MS: u64 = (22 * 3600 + 13 * 60 + 20) * 1000;
+/// What comes by itself, in this order: what the operator has begun goes before what it learns, or it would
+/// be told again and again to wait for itself.
+const ORDER: [usize; 15] = [2, 3, 4, 1, 0, 5, 6, 7, 8, 10, 12, 13, 14, 15, 16];
 
 /// After that all is to come to rest within this time.
 const REST_MS: u64 = 120_000;
@@ -33,26 +36,36 @@ const ACTS: usize = 6000;
 /// What may come before the next act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
-    // Faults.
+    // Faults, and what people do.
+    /// A node dies.
     Kill(usize),
     Hang(usize),
+    /// An agent is cut off.
     Cut(usize),
+    /// The operator does not reach the nodes of an agent.
     Unsee(usize),
+    /// The agents do not reach each other.
     Split(usize),
     KillOperator,
-    /// With a switchover at that stage.
+    /// It is stopped; a switchover at that stage.
     Pause(usize),
+    /// The next update of a task is lost on its way.
     LoseNews,
     BreakWatch,
     CutSession,
+    /// The answer to a transaction is lost; it was done.
     LoseAnswer,
+    /// A user asks for a switchover.
     Ask,
+    /// A client writes, though others have something to do.
     Write,
-    // Their ends.
+    // The ends of faults.
     GoOn(usize),
     Rejoin(usize),
     Wake,
+    /// The stopped operator's lease ends.
     Lapse,
+    /// The stopped operator, which leads no more, does something that it had in hand.
     Late(usize),
 }
 
@@ -116,7 +129,7 @@ impl History {
                 moves.push(Move::LoseAnswer);
             }
         }
-        if !self.mesos.events.is_empty() {
+        if matches!(self.mesos.events.front(), Some(MesosEvent::Update(_))) {
             moves.push(Move::LoseNews);
         }
         if self.mesos.is_read() {
@@ -177,7 +190,6 @@ impl History {
             self.blame(Err("it does not come to rest".to_string()));
             return false;
         }
-        const ORDER: [usize; 15] = [2, 3, 4, 1, 0, 5, 6, 7, 8, 10, 12, 13, 14, 15, 16];
         if ORDER.into_iter().any(|kind| self.act(kind)) {
             return true;
         }
@@ -199,6 +211,20 @@ impl History {
             }
         }
         true
+    }
+
+    /// Lets things go on by themselves for so long, without any writes.
+    pub fn live_for(&mut self, ms: u64) {
+        let end = self.now.plus_ms(ms);
+        while !self.judged() {
+            if ORDER.into_iter().any(|kind| self.act(kind)) {
+                continue;
+            }
+            self.now = self.wakes_at().map_or(end, |at| at.min(end)).max(self.now.plus_ms(1));
+            if self.now >= end {
+                return;
+            }
+        }
     }
 
     /// A client writes when nobody else has anything to do.

@@ -19,7 +19,8 @@ impl Operator {
         }
         let pool = format!("{:?}", world.pool);
         out.push_str(pool.split("offers: {").next().unwrap_or_default());
-        let _ = write!(out, "{:?} {:?} {:?} {:?}", world.session, world.framework_id, world.strangers, world.frozen);
+        let _ = write!(out, "{:?} {:?} {:?}", world.session, world.framework_id, world.strangers);
+        let _ = write!(out, "{:?} {:?}", world.frozen, world.leaving);
         let Operator { token, asked, dirty, busy, wanting, revisits, session_revisit, backoffs, .. } = self;
         let _ = write!(out, "{token:?} {asked:?} {dirty:?} {busy:?} {wanting:?} {revisits:?} {session_revisit:?}");
         let Operator { unknown, synced, probed, probes, calls, watched, listing, late, framework_stored, .. } = self;
