@@ -104,8 +104,8 @@ const FOUND_MIN: usize = 20;
 
 /// One fault anywhere in a long time, and two in a short one; how many states that are at least.
 const SEARCHES: [(whole::Bound, usize); 2] = [
-    (whole::Bound { faults: 1, acts: 120, lasts_ms: 90_000 }, 8_000),
-    (whole::Bound { faults: 2, acts: 14, lasts_ms: 6_000 }, 10_000),
+    (whole::Bound { faults: 1, acts: 120, lasts_ms: 90_000 }, 12_000),
+    (whole::Bound { faults: 2, acts: 10, lasts_ms: 6_000 }, 20_000),
 ];
 
 /// `SIM_FAULTS=2 SIM_ACTS=60 SIM_LASTS=90000` searches within that bound, and only that.
@@ -131,14 +131,16 @@ fn in_a_small_world_searched_whole_nothing_is_lost_and_all_is_well_in_the_end() 
 
 #[test]
 fn a_command_that_comes_after_a_later_leader_has_spoken_to_the_node_is_void() {
-    assert_eq!(whole::late_command(planted(), number("SIM_SEED").is_some()), None);
+    if let Some((what, story)) = whole::late_command(planted()) {
+        panic!("{story}\n{what}");
+    }
 }
 
 #[test]
 fn bugs_that_others_had_are_found_when_they_are_planted() {
     let found = |bug: &planted::Bug| {
         if *bug == planted::Bug::FormersAreNotFenced {
-            return Some((0, whole::late_command(Some(*bug), false)?));
+            return whole::late_command(Some(*bug)).map(|(what, _)| (0, what));
         }
         let finds = |seed: u64| {
             let mut history = History::new(seed, false);

@@ -80,11 +80,11 @@ pub fn story(bound: Bound, path: &[(usize, Move)], bug: Option<Bug>) -> String {
 }
 
 /// A leader is stopped while it points a replica to the master that it has made, and goes on when that
-/// replica is the master itself. What went wrong, if anything did.
-pub fn late_command(bug: Option<Bug>, told: bool) -> Option<String> {
+/// replica is the master itself. What went wrong, if anything did, and the story of it.
+pub fn late_command(bug: Option<Bug>) -> Option<(String, String)> {
     let bound = Bound { faults: 0, acts: 0, lasts_ms: 60_000 };
     (0..60).find_map(|acts| {
-        let mut world = begin(bound, bug, told);
+        let mut world = begin(bound, bug, true);
         world.make(Move::Kill(0));
         for _ in 0..acts {
             world.proceed();
@@ -106,10 +106,7 @@ pub fn late_command(bug: Option<Bug>, told: bool) -> Option<String> {
         if !world.is_broken() {
             world.judge_end();
         }
-        if told {
-            println!("=== {acts}\n{}", world.story());
-        }
-        world.broken.clone()
+        Some((world.broken.clone()?, world.story()))
     })
 }
 
