@@ -130,6 +130,17 @@ fn in_a_small_world_searched_whole_nothing_is_lost_and_all_is_well_in_the_end() 
 }
 
 #[test]
+fn bugs_are_found_when_they_are_planted_in_a_small_world() {
+    let (bound, _) = SEARCHES[0];
+    let found = |bug: &planted::Bug| {
+        let search = || whole::search(bound, Some(*bug));
+        catch_unwind(AssertUnwindSafe(search)).map_or(true, |found| found.broken.is_some())
+    };
+    let missed: Vec<_> = planted::SMALL.iter().filter(|bug| !found(bug)).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+#[test]
 fn a_command_that_comes_after_a_later_leader_has_spoken_to_the_node_is_void() {
     if let Some((what, story)) = whole::late_command(planted()) {
         panic!("{story}\n{what}");

@@ -104,6 +104,24 @@ pub const ALL: [Bug; 25] = [
     Bug::FormersAreNotFenced,
 ];
 
+/// Those that one fault brings to light in a small world.
+pub const SMALL: [Bug; 14] = [
+    Bug::SilenceIsDeath,
+    Bug::NoQuorum,
+    Bug::NoFence,
+    Bug::FailureScalesDown,
+    Bug::LaunchesAreNotRecorded,
+    Bug::KillsAreNotRecorded,
+    Bug::OldMastersStay,
+    Bug::WrongMasterIsFollowed,
+    Bug::NobodyIsPointed,
+    Bug::DeathsAreNotRecorded,
+    Bug::EpochsStay,
+    Bug::PromotionsAreNotRecorded,
+    Bug::SwitchoversDoNotWait,
+    Bug::NobodyJoins,
+];
+
 fn master(instance: &Instance) -> Option<u32> {
     instance.record.as_ref()?.value.master
 }
