@@ -246,6 +246,21 @@ fn a_history_that_goes_on_from_the_recorded_one_is_newer() {
     assert_eq!(promoted(&scene.plan()), Some(task(2).as_str()));
 }
 
+/// A replica takes the new master's history when the link comes up, and what it lacks of it afterwards.
+#[test]
+fn who_has_the_newer_history_is_promoted_only_when_it_has_what_others_have_of_the_older() {
+    let mut scene = crashed(2, "");
+    scene.record().replid = Some("next".to_string());
+    let answer = scene.answer(1);
+    (answer.replid, answer.replid2, answer.offset) = ("next".to_string(), "r".to_string(), 1300);
+    scene.answer(2).offset = 1300;
+    assert_eq!(promoted(&scene.plan()), Some(task(1).as_str()));
+    scene.answer(1).offset = 1200;
+    let plan = scene.plan();
+    assert!(promoted(&plan).is_none());
+    assert!(no_safe_candidate(&plan).contains("orders-2 has data of another history"));
+}
+
 #[test]
 fn a_node_that_has_not_joined_is_not_chosen_and_not_waited_for() {
     let mut scene = crashed(2, ", durability: one");

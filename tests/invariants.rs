@@ -153,6 +153,19 @@ fn no_more_is_launched_than_is_declared() {
     assert_found(&scene, &plan, "more than the 1 nodes declared");
 }
 
+/// Mesos may tell of a death before a probe fails; then nobody asks any more.
+#[test]
+fn what_a_dead_replica_last_answered_is_in_nobodys_way() {
+    let mut scene = Scene::running(2, "");
+    for replica in [1, 2] {
+        let answered = scene.node(replica).answer.clone();
+        scene.dies(replica);
+        (scene.node(replica).answer, scene.node(replica).silent) = (answered, None);
+    }
+    let plan = scene.plan(); // Which sees to it that no rule is broken.
+    assert_eq!(launched(&plan).len(), 2, "{:?}", plan.waiting);
+}
+
 #[test]
 fn the_master_is_neither_killed_nor_stopped() {
     let mut scene = Scene::running(1, "");

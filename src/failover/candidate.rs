@@ -113,9 +113,11 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     };
     let (mut best, mut unfit): (Option<(_, u32, u64)>, Vec<String>) = (None, Vec::new());
     for (node, answer) in with_data() {
-        let ancestor = with_data().any(|(_, a)| a.replid == replid && a.replid2 == answer.replid);
-        if ancestor && answer.role == Role::Replica {
-            continue; // It was left behind by the last promotion; whoever has the newer history has all.
+        // It was left behind by the last promotion. (A replica has the newer history as soon as its link is
+        // up, and only later all of it.)
+        let newer = |a: &Answer| a.replid == replid && a.replid2 == answer.replid && a.offset >= answer.offset;
+        if answer.role == Role::Replica && with_data().any(|(_, a)| newer(a)) {
+            continue;
         }
         match generation(d, node, answer, &replid, with_data().count() == 1) {
             Ok(generation) => {

@@ -77,7 +77,7 @@ impl Agent {
 }
 
 /// Offers merged by agent, with what is still free of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Pool {
     agents: BTreeMap<Arc<str>, Agent>,
     /// The agent of each held offer.

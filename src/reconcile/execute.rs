@@ -52,7 +52,7 @@ pub struct Ports {
 }
 
 /// What the controller is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// Something was learned.
     Event(Event),
@@ -68,7 +68,7 @@ pub enum Input {
 }
 
 /// Why a pass was not done, as far as the controller acts on it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Failure {
     /// Somebody else leads.
     NotLeader,
@@ -81,7 +81,7 @@ pub enum Failure {
 }
 
 /// One instance's share of a round.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Work {
     /// The instance.
     pub name: String,

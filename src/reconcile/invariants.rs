@@ -137,7 +137,8 @@ fn launches_are_recorded(o: &Observed, plan: &Plan, after: &After, broken: &mut 
 fn is_sound_replica(node: &Node, after: &After) -> bool {
     let master =
         after.record.as_ref().and_then(|record| after.nodes.get(&record.master?)).map(|master| &master.address);
-    let stays = after.nodes.get(&node.record.value.ordinal).is_some_and(|record| record.stop.is_none());
+    let record = after.nodes.get(&node.record.value.ordinal);
+    let stays = record.is_some_and(|record| record.stop.is_none() && !record.task.is_dead());
     let follows = |answer: &Answer| answer.link_up && answer.role == Role::Replica && answer.follows.as_ref() == master;
     stays && node.silent.is_none() && node.answer.as_ref().is_some_and(|(answer, _)| follows(answer))
 }

@@ -9,7 +9,7 @@ use crate::reconcile::world::Node;
 pub const DRAINING: &str = "REASON_AGENT_DRAINING";
 
 /// The agents that are to be emptied.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LeavingAgents {
     /// Nodes leave an agent so long before its maintenance begins, in milliseconds.
     ahead_ms: u64,

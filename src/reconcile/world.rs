@@ -22,7 +22,7 @@ use crate::store::{Change, Listing};
 const UNACKED_MAX: usize = 8;
 
 /// Something learned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// All of the store, at one revision.
     Listed(Listing),
@@ -249,7 +249,7 @@ pub enum Session {
 }
 
 /// Everything that has been learned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct World {
     /// All instances that are declared or recorded.
     pub instances: BTreeMap<String, Instance>,

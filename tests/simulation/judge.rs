@@ -85,13 +85,14 @@ pub fn copied(copy: &Copied, redis: &Redis, promises: &Promises) -> Result<(), S
 }
 
 /// Writes that clients have confirmed with WAIT k, and those that they wait for.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Promises {
     confirmed: BTreeMap<String, Data>,
     awaited: Vec<Awaited>,
 }
 
 /// A write of a client that waits for its confirmation by so many replicas.
+#[derive(Clone, Debug)]
 struct Awaited {
     process: usize,
     history: u64,
@@ -140,7 +141,8 @@ impl Promises {
 }
 
 /// A node becomes the master: that is recorded, it has every confirmed write, and where writes are
-/// confirmed no other node takes any.
+/// confirmed no other node takes any. (What a node that was stopped takes before it looks at its clock is
+/// confirmed by nobody.)
 pub fn promoted(at: usize, around: &mut Around) {
     let p = &around.redis.processes[at];
     let stored = around.store.instances.get(&p.instance);
@@ -151,7 +153,10 @@ pub fn promoted(at: usize, around: &mut Around) {
     }
     let others = around.redis.processes.iter().enumerate();
     let other = others.filter(|(n, o)| *n != at && o.instance == p.instance && !o.tampered && o.min_replicas() > 0);
-    let other = other.filter(|(n, _)| around.redis.takes_writes(*n, around.now)).map(|(_, o)| &o.task_id).next();
+    let other = other
+        .filter(|(n, o)| !o.is_stale() && around.redis.takes_writes(*n, around.now))
+        .map(|(_, o)| &o.task_id)
+        .next();
     if let Some(other) = other.filter(|_| p.role != Role::Master && record.is_some_and(|r| r.confirmations > 0)) {
         around.broken.push(format!("{} is made the master, and {other} still takes writes", p.task_id));
     }
@@ -161,8 +166,17 @@ pub fn promoted(at: usize, around: &mut Around) {
     }
 }
 
+/// Where writes are confirmed, one node takes them; see `promoted` for the exception.
+fn one_takes_writes(name: &str, redis: &Redis, now: Timestamp) -> Result<(), String> {
+    let safe = |p: &Process| p.instance == name && !p.tampered && p.min_replicas() > 0 && !p.is_stale();
+    let takes = |at: &usize| safe(&redis.processes[*at]) && redis.takes_writes(*at, now);
+    let taking: Vec<usize> = (0..redis.processes.len()).filter(takes).collect();
+    let names = taking.iter().map(|at| redis.processes[*at].task_id.as_str()).collect::<Vec<_>>();
+    if taking.len() < 2 { Ok(()) } else { Err(format!("two nodes take writes: {}", names.join(" "))) }
+}
+
 /// What is remembered from step to step.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Judge {
     pub promises: Promises,
     epochs: BTreeMap<String, InstanceRecord>,
@@ -177,9 +191,10 @@ const UNRECORDED_MS: u64 = 60_000;
 
 impl Judge {
     /// What must hold after every step.
-    pub fn step(&mut self, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<(), String> {
+    pub fn step(&mut self, store: &Store, mesos: &Mesos, redis: &Redis, now: Timestamp) -> Result<(), String> {
         for (name, stored) in &store.instances {
             self.epochs(name, stored, redis)?;
+            one_takes_writes(name, redis, now)?;
             for node in stored.nodes.values() {
                 if let (Some(record), false) = (&stored.record, self.distributions.contains_key(&node.task_id)) {
                     self.distributions.insert(node.task_id.clone(), record.spec.distribution);
@@ -255,7 +270,7 @@ impl Judge {
 }
 
 /// How an instance must be once nothing goes wrong any more and time has passed.
-pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis) -> Result<bool, String> {
+pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis, promises: &Promises) -> Result<bool, String> {
     let Some(stored) = store.instances.get(name) else { return Ok(true) };
     let Some(document) = stored.document else {
         return undeclared(name, stored, store, mesos);
@@ -275,6 +290,10 @@ pub fn settled(name: &str, store: &Store, mesos: &Mesos, redis: &Redis) -> Resul
         let text = store.items.get(&redisctl::store::instance_key(name)).map(|item| item.value.as_slice());
         let declared = text.and_then(|text| redisctl::spec::parse_document(text).ok()).map(|parsed| parsed.spec);
         ready(name, (document, declared.as_ref()), record, stored, status, redis)?;
+        let lost = promises.confirmed(name) & !data_of(redis.living(name));
+        if lost != 0 {
+            return Err(format!("{name} is ready, and the confirmed keys {lost:b} are lost"));
+        }
         return Ok(true);
     }
     let ready = status.condition(ConditionType::Ready);

@@ -2,7 +2,7 @@
 //! store, Mesos and Redis, with a clock of their own; no sockets, no sleep. I/O: none but its output.
 //!
 //! `SIM_SEED=7 cargo test --test simulation` tells the history of seed 7;
-//! `SIM_HISTORIES=100000` plays more of them.
+//! `SIM_HISTORIES=100000` plays more of them; `SIM_BUG=NoQuorum` plants that bug.
 
 // `any` would stop at the first news, and every process is to have its turn.
 #![allow(clippy::unnecessary_fold)]
@@ -25,6 +25,7 @@ mod operator;
 mod planted;
 mod redis;
 mod store;
+mod whole;
 
 use history::History;
 
@@ -32,6 +33,8 @@ use history::History;
 const HISTORIES: u64 = 1500;
 /// Of those in which the master is lost again and again.
 const CONTESTS: u64 = 250;
+/// Of those in which leaders are stopped, and go on when another leads.
+const RIVALRIES: u64 = 250;
 /// Of those in which the store loses something.
 const ROBBERIES: u64 = 200;
 /// Histories in which a planted bug must be found.
@@ -45,12 +48,22 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+/// The bug that was asked for.
+fn planted() -> Option<planted::Bug> {
+    let name = std::env::var("SIM_BUG").ok()?;
+    Some(*planted::ALL.iter().find(|bug| format!("{bug:?}") == name).expect("SIM_BUG names a bug"))
+}
+
 /// Plays one history; what went wrong, if anything did.
-fn play(kind: Kind, seed: u64, told: bool) -> Result<usize, (String, String)> {
-    let played = catch_unwind(AssertUnwindSafe(|| kind(History::new(seed, told))));
+fn play(kind: Kind, seed: u64, told: bool) -> Result<(usize, String), (String, String)> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut history = History::new(seed, told);
+        history.bug = planted();
+        kind(history)
+    }));
     match played {
         Ok(history) => match &history.broken {
-            None => Ok(history.acts),
+            None => Ok((history.acts, history.story())),
             Some(what) => Err((what.clone(), history.story())),
         },
         Err(_) => Err(("a panic, see above".to_string(), String::new())),
@@ -65,6 +78,11 @@ fn whatever_goes_wrong_nothing_is_lost_and_all_is_well_in_the_end() {
 #[test]
 fn a_master_that_is_lost_again_and_again_costs_no_confirmed_write() {
     simulate(History::contested, CONTESTS);
+}
+
+#[test]
+fn a_leader_that_is_stopped_while_another_is_elected_costs_no_confirmed_write() {
+    simulate(History::rivals, RIVALRIES);
 }
 
 #[test]
@@ -84,9 +102,57 @@ fn an_operator_that_dies_at_any_step_is_followed_by_one_that_comes_to_the_same_e
 /// So many of them must be found in that many histories; in ten times as many, all were.
 const FOUND_MIN: usize = 20;
 
+/// One fault anywhere in a long time, and two in a short one; how many states that are at least.
+const SEARCHES: [(whole::Bound, usize); 2] = [
+    (whole::Bound { faults: 1, acts: 120, lasts_ms: 90_000 }, 12_000),
+    (whole::Bound { faults: 2, acts: 10, lasts_ms: 6_000 }, 20_000),
+];
+
+/// `SIM_FAULTS=2 SIM_ACTS=60 SIM_LASTS=90000` searches within that bound, and only that.
+#[test]
+fn in_a_small_world_searched_whole_nothing_is_lost_and_all_is_well_in_the_end() {
+    let asked = number("SIM_FAULTS").map(|faults| whole::Bound {
+        faults: u8::try_from(faults).expect("few"),
+        acts: number("SIM_ACTS").map_or(60, |acts| usize::try_from(acts).expect("few")),
+        lasts_ms: number("SIM_LASTS").unwrap_or(6000),
+    });
+    let searches = asked.map_or(SEARCHES.to_vec(), |bound| vec![(bound, 0)]);
+    for (bound, states_min) in searches {
+        let started = Instant::now();
+        let found = whole::search(bound, planted());
+        let (states, ends) = (found.states, found.ends);
+        println!("{bound:?}: {states} states, {ends} ends, in {:.1} s", started.elapsed().as_secs_f64());
+        if let Some((what, path)) = found.broken {
+            panic!("{}\n{path:?}\n{what}", whole::story(bound, &path, planted()));
+        }
+        assert!(states >= states_min, "it was larger before");
+    }
+}
+
+#[test]
+fn bugs_are_found_when_they_are_planted_in_a_small_world() {
+    let (bound, _) = SEARCHES[0];
+    let found = |bug: &planted::Bug| {
+        let search = || whole::search(bound, Some(*bug));
+        catch_unwind(AssertUnwindSafe(search)).map_or(true, |found| found.broken.is_some())
+    };
+    let missed: Vec<_> = planted::SMALL.iter().filter(|bug| !found(bug)).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+#[test]
+fn a_command_that_comes_after_a_later_leader_has_spoken_to_the_node_is_void() {
+    if let Some((what, story)) = whole::late_command(planted()) {
+        panic!("{story}\n{what}");
+    }
+}
+
 #[test]
 fn bugs_that_others_had_are_found_when_they_are_planted() {
     let found = |bug: &planted::Bug| {
+        if *bug == planted::Bug::FormersAreNotFenced {
+            return whole::late_command(Some(*bug)).map(|(what, _)| (0, what));
+        }
         let finds = |seed: u64| {
             let mut history = History::new(seed, false);
             history.bug = Some(*bug);
@@ -111,11 +177,7 @@ fn bugs_that_others_had_are_found_when_they_are_planted() {
 fn simulate(kind: Kind, histories: u64) {
     if let Some(seed) = number("SIM_SEED") {
         match play(kind, seed, true) {
-            Ok(_) => {
-                let mut history = History::new(seed, true);
-                history = kind(history);
-                return println!("{}\nseed {seed}: all is well", history.story());
-            }
+            Ok((_, story)) => return println!("{story}\nseed {seed}: all is well"),
             Err((what, story)) => panic!("{story}\nseed {seed}: {what}"),
         }
     }

@@ -4,6 +4,7 @@
 //! are sent once, and lost when nobody is subscribed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write;
 
 use redisctl::model::{
     Amount, InverseOffer, Launch, Leaving, Meaning, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate,
@@ -37,7 +38,7 @@ pub enum Seen {
     Removed,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Agent {
     pub id: String,
@@ -65,7 +66,7 @@ pub struct Agent {
     pub repeat_at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentTask {
     /// Of one that the agent never had: none.
     pub process: Option<usize>,
@@ -99,7 +100,7 @@ pub enum Order {
     Account(String),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Task {
     agent: usize,
     state: TaskState,
@@ -159,11 +160,13 @@ impl Bundle {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mesos {
     pub agents: Vec<Agent>,
     pub up: bool,
     pub subscription: Option<u64>,
+    /// Whoever subscribed does not read any more: another operator leads.
+    deaf: bool,
     /// Events on their way to the operator.
     pub events: VecDeque<MesosEvent>,
     tasks: BTreeMap<String, Task>,
@@ -230,6 +233,11 @@ impl Agent {
 }
 
 impl Mesos {
+    /// Ids begin with this number.
+    pub fn count_from(&mut self, first: u64) {
+        self.count = first;
+    }
+
     pub fn with_agents(count: usize, mem_mib: u64) -> Mesos {
         let agent = |i: usize| Agent {
             id: format!("S{i}"),
@@ -258,7 +266,7 @@ impl Mesos {
     }
 
     fn tell(&mut self, event: MesosEvent) {
-        if self.up && self.subscription.is_some() {
+        if self.up && self.subscription.is_some() && !self.deaf {
             self.events.push_back(event);
         }
     }
@@ -279,18 +287,32 @@ impl Mesos {
     // --- The operator's session --------------------------------------------------------------
 
     pub fn subscribe(&mut self, subscription: u64) {
-        self.subscription = Some(subscription);
         self.offering = false;
+        if std::mem::take(&mut self.deaf) {
+            self.subscription = None; // An older subscription of the framework is closed.
+        }
         self.drop_offers(None);
+        self.subscription = Some(subscription);
         self.tell(MesosEvent::Subscribed { framework_id: "F".to_string(), subscription });
         self.tell_leaving();
         self.ask_back();
     }
 
+    /// Another operator leads than the one that subscribed: what was on its way to that reaches nobody.
+    pub fn orphan(&mut self) {
+        self.events.clear();
+        self.deaf |= self.subscription.is_some();
+    }
+
+    /// Whether somebody reads the events.
+    pub fn is_read(&self) -> bool {
+        self.subscription.is_some() && !self.deaf
+    }
+
     /// The stream ends; of what was under way only so much still arrives.
     pub fn cut_session(&mut self, arrive: usize) {
         self.events.truncate(arrive);
-        if self.subscription.take().is_some() {
+        if self.subscription.take().is_some() && !std::mem::take(&mut self.deaf) {
             self.events.push_back(MesosEvent::Disconnected { reason: "the stream ended".to_string() });
         }
         self.drop_offers(None);
@@ -795,6 +817,13 @@ impl Mesos {
             }
         }
         self.up = false;
+    }
+
+    /// All that the future depends on, as text.
+    pub fn fingerprint(&self, out: &mut String) {
+        let Mesos { agents, up, subscription, deaf, events, tasks, offers, filters, offering, allocate, .. } = self;
+        let flags = (up, subscription, deaf, offering, allocate);
+        let _ = write!(out, "{agents:?} {flags:?} {events:?} {tasks:?} {offers:?} {filters:?}");
     }
 
     pub fn has_offers(&self) -> usize {

@@ -58,6 +58,8 @@ pub enum Bug {
     WritesAreNotGuarded,
     /// A node is told to follow before it is recorded that it may confirm writes.
     NobodyJoins,
+    /// What a former leader has in hand still reaches nodes to which a later one has spoken.
+    FormersAreNotFenced,
 }
 
 impl Bug {
@@ -74,7 +76,7 @@ impl Bug {
     }
 }
 
-pub const ALL: [Bug; 24] = [
+pub const ALL: [Bug; 25] = [
     Bug::SilenceIsDeath,
     Bug::UnreachableIsDead,
     Bug::NoQuorum,
@@ -98,6 +100,25 @@ pub const ALL: [Bug; 24] = [
     Bug::SwitchoversDoNotWait,
     Bug::FailedCommitsAreIgnored,
     Bug::WritesAreNotGuarded,
+    Bug::NobodyJoins,
+    Bug::FormersAreNotFenced,
+];
+
+/// Those that one fault brings to light in a small world.
+pub const SMALL: [Bug; 14] = [
+    Bug::SilenceIsDeath,
+    Bug::NoQuorum,
+    Bug::NoFence,
+    Bug::FailureScalesDown,
+    Bug::LaunchesAreNotRecorded,
+    Bug::KillsAreNotRecorded,
+    Bug::OldMastersStay,
+    Bug::WrongMasterIsFollowed,
+    Bug::NobodyIsPointed,
+    Bug::DeathsAreNotRecorded,
+    Bug::EpochsStay,
+    Bug::PromotionsAreNotRecorded,
+    Bug::SwitchoversDoNotWait,
     Bug::NobodyJoins,
 ];
 

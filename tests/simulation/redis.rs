@@ -2,6 +2,7 @@
 //! data set. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use redisctl::model::{Address, Answer, Role, Timestamp};
 
@@ -23,7 +24,7 @@ pub enum Link {
     Up,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // Each is a fault of its own.
 pub struct Process {
     pub task_id: String,
@@ -52,6 +53,8 @@ pub struct Process {
     acks: BTreeMap<usize, (u64, Timestamp)>,
     pub max_memory: u64,
     pub config: BTreeMap<String, String>,
+    /// The latest leader that has spoken to it: it does nothing any more for earlier ones.
+    term: i64,
     /// Somebody else than the operator has changed its role.
     pub meddled: bool,
     /// Somebody once had.
@@ -73,6 +76,11 @@ impl Process {
         self.replid
     }
 
+    /// It was hung, and has not looked at its clock since.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     fn cut(&mut self) {
         self.link = Link::Down;
     }
@@ -85,7 +93,7 @@ pub struct Copied {
     pub before: Data,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Redis {
     pub processes: Vec<Process>,
     histories: u64,
@@ -128,10 +136,23 @@ impl Redis {
             acks: BTreeMap::new(),
             max_memory: value("--maxmemory", 1).expect("a limit").parse().expect("a number"),
             config,
+            term: 0,
             meddled: false,
             tampered: false,
         });
         self.processes.len() - 1
+    }
+
+    /// Histories are named from this number on.
+    pub fn count_from(&mut self, first: u64) {
+        self.histories = first;
+    }
+
+    /// All that the future depends on, as text.
+    pub fn fingerprint(&self, out: &mut String) {
+        for (at, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+            let _ = write!(out, "{at} {process:?}");
+        }
     }
 
     fn new_history(&mut self) -> u64 {
@@ -197,6 +218,17 @@ impl Redis {
     pub fn detach(&mut self, at: usize) {
         let own = self.processes[at].address.clone();
         self.follow(at, &own);
+    }
+
+    /// A leader speaks to it, and cuts the connections of earlier ones.
+    pub fn enter(&mut self, at: usize, term: i64) {
+        let p = &mut self.processes[at];
+        p.term = p.term.max(term);
+    }
+
+    /// Whether a later leader than this has spoken to it.
+    pub fn is_entered_after(&self, at: usize, term: i64) -> bool {
+        self.processes[at].term > term
     }
 
     fn cut_followers(&mut self, at: usize) {

@@ -1,6 +1,7 @@
 //! A toy store: keys with revisions, guarded transactions, and a log that watches read. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use redisctl::model::{InstanceRecord, NodeRecord};
 use redisctl::status::InstanceStatus;
@@ -13,7 +14,7 @@ pub enum Refused {
 }
 
 /// What the store knows of an instance, decoded once for the judge.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stored {
     pub record: Option<InstanceRecord>,
     pub nodes: BTreeMap<u32, NodeRecord>,
@@ -21,7 +22,7 @@ pub struct Stored {
     pub document: Option<i64>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     pub items: BTreeMap<String, KeyValue>,
     pub revision: i64,
@@ -45,6 +46,40 @@ impl Store {
         self.revision += 1;
         self.leader = self.revision;
         LeaderToken { created: self.leader }
+    }
+
+    /// Revisions count from this number on.
+    pub fn count_from(&mut self, first: i64) {
+        self.revision = first;
+    }
+
+    /// All that the future depends on, as text. `watched`: what a watch has told already. Of statuses only
+    /// what clients read, of events nothing: they change nothing but what is written into themselves.
+    pub fn fingerprint(&self, watched: Option<i64>, out: &mut String) {
+        let _ = write!(out, "{} {:?} ", self.leader, watched.map(|watched| watched.min(self.revision)));
+        let told = |key: &str| ["state/", "nodes/", "requests/", "operator/"].iter().any(|kind| key.starts_with(kind));
+        let items = self.items.values().filter(|item| told(&item.key));
+        for item in items {
+            let _ = write!(out, "{} {} {} ", item.key, item.revision, String::from_utf8_lossy(&item.value));
+        }
+        for stored in self.instances.values() {
+            let status = stored.status.as_ref().map(|status| (status.phase, &status.master, &status.failover));
+            let _ = write!(out, "{:?} {status:?} ", stored.document);
+        }
+        let ahead = self.log.iter().filter(|changes| watched.is_some_and(|watched| changes.revision > watched));
+        for changes in ahead {
+            let keys = changes.changes.iter().map(|change| match change {
+                Change::Put(item) => format!("{} {}", item.key, item.revision),
+                Change::Delete { key, revision } => format!("-{key} {revision}"),
+            });
+            let _ = write!(out, "{:?}", keys.collect::<Vec<_>>());
+        }
+    }
+
+    /// Nobody leads any more.
+    pub fn vacate(&mut self) {
+        self.revision += 1;
+        self.leader = 0;
     }
 
     pub fn revision_of(&self, key: &str) -> i64 {

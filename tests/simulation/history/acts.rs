@@ -14,6 +14,7 @@ impl History {
     /// Does an act of this kind, if there is one to do.
     pub(super) fn act(&mut self, kind: usize) -> bool {
         match kind {
+            0..=4 | 10 | 11 | 13 if self.paused.is_some() => false,
             0 => self.turn(),
             1 => self.reflect(),
             2 => self.advance(),
@@ -232,6 +233,7 @@ impl History {
             self.told.clear();
             self.now = self.now.plus_ms(1); // Asked after whatever has happened at this very moment.
         }
+        let term = operator.token.created;
         let only = (!self.peace).then(|| self.dice.below(targets.len()));
         let mut news = false;
         for (nth, (task_id, address)) in targets.into_iter().enumerate() {
@@ -243,7 +245,10 @@ impl History {
                 _ if !reached => Err(NoAnswer::Unreachable),
                 None => Err(NoAnswer::Refused),
                 Some(at) if self.redis.processes[at].hung => Err(NoAnswer::Timeout),
-                Some(at) => Ok(self.redis.answer(at, self.now)),
+                Some(at) => {
+                    self.redis.enter(at, term);
+                    Ok(self.redis.answer(at, self.now))
+                }
             };
             // A failure is told twice: one proves nothing.
             let times = match self.told.get(&task_id) {
@@ -291,7 +296,7 @@ impl History {
     }
 
     fn subscribe(&mut self) -> bool {
-        if self.operator.is_none() || !self.mesos.up || self.mesos.subscription.is_some() {
+        if self.operator.is_none() || !self.mesos.up || self.mesos.is_read() {
             return false;
         }
         self.subscription += 1;

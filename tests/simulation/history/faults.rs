@@ -134,7 +134,9 @@ impl History {
         if !self.quiet && self.dice.percent(50) {
             self.late_txns.extend(operator.uncommitted());
         }
-        self.mesos.cut_session(0);
+        if self.paused.take().is_some() || self.mesos.is_read() || self.formers.is_empty() {
+            self.mesos.cut_session(0);
+        }
         self.mesos.events.clear();
     }
 

@@ -7,7 +7,7 @@ use redisctl::model::{Answer, MesosCall, NoAnswer, Timestamp};
 use crate::dice::Dice;
 use crate::judge::{self, Judge};
 use crate::mesos::Mesos;
-use crate::operator::{Around, Operator};
+use crate::operator::{Around, Former, Operator};
 use crate::planted::Bug;
 use crate::redis::Redis;
 use crate::store::Store;
@@ -17,10 +17,13 @@ mod contest;
 mod disturbance;
 mod faults;
 mod hands;
+mod rivals;
 mod robbery;
+mod small;
 mod users;
 
 pub use disturbance::Disturbance;
+pub use small::Move;
 use users::Declared;
 
 /// Steps with faults and users, before all is left in peace.
@@ -38,6 +41,7 @@ const KEYS_MAX: u32 = 120;
 /// Kinds of acts that need no fault.
 const KINDS: usize = 17;
 
+#[derive(Clone)]
 pub struct History {
     /// Its operators have this bug.
     pub bug: Option<Bug>,
@@ -58,6 +62,12 @@ pub struct History {
     mesos: Mesos,
     redis: Redis,
     operator: Option<Operator>,
+    /// The operator is stopped, with this in hand.
+    paused: Option<Former>,
+    /// Those that were stopped while another was elected.
+    formers: Vec<Former>,
+    /// Operators are stopped for a while.
+    rivals: bool,
     passes_max: usize,
     subscription: u64,
     judge: Judge,
@@ -71,6 +81,12 @@ pub struct History {
     robbed: bool,
     /// All of it, in favour of a backup.
     restored: bool,
+    /// In a small world: trouble, or what comes after it, lasts until then.
+    ends_at: Timestamp,
+    /// There, all faults have ended.
+    healed: bool,
+    /// There, the last act was to wait.
+    rested: bool,
     /// The task whose record that was.
     lost_node: Option<String>,
     /// ACCEPTs whose sender has given up, but which may still arrive.
@@ -113,6 +129,9 @@ impl History {
             mesos,
             redis: Redis::default(),
             operator: None,
+            paused: None,
+            formers: Vec::new(),
+            rivals: false,
             passes_max,
             subscription: 0,
             judge: Judge::default(),
@@ -124,6 +143,9 @@ impl History {
             peace: false,
             robbed: false,
             restored: false,
+            ends_at: Timestamp(0),
+            healed: false,
+            rested: false,
             lost_node: None,
             late_accepts: Vec::new(),
             told: BTreeMap::new(),
@@ -164,6 +186,9 @@ impl History {
 
     fn step(&mut self) {
         self.now = self.now.plus_ms(1 + self.dice.below(20) as u64);
+        if self.rivals && self.rivals_step() {
+            return;
+        }
         if self.contested {
             return self.contested_step();
         }
@@ -205,7 +230,7 @@ impl History {
         if self.robbed {
             return self.broken.is_some();
         }
-        let outcome = self.judge.step(&self.store, &self.mesos, &self.redis);
+        let outcome = self.judge.step(&self.store, &self.mesos, &self.redis, self.now);
         self.blame(outcome);
         if let Some(reason) = self.operator.as_ref().and_then(Operator::frozen_for_good) {
             self.blame(Err(format!("the operator is frozen: {reason}")));
@@ -214,7 +239,15 @@ impl History {
     }
 
     fn with_operator<T>(&mut self, act: impl FnOnce(&mut Operator, &mut Around, &mut Dice) -> T) -> Option<T> {
-        let operator = self.operator.as_mut()?;
+        let mut operator = self.operator.take()?;
+        let mut dice = std::mem::replace(&mut self.dice, Dice::First);
+        let (done, broken) = self.with_around(|around| act(&mut operator, around, &mut dice));
+        (self.operator, self.dice) = (Some(operator), dice);
+        broken.into_iter().for_each(|what| self.blame(Err(what)));
+        Some(done)
+    }
+
+    fn with_around<T>(&mut self, act: impl FnOnce(&mut Around) -> T) -> (T, Vec<String>) {
         let mut around = Around {
             store: &mut self.store,
             mesos: &mut self.mesos,
@@ -229,17 +262,14 @@ impl History {
             broken: Vec::new(),
             story: self.story.as_mut(),
         };
-        let done = act(operator, &mut around, &mut self.dice);
-        let broken = std::mem::take(&mut around.broken);
-        for what in broken {
-            self.blame(Err(what));
-        }
-        Some(done)
+        let done = act(&mut around);
+        (done, around.broken)
     }
 
     fn heal(&mut self) {
         self.say(|| "--- peace: nothing goes wrong any more ---".to_string());
         self.peace = true;
+        self.finish_formers();
         for at in 0..self.mesos.agents.len() {
             if !self.mesos.agents[at].lost {
                 self.recover(at);
@@ -302,7 +332,7 @@ impl History {
             self.blame(Err(format!("the operator is still frozen: {reason}")));
         }
         for name in self.names.clone() {
-            match judge::settled(&name, &self.store, &self.mesos, &self.redis) {
+            match judge::settled(&name, &self.store, &self.mesos, &self.redis, &self.judge.promises) {
                 Ok(ready) => all_ready &= ready,
                 Err(what) => self.blame(Err(what)),
             }
