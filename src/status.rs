@@ -42,6 +42,14 @@ pub struct FailoverStatus {
     /// The longest time until another is promoted when the master falls silent and nothing proves
     /// its death.
     pub worst_case: Period,
+    /// How long a master that hangs or is cut off may take writes that are lost, because no replica
+    /// confirms them. Absent: until somebody reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Period>,
+    /// Bytes of the master's replication stream that no replica had when they were asked last: if it
+    /// died then, they were lost, but for what is confirmed. Absent: no replica follows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreplicated: Option<u64>,
 }
 
 /// One word for the state of an instance.
@@ -233,6 +241,9 @@ impl InstanceStatus {
     #[must_use]
     pub fn without_gauges(&self) -> InstanceStatus {
         let mut status = self.clone();
+        if let Some(failover) = &mut status.failover {
+            failover.unreplicated = None;
+        }
         for node in &mut status.nodes {
             node.offset = None;
             node.lag = None;

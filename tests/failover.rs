@@ -342,8 +342,20 @@ fn the_worst_case_that_follows_from_the_spec_is_said() {
     let status = Scene::running(2, ", failover: {detectWithin: 500ms, maxLag: 2s}").status();
     let failover = status.failover.unwrap();
     assert_eq!((failover.confirmations, failover.worst_case.0), (1, 2250 + 2000 + 2250));
+    assert_eq!(failover.window.map(|window| window.0), Some(2000 + 2000));
     let spec = scene::document(1, "").spec;
     assert_eq!(worst_case_ms(&spec), 2250, "nobody is fenced for a promise that was not made");
+}
+
+#[test]
+fn what_no_replica_has_is_said_as_it_was_last_seen() {
+    let mut scene = Scene::running(2, "");
+    scene.answer(0).offset = 1700;
+    (scene.answer(1).offset, scene.answer(2).offset) = (1500, 1200);
+    let unreplicated = |scene: &Scene| scene.status().failover.unwrap().unreplicated;
+    assert_eq!(unreplicated(&scene), Some(200));
+    (scene.answer(1).link_up, scene.answer(2).link_up) = (false, false);
+    assert_eq!(unreplicated(&scene), None);
 }
 
 // --- Doing --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ use super::view::Instance;
 use crate::board::OperatorView;
 use crate::clock::now;
 use crate::model::{InstanceEvent, Role, Timestamp};
-use crate::status::NodeStatus;
+use crate::status::{FailoverStatus, NodeStatus};
 
 /// The width of the names in front of values.
 const LABEL_WIDTH: usize = 10;
@@ -63,10 +63,27 @@ fn head(instance: &Instance, now: Timestamp) -> String {
         ("Phase", format!("{phase}, {} nodes ready{deleting}", instance.readiness())),
         ("Master", status.master.clone().unwrap_or_else(|| "none".to_string())),
         ("Epoch", status.epoch.to_string()),
+        ("Failover", status.failover.map_or_else(|| "-".to_string(), |failover| promise(&failover))),
     ]
     .iter()
     .map(|(name, value)| format!("{} {value}\n", styled(&format!("{:LABEL_WIDTH$}", format!("{name}:")), STRONG)))
     .collect()
+}
+
+/// What a failover may cost, and how long it may take.
+fn promise(failover: &FailoverStatus) -> String {
+    let FailoverStatus { durability, confirmations, worst_case, window, unreplicated } = failover;
+    let confirmed = match confirmations {
+        0 => "no write is promised to outlive its master".to_string(),
+        k => format!("writes that WAIT {k} confirms are never lost"),
+    };
+    let unreplicated = unreplicated.map_or_else(|| "all".to_string(), size);
+    let window = window.map_or_else(|| "without end".to_string(), |window| format!("for {window} at most"));
+    format!(
+        "durability {durability}: {confirmed}\n{:LABEL_WIDTH$} others can be: {unreplicated} on no replica when last \
+         asked, and what a hung master takes, {window}\n{:LABEL_WIDTH$} a hung master is replaced within {worst_case}",
+        "", ""
+    )
 }
 
 /// A heading with its indented text, or `none`.

@@ -21,4 +21,4 @@ mod takeover;
 
 pub use judge::{Master, judge, proved_empty};
 pub use promise::{caught_up, confirmations, keep_promise, may_forget};
-pub use takeover::{hand_over_to, take_over, worst_case_ms};
+pub use takeover::{hand_over_to, take_over, window_ms, worst_case_ms};

@@ -22,6 +22,12 @@ pub fn worst_case_ms(spec: &InstanceSpec) -> u64 {
     spec.failover.detect_within.0.max(UNHEARD_MS) + fence_ms
 }
 
+/// How long a master that nobody reaches may take writes, in milliseconds; none: without end.
+pub fn window_ms(spec: &InstanceSpec) -> Option<u64> {
+    // Redis counts whole seconds, and looks once a second.
+    (spec.confirmations() > 0).then_some(spec.failover.max_lag.0 + 2000)
+}
+
 /// Sees to it that the recorded master is one, or that another becomes it.
 pub fn take_over(d: &mut Draft) {
     // A master whose record the store has lost may run: nobody takes its place.

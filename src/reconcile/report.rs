@@ -66,6 +66,8 @@ fn status(d: &Draft) -> InstanceStatus {
             durability: spec.durability(),
             confirmations: failover::confirmations(d),
             worst_case: Period(failover::worst_case_ms(spec)),
+            window: failover::window_ms(spec).map(Period),
+            unreplicated: nodes.iter().filter(|node| node.state == NodeState::Ready).filter_map(|node| node.lag).min(),
         }),
         nodes,
         waiting: d.waiting.clone(),
