@@ -95,6 +95,13 @@ impl Answer {
         self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
     }
 
+    /// Whether a process that answered so before cannot be the one that answers this: a master's
+    /// offset never falls, and when its history gets another name it goes on from the old one.
+    pub fn is_a_stranger_to(&self, before: &Answer) -> bool {
+        let related = [&self.replid, &self.replid2].contains(&&before.replid);
+        self.role == Role::Master && !related && self.offset < before.offset && !self.loading
+    }
+
     /// Whether data may be on its way to the node: it follows somebody, and the link is not broken.
     pub fn may_receive(&self) -> bool {
         self.role == Role::Replica && self.link_up
@@ -120,6 +127,8 @@ pub enum NoAnswer {
     Busy,
     /// A reply that is not Redis'.
     Garbled,
+    /// Another process has its port, and answers as a master: the node does not run any more.
+    Stranger,
 }
 
 impl NoAnswer {
@@ -132,6 +141,7 @@ impl NoAnswer {
             NoAnswer::Unreachable => "unreachable",
             NoAnswer::Busy => "busy",
             NoAnswer::Garbled => "garbled",
+            NoAnswer::Stranger => "stranger",
         }
     }
 }
@@ -145,6 +155,7 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Unreachable => "there is no way to it",
             NoAnswer::Busy => "it replies with an error",
             NoAnswer::Garbled => "what replies is not Redis",
+            NoAnswer::Stranger => "another process has its port",
         })
     }
 }
