@@ -269,3 +269,20 @@ fn a_spec_that_went_back_before_anything_was_done_is_nothing_to_do() {
     assert_eq!(scene.record().spec_revision, 50);
     assert!(!waits_for(&scene.plan(), "replaced"));
 }
+
+#[test]
+fn a_master_that_cannot_save_and_refuses_writes_is_not_called_available() {
+    let said = |config: &str| {
+        let mut scene = Scene::running(1, &format!(", redis: {{config: {{{config}}}}}"));
+        scene.answer(0).disk_fails = true;
+        let status = scene.status();
+        let available = condition(&status, ConditionType::MasterAvailable);
+        (available.status, available.reason.clone(), status.phase)
+    };
+    let refused = (ConditionStatus::False, "WritesRefused".to_string(), Phase::Unavailable);
+    assert_eq!(said("save: 60 1"), refused);
+    assert_eq!(said("appendonly: 'yes'"), refused);
+    let available = (ConditionStatus::True, "Available".to_string(), Phase::Ready);
+    assert_eq!(said(""), available, "a save that failed, and that nobody wants");
+    assert_eq!(said("save: 60 1, stop-writes-on-bgsave-error: 'no'"), available);
+}

@@ -74,13 +74,16 @@ pub struct Answer {
     pub keys: u64,
     /// `connected_slaves`.
     pub connected_replicas: u32,
+    /// What it last wanted to write to its disk, it could not.
+    #[serde(default)]
+    pub disk_fails: bool,
 }
 
 impl Answer {
     /// Whether the other says the same but for gauges: how far it has got, and how full it is. A
     /// node that is well tells other gauges all the time, and nothing follows from them.
     pub fn is_like(&self, other: &Answer) -> bool {
-        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank());
+        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank(), a.disk_fails);
         let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
         flags(self) == flags(other)
             && numbers(self) == numbers(other)

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, rngs::StdRng};
+use redisctl::local;
 use redisctl::model::Role;
 use redisctl::status::{ConditionType, InstanceStatus, NodeState, NodeStatus};
 use serde_json::json;
@@ -13,6 +14,7 @@ use crate::client::{Client, Writer, all_have_written};
 use crate::cluster::{Cluster, Kind, agent_of};
 use crate::document::Document;
 use crate::failover::{all_stream, another_master, orders, patient};
+use crate::operator::BINARY;
 use crate::restarts::seeded;
 use crate::support::{AgentSpec, Etcd, Home, holds_for, redis, wait_until};
 use crate::world::{
@@ -416,4 +418,41 @@ pub async fn an_instance_is_not_called_ready_while_a_node_of_it_is_gone(kind: Ki
     world.put("orders", &patient().yaml()).await;
     world.ready("orders", 3).await;
     world.finish().await;
+}
+
+/// Instances beside which one is changed and one fails over.
+const MANY: usize = 100;
+
+pub async fn a_hundred_instances_delay_nobody(kind: Kind) {
+    assert_eq!(kind, Kind::Local, "servers that are none live there only");
+    let agents = local::ClusterConfig::simulated(20, 5).expect("a free network");
+    let cluster = local::Cluster::start(agents.task_helper(BINARY)).expect("the local cluster starts");
+    let mut world = World { operators: Vec::new(), cluster: Cluster::Local(cluster), etcd: Etcd::start().await };
+    world.spawn_operator();
+    world.operators[0].wait_until_in_charge(TIMEOUT).await;
+    let create = async |first: usize| {
+        let names: Vec<String> = (first..first + MANY / 2).map(|i| format!("cache-{i}")).collect();
+        let documents: Vec<String> = names.iter().map(|name| Document::new(name, 2).yaml()).collect();
+        world.cli(&["apply", "-f", "-"], &documents.join("---\n")).await;
+        names
+    };
+    let ready = async |names: &[String]| {
+        for name in names {
+            world.until(name, "is ready", |status| is_ready(status) && status.nodes.len() == 3).await;
+        }
+    };
+    let first = create(0).await;
+    ready(&first).await;
+    // While fifty more are created, one of the first is changed, and another's master handed over.
+    let second = create(MANY / 2).await;
+    let start = Instant::now();
+    world.put("cache-0", &Document::new("cache-0", 3).yaml()).await;
+    world.cli(&["failover", "cache-1"], "").await;
+    world.ready("cache-0", 4).await;
+    let took = start.elapsed();
+    println!("a change and a switchover beside {MANY} instances: {took:?}");
+    assert!(took < STANDSTILL_MAX * 2, "{took:?}");
+    ready(&second).await;
+    let launched = world.cluster.launched_tasks().await.expect("the cluster answers");
+    assert_eq!(launched.len(), MANY * 3 + 1, "each node once");
 }

@@ -42,6 +42,12 @@ macro_rules! scenarios_on {
     };
 }
 
+// Servers that are none, and many.
+scenarios_on! {
+    local_many Local:
+    doubled: a_hundred_instances_delay_nobody;
+}
+
 // What goes wrong on demand: only the local cluster does that.
 scenarios_on! {
     local_faults Local:
