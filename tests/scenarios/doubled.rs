@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt as _, rngs::StdRng};
 use redisctl::local;
 use redisctl::model::Role;
-use redisctl::status::{ConditionType, InstanceStatus, NodeState, NodeStatus};
+use redisctl::status::{ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
 use serde_json::json;
 
 use crate::client::{Client, Writer, all_have_written};
@@ -16,7 +16,7 @@ use crate::document::Document;
 use crate::failover::{all_stream, another_master, orders, patient};
 use crate::operator::BINARY;
 use crate::restarts::seeded;
-use crate::support::{AgentSpec, Etcd, Home, holds_for, redis, wait_until};
+use crate::support::{AgentSpec, Etcd, Home, Process, holds_for, redis, wait_until};
 use crate::world::{
     QUIET, TIMEOUT, World, all_have, brief, freeze_process, instance_key, is_ready, kill_node, master, pid_of,
     ready_without, replicas, task_ids, thaw_process, write,
@@ -200,6 +200,54 @@ pub async fn a_successor_that_dies_at_once_is_followed_by_another(kind: Kind) {
     world.finish().await;
 }
 
+/// A redis-server that tries again and again until the node's port is free.
+async fn waits_for_the_port_of(node: &NodeStatus, home: &Home) -> Process {
+    let port = node.address.rsplit(':').next().expect("an address has a port");
+    let server = format!("redis-server --port {port} --bind 127.0.0.1 --save '' --repl-diskless-sync-delay 0");
+    let process = home.spawn("stranger", Command::new("sh").args(["-c", &format!("until {server}; do :; done")]));
+    wait_until("it has tried", TIMEOUT, async || home.log("stranger").contains("Address already in use")).await;
+    process
+}
+
+pub async fn replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_promoted_silently(kind: Kind) {
+    let mut world = World::without_operator(kind, &AgentSpec::racks(4)).await;
+    world.spawn_operator_with(&["--leader-ttl", "60s"]);
+    world.put("orders", &Document::new("orders", 2).with("onDataLoss", "hold").yaml()).await;
+    let before = world.ready("orders", 3).await;
+    some_writes(&world).await;
+    all_stream(&before).await;
+    let (old, home) = (master(&before).clone(), Home::new("stranger"));
+    let _stranger = waits_for_the_port_of(&old, &home).await;
+    // Nobody is there to be quicker.
+    world.operators[0].freeze();
+    kill_node(&old).await;
+    for node in replicas(&before) {
+        wait_until("the stranger has lured it", TIMEOUT, async || {
+            let found = redis::cli(&node.address, &["DBSIZE"]).await?;
+            if found == "0" { Ok(()) } else { Err(format!("{found} keys")) }
+        })
+        .await;
+    }
+    world.operators[0].thaw();
+    let lost = world
+        .until("orders", "says that its data is lost", |status| {
+            let nobody = status.condition(ConditionType::NoSafeCandidate).is_some();
+            nobody || status.phase == Phase::DataLost
+        })
+        .await;
+    assert_eq!(world.events_of("orders", "FailedOver").await, []);
+    assert_eq!(world.events_of("orders", "StrangerFollowed").await.len(), 2);
+    if lost.phase == Phase::DataLost {
+        world.cli(&["recreate", "orders"], "").await;
+    } else {
+        world.cli(&["failover", "orders", "--force", "--to", &replicas(&before)[0].name, "--yes"], "").await;
+    }
+    world.until("orders", "is whole", |status| is_ready(status) && status.nodes.len() == 3).await;
+    let info = redis::info(&old.address).await.expect("the stranger answers");
+    assert_eq!((info["role"].as_str(), info["connected_slaves"].as_str()), ("master", "0"));
+    world.finish().await;
+}
+
 /// How it ends when somebody takes the port of a dead master in the very moment. Redis' replicas come
 /// back to whoever listens there, within a millisecond or a second, and take what it has: whether
 /// they are taken from it before is a matter of luck as long as nodes have no passwords.
@@ -208,12 +256,7 @@ pub async fn whoever_takes_a_dead_masters_port_is_not_taken_for_it_and_costs_not
     let confirmed = some_writes(&world).await;
     all_stream(&before).await;
     let (old, home) = (master(&before).clone(), Home::new("stranger"));
-    let port = old.address.rsplit(':').next().expect("an address has a port");
-    // Tries again and again until the port is free.
-    let tries =
-        format!("until redis-server --port {port} --bind 127.0.0.1 --save '' --repl-diskless-sync-delay 0; do :; done");
-    let _stranger = home.spawn("stranger", Command::new("sh").args(["-c", &tries]));
-    wait_until("it has tried", TIMEOUT, async || home.log("stranger").contains("Address already in use")).await;
+    let _stranger = waits_for_the_port_of(&old, &home).await;
     kill_node(&old).await;
     wait_until("the stranger listens", TIMEOUT, async || redis::cli(&old.address, &["PING"]).await).await;
 

@@ -105,6 +105,7 @@ scenarios! {
         a_watch_whose_history_was_compacted_while_the_master_died_is_made_up_by_a_list,
         a_successor_that_dies_at_once_is_followed_by_another,
         whoever_takes_a_dead_masters_port_is_not_taken_for_it_and_costs_nothing_silently,
+        replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_promoted_silently,
         a_machine_with_all_in_it_that_is_suspended_goes_on_as_if_nothing_had_been,
         a_machine_that_hangs_delays_nobody_who_has_nothing_there,
         what_is_deleted_amid_its_creation_or_failover_leaves_nothing,
