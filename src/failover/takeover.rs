@@ -84,8 +84,8 @@ fn call_back(d: &mut Draft) {
     let Some(history) = d.record.as_ref().and_then(|record| record.replid.clone()) else { return };
     let lured = |node: &&NodeRecord| {
         let ours = |answer: &Answer| [&answer.replid, &answer.replid2].contains(&&history);
-        let astray = |a: &&Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && !ours(a);
-        !node.task.is_dead() && d.answer(node.ordinal).filter(astray).is_some() && !recently_turned(d, node.ordinal)
+        let astray = |a: &Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && !ours(a);
+        !node.task.is_dead() && d.answer(node.ordinal).is_some_and(astray) && !recently_turned(d, node.ordinal)
     };
     let lured: Vec<NodeRecord> = d.nodes.values().filter(lured).cloned().collect();
     for node in lured {

@@ -45,6 +45,7 @@ impl fmt::Display for Role {
 
 /// What a node answered to INFO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // INFO has each by itself.
 pub struct Answer {
     /// Its role, as it thinks.
     pub role: Role,

@@ -303,13 +303,17 @@ pub async fn a_machine_with_all_in_it_that_is_suspended_goes_on_as_if_nothing_ha
     for round in 0..3 {
         // Never quite at the same moment, and the operator is not always the last to wake.
         world.etcd.freeze();
-        machines.iter().for_each(|machine| world.cluster.freeze_machine(*machine));
+        for machine in &machines {
+            world.cluster.freeze_machine(*machine);
+        }
         world.operators[0].freeze();
         tokio::time::sleep(QUIET).await; // That it stands still is the fault.
         if round == 1 {
             world.operators[0].thaw();
         }
-        machines.iter().for_each(|machine| world.cluster.thaw_machine(*machine));
+        for machine in &machines {
+            world.cluster.thaw_machine(*machine);
+        }
         world.etcd.thaw();
         if round != 1 {
             world.operators[0].thaw();
