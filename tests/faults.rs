@@ -79,7 +79,7 @@ fn item(key: String, value: &impl serde::Serialize) -> KeyValue {
 }
 
 fn probe(ordinal: u32, answer: Answer, at: Timestamp) -> Event {
-    Event::Probed(Probe { task_id: task(ordinal), result: Ok(answer), at, watched: true })
+    Event::Probed(Probe { task_id: task(ordinal), result: Ok(answer), at, until: at, watched: true })
 }
 
 #[test]
@@ -108,6 +108,18 @@ fn another_process_on_a_nodes_port_is_not_the_node() {
         world.apply(probe(0, answer, later), later);
         assert_eq!(world.instances["orders"].nodes[&0].silent, None);
     }
+}
+
+#[test]
+fn an_older_answer_of_a_node_that_comes_late_is_nobody_elses() {
+    let later = NOW.plus_ms(5);
+    let (mut world, mut newest) = (world(1), Scene::running(1, "").answer(0).clone());
+    (newest.replid, newest.replid2, newest.offset) = ("s".to_string(), "r".to_string(), 2000);
+    world.apply(probe(0, newest, later), later);
+    let mut late = Scene::running(1, "").answer(0).clone();
+    late.replid = "before that".to_string();
+    world.apply(probe(0, late, NOW), later);
+    assert_eq!(world.instances["orders"].nodes[&0].silent, None);
 }
 
 #[test]

@@ -135,7 +135,7 @@ async fn what_is_not_redis_is_told_apart() {
 
 #[tokio::test]
 async fn a_node_that_cannot_write_to_its_disk_says_so() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let server = Server::start(&["--save", "3600 1"]).await;
     let folder = server.cli(&["CONFIG", "GET", "dir"]).await.unwrap().lines().nth(1).unwrap().to_string();
     let fails = async || redis.probe(&address(&server)).await.is_ok_and(|answer| answer.disk_fails);

@@ -173,7 +173,7 @@ async fn nodes_that_are_not_master_and_replica_are_not_switched() {
 
 #[tokio::test]
 async fn clients_of_the_old_master_are_cut_by_a_switchover() {
-    let redis = Redis::new(TIMEOUT);
+    let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
     let client = redis::Client::open(("127.0.0.1", from.port())).unwrap();
     let mut idle = client.get_multiplexed_async_connection().await.unwrap();
