@@ -222,6 +222,8 @@ pub async fn replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_
     all_stream(&before).await;
     let (old, home) = (master(&before).clone(), Home::new("stranger"));
     let _stranger = waits_for_the_port_of(&old, &home).await;
+    // By its offset the operator tells the master's data from the stranger's.
+    world.until("orders", "shows what was written", |now| master(now).offset > Some(100)).await;
     // Nobody is there to be quicker.
     world.operators[0].freeze();
     kill_node(&old).await;
