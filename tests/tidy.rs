@@ -1,5 +1,6 @@
 //! The source's own rules: every file says its job and whether it is pure, and keeps its word. I/O.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -136,4 +137,25 @@ fn the_product_never_unwraps() {
     let product = sources.iter().filter(|source| source.is_product());
     let violations: Vec<String> = product.flat_map(|source| source.lines_with(&[".unwrap()"])).collect();
     assert_none(&violations, "`expect` says what holds, `unwrap` does not");
+}
+
+#[test]
+fn what_the_page_of_faults_names_is_there() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md")).expect("it is there");
+    let all: String = sources().into_iter().map(|source| source.text).collect();
+    let words: BTreeSet<&str> = all.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let functions: BTreeSet<&str> = all
+        .split("fn ")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next())
+        .collect();
+    let is_there = |name: &str| match name {
+        name if name.chars().any(|c| !c.is_ascii_alphanumeric() && c != '_') => true, // No name.
+        name if name.contains('_') => functions.contains(name),
+        name => words.contains(name),
+    };
+    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() > 100, "{} names only", named.len());
+    let violations: Vec<String> = named.into_iter().filter(|name| !is_there(name)).map(str::to_string).collect();
+    assert_none(&violations, "a test that docs/faults.md names is a function of the sources");
 }

@@ -171,7 +171,9 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
     if recorded.is_none() && parent.as_ref().is_some_and(|parent| with_data().any(|(_, a)| a.replid == *parent)) {
         return parent;
     }
-    let ours = |(node, a): &(&NodeRecord, &Answer)| a.replid == first && follows_ours(d, node, a);
+    // A master's offset never falls: who has less than it had has the data of somebody else.
+    let had = d.master().and_then(|master| d.seen(master.ordinal)?.answer.as_ref()).map_or(0, |(a, _)| a.offset);
+    let ours = |(node, a): &(&NodeRecord, &Answer)| a.replid == first && a.offset >= had && follows_ours(d, node, a);
     match recorded.or(known) {
         Some(known) if recorded.is_some() || !with_data().all(ours) => Some(known.clone()),
         _ => Some(first),

@@ -94,6 +94,7 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
     match why {
         NoAnswer::Busy => return silent("it is busy, and lives"),
         NoAnswer::Garbled => return silent("only Mesos can tell what became of it"),
+        NoAnswer::Stranger => return Master::Dead(why.to_string()),
         // It listened once, and its agent's kernel says that it does not any more. The first refusal
         // is enough when it ended a connection: these are two facts.
         NoAnswer::Refused if fails >= FAILS_MIN || seen.is_some_and(|node| node.answer.is_some()) => {

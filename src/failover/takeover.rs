@@ -3,7 +3,7 @@
 use crate::failover::candidate::{Choice, choose, follows_itself, may_finish};
 use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::failover::promise::{confirmations, fence_ms, voters};
-use crate::model::{Deposed, EventKind, NodeRecord, RequestKind, Role};
+use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::spec::InstanceSpec;
@@ -80,6 +80,25 @@ fn replace(d: &mut Draft, master: &Master) {
         detach_followers(d, master);
     }
     replace_by(d, master, None);
+    call_back(d);
+}
+
+/// Takes replicas from whoever has the dead master's port now: it may be anybody's, and what it has
+/// they have by now. `choose` says who is left.
+fn call_back(d: &mut Draft) {
+    let Some(old) = d.master().filter(|_| matches!(judge(d), Master::Dead(_))).cloned() else { return };
+    let Some(history) = d.record.as_ref().and_then(|record| record.replid.clone()) else { return };
+    let lured = |node: &&NodeRecord| {
+        let ours = |answer: &Answer| [&answer.replid, &answer.replid2].contains(&&history);
+        let astray = |a: &Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && !ours(a);
+        !node.task.is_dead() && d.answer(node.ordinal).is_some_and(astray) && !recently_turned(d, node.ordinal)
+    };
+    let lured: Vec<NodeRecord> = d.nodes.values().filter(lured).cloned().collect();
+    for node in lured {
+        let why = format!("{} is dead, and this follows whoever has its port now, with another history", old.name());
+        d.event(EventKind::Warning, "StrangerFollowed", node.name(), why.clone());
+        d.step(Action::Detach { task_id: node.task_id, node: node.address, cut_clients: false }, why);
+    }
 }
 
 fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {

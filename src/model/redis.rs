@@ -45,6 +45,7 @@ impl fmt::Display for Role {
 
 /// What a node answered to INFO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // INFO has each by itself.
 pub struct Answer {
     /// Its role, as it thinks.
     pub role: Role,
@@ -74,13 +75,16 @@ pub struct Answer {
     pub keys: u64,
     /// `connected_slaves`.
     pub connected_replicas: u32,
+    /// What it last wanted to write to its disk, it could not.
+    #[serde(default)]
+    pub disk_fails: bool,
 }
 
 impl Answer {
     /// Whether the other says the same but for gauges: how far it has got, and how full it is. A
     /// node that is well tells other gauges all the time, and nothing follows from them.
     pub fn is_like(&self, other: &Answer) -> bool {
-        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank());
+        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank(), a.disk_fails);
         let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
         flags(self) == flags(other)
             && numbers(self) == numbers(other)
@@ -93,6 +97,13 @@ impl Answer {
     /// to or from it. (Redis reports the offset of a replica that never had a link as 1.)
     pub fn is_blank(&self) -> bool {
         self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
+    }
+
+    /// Whether a process that answered so before cannot be the one that answers this: a master's
+    /// offset never falls, and when its history gets another name it goes on from the old one.
+    pub fn is_a_stranger_to(&self, before: &Answer) -> bool {
+        let related = [&self.replid, &self.replid2].contains(&&before.replid);
+        self.role == Role::Master && !related && self.offset < before.offset && !self.loading
     }
 
     /// Whether data may be on its way to the node: it follows somebody, and the link is not broken.
@@ -120,6 +131,8 @@ pub enum NoAnswer {
     Busy,
     /// A reply that is not Redis'.
     Garbled,
+    /// Another process has its port, and answers as a master: the node does not run any more.
+    Stranger,
 }
 
 impl NoAnswer {
@@ -132,6 +145,7 @@ impl NoAnswer {
             NoAnswer::Unreachable => "unreachable",
             NoAnswer::Busy => "busy",
             NoAnswer::Garbled => "garbled",
+            NoAnswer::Stranger => "stranger",
         }
     }
 }
@@ -145,6 +159,7 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Unreachable => "there is no way to it",
             NoAnswer::Busy => "it replies with an error",
             NoAnswer::Garbled => "what replies is not Redis",
+            NoAnswer::Stranger => "another process has its port",
         })
     }
 }

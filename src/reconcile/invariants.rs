@@ -267,7 +267,8 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
         let never_ran = (dead || record.task.is_dead()) && !record.task.ran() && node.answer.is_none();
         record.joined && Some(record.ordinal) != before.master && !never_ran
     };
-    let proved = old_dead || old.is_some_and(|old| matches!(old.silent, Some((NoAnswer::Refused, _))));
+    let ended = |old: &Node| matches!(old.silent, Some((NoAnswer::Refused | NoAnswer::Stranger, _)));
+    let proved = old_dead || old.is_some_and(ended);
     let demoted = old.and_then(answer).is_some_and(|answer| answer.role == Role::Replica);
     let (mut all, mut seen) = (0, 0);
     for peer in o.instance.nodes.values().filter(may_have_confirmed) {
@@ -314,7 +315,8 @@ fn roles_follow_the_record(o: &Observed, plan: &Plan, after: &After, broken: &mu
                     let replica = node.answer.as_ref().is_some_and(|(answer, _)| answer.role == Role::Replica);
                     node.record.value.task_id == *task_id && replica && node.silent.is_none()
                 });
-                let answers = master.and_then(|m| o.instance.nodes.get(&m.ordinal)).is_some_and(|m| m.silent.is_none());
+                let living = master.filter(|master| !master.task.is_dead());
+                let answers = living.and_then(|m| o.instance.nodes.get(&m.ordinal)).is_some_and(|m| m.silent.is_none());
                 if follows_well && answers {
                     broken.push(format!("{task_id} would be taken from a master that answers"));
                 }

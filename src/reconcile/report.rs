@@ -88,6 +88,7 @@ fn phase(d: &Draft, master: &Master, ready: bool, acted_upon: bool) -> Phase {
         _ if ready => Phase::Ready,
         Master::Unplaced if d.nodes.is_empty() && fresh => Phase::Pending,
         Master::Unplaced | Master::Starting | Master::Available | Master::Loading if fresh => Phase::Creating,
+        Master::Available if refuses_writes(d) => Phase::Unavailable,
         Master::Available if acted_upon => Phase::Degraded,
         Master::Available => Phase::Updating,
         _ => Phase::Unavailable,
@@ -235,6 +236,13 @@ fn placed(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
 fn master_available(d: &Draft, master: &Master) -> Verdict {
     let name = d.master().map_or_else(|| "the master".to_string(), NodeRecord::name);
     let (status, reason) = match master {
+        Master::Available if refuses_writes(d) => {
+            let why = format!(
+                "{name} answers, and refuses writes, for it cannot write to its disk; `redisctl failover {}` makes another the master",
+                d.o.name
+            );
+            return Verdict(ConditionType::MasterAvailable, ConditionStatus::False, "WritesRefused", why);
+        }
         Master::Available => (ConditionStatus::True, "Available"),
         Master::Unplaced => (ConditionStatus::False, "NotPlaced"),
         Master::Starting => (ConditionStatus::False, "Starting"),
@@ -246,6 +254,16 @@ fn master_available(d: &Draft, master: &Master) -> Verdict {
     };
     let message = d.no_candidate.as_ref().map(|why| format!("; nobody can take its place: {why}"));
     Verdict(ConditionType::MasterAvailable, status, reason, format!("{name} {master}{}", message.unwrap_or_default()))
+}
+
+/// A master that is told to save and cannot refuses writes, unless the user has told it not to mind.
+fn refuses_writes(d: &Draft) -> bool {
+    let Some(node) = d.master().filter(|node| d.answer(node.ordinal).is_some_and(|answer| answer.disk_fails)) else {
+        return false;
+    };
+    let setting = |key: &str| node.config.get(key).map_or("", String::as_str);
+    let minds = setting("stop-writes-on-bgsave-error") != "no";
+    setting("appendonly") == "yes" || (minds && !setting("save").trim_matches('"').is_empty())
 }
 
 /// The master is lost, and to promote anybody could lose what was promised.

@@ -39,7 +39,9 @@ impl World {
         let within = instance.record.as_ref().map_or(0, |record| record.value.spec.failover.detect_within.0);
         let Some(node) = instance.nodes.get_mut(ordinal) else { return Dirty::default() };
         let answered_at = node.answer.as_ref().map(|(_, at)| *at);
-        let news = match probe.result {
+        let known = node.answer.as_ref().filter(|(_, at)| *at < probe.at);
+        let stranger = |answer: &Answer| known.is_some_and(|(known, _)| answer.is_a_stranger_to(known));
+        let news = match probe.result.and_then(|a| if stranger(&a) { Err(NoAnswer::Stranger) } else { Ok(a) }) {
             // Two may ask side by side, and a change of role is answered, too: the older says nothing.
             Ok(_) if answered_at > Some(probe.at) => false,
             Ok(answer) => {

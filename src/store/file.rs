@@ -17,9 +17,11 @@ use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use super::{Candidate, Error, Guard, KeyValue, LEADER_KEY, LeaderToken, Leadership, Listing, Op, Txn, Upkeep, Watch};
+use handle::Handle;
 use history::History;
 use writer::{Job, KEYS, META, read_revision};
 
+mod handle;
 mod history;
 mod writer;
 
@@ -41,7 +43,7 @@ pub struct FileStore {
 }
 
 struct Inner {
-    db: Arc<Database>,
+    file: Arc<Handle>,
     id: u64,
     history: Arc<History>,
     /// None only while the store is being dropped.
@@ -70,11 +72,17 @@ impl FileStore {
         }
         let (db, id, revision) =
             open_guarded(path).with_context(|| format!("open the store's file {}", path.display()))?;
-        let (db, history) = (Arc::new(db), Arc::new(History::new(revision)));
+        let (file, history) = (path.to_path_buf(), Arc::new(History::new(revision)));
+        let open = move || {
+            let (db, found, revision) = open_guarded(&file)?;
+            anyhow::ensure!(found == id, "it is another store now");
+            Ok((db, revision))
+        };
+        let file = Arc::new(Handle::new(db, Arc::clone(&history), open));
         let (jobs, queue) = mpsc::channel(writer::QUEUE_MAX);
-        let writer = Some(writer::start(Arc::clone(&db), queue, Arc::clone(&history))?);
+        let writer = Some(writer::start(Arc::clone(&file), queue, Arc::clone(&history))?);
         let leading = Arc::new(Mutex::new(()));
-        Ok(FileStore { inner: Arc::new(Inner { db, id, history, jobs: Some(jobs), writer, leading }) })
+        Ok(FileStore { inner: Arc::new(Inner { file, id, history, jobs: Some(jobs), writer, leading }) })
     }
 
     /// Reads at one moment, off the async threads.
@@ -83,8 +91,8 @@ impl FileStore {
         what: String,
         read: impl FnOnce(&ReadTransaction) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let db = Arc::clone(&self.inner.db);
-        tokio::task::spawn_blocking(move || read(&db.begin_read()?))
+        let file = Arc::clone(&self.inner.file);
+        tokio::task::spawn_blocking(move || read(&file.get()?.begin_read()?))
             .await
             .map_err(anyhow::Error::new)
             .and_then(|result| result)

@@ -132,3 +132,24 @@ async fn what_is_not_redis_is_told_apart() {
     assert_eq!(redis.probe(&replies(b"").await).await, Err(NoAnswer::Reset));
     assert_eq!(redis.probe(&replies(b"-ERR max number of clients reached\r\n").await).await, Err(NoAnswer::Busy));
 }
+
+#[tokio::test]
+async fn a_node_that_cannot_write_to_its_disk_says_so() {
+    let redis = commander(TIMEOUT);
+    let server = Server::start(&["--save", "3600 1"]).await;
+    let folder = server.cli(&["CONFIG", "GET", "dir"]).await.unwrap().lines().nth(1).unwrap().to_string();
+    let fails = async || redis.probe(&address(&server)).await.is_ok_and(|answer| answer.disk_fails);
+    assert!(!fails().await);
+    // A folder in the place of the file: it cannot be replaced.
+    let file = std::path::Path::new(&folder).join("dump.rdb");
+    std::fs::create_dir(&file).unwrap();
+    server.cli(&["SET", "a", "1"]).await.unwrap();
+    server.cli(&["BGSAVE"]).await.unwrap();
+    wait_until("it says so", PATIENCE, fails).await;
+    let refused = server.cli(&["SET", "a", "2"]).await.unwrap_err();
+    assert!(refused.contains("MISCONF"), "{refused}");
+    std::fs::remove_dir(&file).unwrap();
+    server.cli(&["BGSAVE"]).await.unwrap();
+    wait_until("it does no more", PATIENCE, async || !fails().await).await;
+    server.cli(&["SET", "a", "2"]).await.unwrap();
+}

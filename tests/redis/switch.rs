@@ -170,3 +170,17 @@ async fn nodes_that_are_not_master_and_replica_are_not_switched() {
     assert_eq!(refused(&stranger, &to).await, format!("{t} does not follow {s}"));
     assert!(redis.probe(&t).await.unwrap().link_up);
 }
+
+#[tokio::test]
+async fn clients_of_the_old_master_are_cut_by_a_switchover() {
+    let redis = commander(TIMEOUT);
+    let (from, to) = pair(&redis).await;
+    let client = redis::Client::open(("127.0.0.1", from.port())).unwrap();
+    let mut idle = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("PING").query_async::<()>(&mut idle).await.unwrap();
+    redis.switch_over(&address(&from), &address(&to), TIMEOUT).await.unwrap();
+    // Another may read from it, now that it is a replica.
+    from.cli(&["GET", "a"]).await.unwrap();
+    let cut = redis::cmd("GET").arg("a").query_async::<Option<String>>(&mut idle).await;
+    assert!(cut.is_err(), "it would have stayed, and got READONLY for its writes: {cut:?}");
+}

@@ -105,6 +105,11 @@ impl Writer {
 }
 
 impl Written {
+    /// From one acknowledged write to the next.
+    pub fn longest_gap(&self) -> Duration {
+        self.gap
+    }
+
     fn acknowledged(&mut self, number: u64) {
         self.acknowledged.insert(number);
         let now = Instant::now();

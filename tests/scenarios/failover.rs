@@ -32,7 +32,7 @@ const HANG_WITHIN_US: u64 = 60_000;
 
 /// A master and two replicas, and a place for one more; who are ready, under the promise of
 /// confirmed writes if there is one.
-async fn orders(kind: Kind, document: Document) -> (World, InstanceStatus) {
+pub async fn orders(kind: Kind, document: Document) -> (World, InstanceStatus) {
     let world = World::start(kind, &AgentSpec::racks(4)).await;
     world.put("orders", &document.yaml()).await;
     let status = world.ready("orders", 3).await;
@@ -41,7 +41,7 @@ async fn orders(kind: Kind, document: Document) -> (World, InstanceStatus) {
 
 /// Waits until every replica takes the master's stream: one that was copied in full gets nothing for up
 /// to a second after that.
-async fn all_stream(status: &InstanceStatus) {
+pub async fn all_stream(status: &InstanceStatus) {
     let mut client = Client::connect(&master(status).address).await.expect("the master listens");
     wait_until("all replicas confirm a write", TIMEOUT, async || {
         client.ask(&["SET", "streams", "1"]).await?.map_err(anyhow::Error::msg)?;
@@ -53,7 +53,7 @@ async fn all_stream(status: &InstanceStatus) {
 }
 
 /// A document whose nodes that hang are not replaced.
-fn patient() -> Document {
+pub fn patient() -> Document {
     Document::new("orders", 2).with("replaceUnreachableAfter", LONG)
 }
 
@@ -62,7 +62,7 @@ fn is_available(status: &InstanceStatus) -> bool {
 }
 
 /// Waits until another node is the master and takes writes.
-async fn another_master(world: &World, name: &str, before: &InstanceStatus) -> InstanceStatus {
+pub async fn another_master(world: &World, name: &str, before: &InstanceStatus) -> InstanceStatus {
     let old = master(before).task_id.clone();
     world
         .until(name, "has another master", |status| {

@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod control;
 mod document;
+mod doubled;
 mod failover;
 mod faults;
 mod lifecycle;
@@ -39,6 +40,12 @@ macro_rules! scenarios_on {
             )+)+
         }
     };
+}
+
+// Servers that are none, and many.
+scenarios_on! {
+    local_many Local:
+    doubled: a_hundred_instances_delay_nobody;
 }
 
 // What goes wrong on demand: only the local cluster does that.
@@ -90,6 +97,21 @@ scenarios! {
         an_operator_killed_amid_switchovers_leaves_one_master_and_every_acknowledged_write,
         a_leader_that_hangs_while_the_master_dies_changes_nothing_when_it_wakes,
         a_leader_that_hangs_amid_a_switchover_changes_nothing_when_it_wakes;
+    doubled:
+        a_master_that_dies_while_etcd_is_away_is_replaced_when_that_can_be_recorded,
+        a_master_that_dies_while_etcd_hangs_is_replaced_once_when_it_wakes,
+        a_master_that_dies_while_etcd_stutters_is_replaced_all_the_same,
+        a_master_that_dies_while_etcd_is_full_is_replaced_when_there_is_room,
+        a_watch_whose_history_was_compacted_while_the_master_died_is_made_up_by_a_list,
+        a_successor_that_dies_at_once_is_followed_by_another,
+        whoever_takes_a_dead_masters_port_is_not_taken_for_it_and_costs_nothing_silently,
+        replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_promoted_silently,
+        a_machine_with_all_in_it_that_is_suspended_goes_on_as_if_nothing_had_been,
+        a_machine_that_hangs_delays_nobody_who_has_nothing_there,
+        what_is_deleted_amid_its_creation_or_failover_leaves_nothing,
+        a_spec_that_goes_back_before_it_was_reached_ends_where_it_began,
+        a_roll_under_load_costs_no_acknowledged_write_and_no_time_without_a_master,
+        an_instance_is_not_called_ready_while_a_node_of_it_is_gone;
     control:
         the_mesos_master_dies_and_returns,
         two_operators_started_at_once_never_both_act,

@@ -105,6 +105,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         max_memory: spec.memory.0,
         keys: 5,
         connected_replicas: 0,
+        disk_fails: false,
     };
     Node {
         record: Stored { value: record, revision: 10 + i64::from(ordinal) },

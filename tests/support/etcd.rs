@@ -21,6 +21,8 @@ pub struct Etcd {
     ip: String,
     client_port: u16,
     peer_port: u16,
+    /// Bytes that its database may have; 0: as many as etcd allows.
+    quota: u64,
     _ports: Ports,
 }
 
@@ -32,10 +34,19 @@ impl Etcd {
 
     /// The same, listening on another address of this machine.
     pub async fn start_on(ip: &str) -> Etcd {
+        Etcd::start_with(ip, 0).await
+    }
+
+    /// With room for so many bytes only: see [`Etcd::fill`].
+    pub async fn start_small(quota: u64) -> Etcd {
+        Etcd::start_with("127.0.0.1", quota).await
+    }
+
+    async fn start_with(ip: &str, quota: u64) -> Etcd {
         let (ports, home) = (Ports::lease(2), Home::new("etcd"));
         let (client_port, peer_port) = (ports.next(), ports.next());
-        let process = spawn(&home, ip, client_port, peer_port);
-        let etcd = Etcd { process, home, ip: ip.to_string(), client_port, peer_port, _ports: ports };
+        let process = spawn(&home, ip, client_port, peer_port, quota);
+        let etcd = Etcd { process, home, ip: ip.to_string(), client_port, peer_port, quota, _ports: ports };
         etcd.wait_until_healthy().await;
         etcd
     }
@@ -57,7 +68,7 @@ impl Etcd {
 
     /// Starts it again after [`Etcd::stop`], on the same port with the same data.
     pub async fn start_again(&mut self) {
-        self.process = spawn(&self.home, &self.ip, self.client_port, self.peer_port);
+        self.process = spawn(&self.home, &self.ip, self.client_port, self.peer_port, self.quota);
         self.wait_until_healthy().await;
     }
 
@@ -138,10 +149,30 @@ impl Etcd {
         self.ctl(&["compact", &revision.to_string()]).await;
     }
 
+    /// Writes until a small one takes no more: it says NOSPACE then, and answers reads only.
+    pub async fn fill(&self) {
+        let (key, piece) = ("/ballast", "x".repeat(256 << 10));
+        while self.try_ctl(&["put", "--", key], piece.as_bytes()).await.is_ok() {}
+        let alarms = self.ctl(&["alarm", "list"]).await;
+        assert!(alarms.contains("NOSPACE"), "{alarms:?}");
+    }
+
+    /// After [`Etcd::fill`]: as its manual says.
+    pub async fn make_room(&self) {
+        self.del("/ballast").await;
+        self.compact().await;
+        self.ctl(&["defrag"]).await;
+        self.ctl(&["alarm", "disarm"]).await;
+    }
+
     async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> String {
+        self.try_ctl(args, input).await.expect("etcdctl succeeds")
+    }
+
+    async fn try_ctl(&self, args: &[&str], input: &[u8]) -> Result<String, String> {
         let endpoints = format!("--endpoints={}", self.endpoint());
         let args: Vec<&str> = [endpoints.as_str()].into_iter().chain(args.iter().copied()).collect();
-        process::run("etcdctl", &args, input, COMMAND_TIMEOUT).await.expect("etcdctl succeeds")
+        process::run("etcdctl", &args, input, COMMAND_TIMEOUT).await
     }
 
     async fn wait_until_healthy(&self) {
@@ -156,7 +187,7 @@ impl Etcd {
     }
 }
 
-fn spawn(home: &Home, ip: &str, client_port: u16, peer_port: u16) -> Process {
+fn spawn(home: &Home, ip: &str, client_port: u16, peer_port: u16, quota: u64) -> Process {
     let client = format!("http://{ip}:{client_port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
     let mut command = Command::new("etcd");
@@ -165,6 +196,7 @@ fn spawn(home: &Home, ip: &str, client_port: u16, peer_port: u16) -> Process {
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("test={peer}")])
+        .args(["--quota-backend-bytes", &quota.to_string()])
         .env("ETCDCTL_API", "3");
     home.spawn("etcd", &mut command)
 }

@@ -14,7 +14,7 @@ pub(super) const SECTIONS: [&str; 4] = ["replication", "memory", "persistence", 
 const NEVER_S: i64 = 1_000_000_000;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 17] = [
     "role",
     "master_host",
     "master_port",
@@ -30,6 +30,8 @@ const FIELDS: [&str; 15] = [
     "used_memory",
     "maxmemory",
     "loading",
+    "rdb_last_bgsave_status",
+    "aof_last_write_status",
 ];
 
 /// The fields of one or more sections, as far as they are looked at: a few, so a list is quickest.
@@ -79,6 +81,9 @@ impl<'a> Info<'a> {
             max_memory: self.number("maxmemory"),
             keys: self.keys(),
             connected_replicas: self.number("connected_slaves"),
+            disk_fails: ["rdb_last_bgsave_status", "aof_last_write_status"]
+                .iter()
+                .any(|field| self.text(field) == Some("err")),
         })
     }
 
@@ -134,6 +139,7 @@ mod tests {
             max_memory: 268_435_456,
             keys: 15,
             connected_replicas: 0,
+            disk_fails: false,
         };
         assert_eq!(answer, expected);
     }

@@ -59,6 +59,18 @@ impl History {
         self.head.send_replace(Some(newest));
     }
 
+    /// The file was opened again, and is at this revision: watches that miss something list again.
+    pub(super) fn resume(&self, revision: i64) {
+        let mut log = self.log();
+        if log.txns.back().map_or(log.floor, |txn| txn.revision) == revision {
+            return;
+        }
+        log.txns.clear();
+        (log.bytes, log.floor) = (0, revision);
+        drop(log);
+        self.head.send_replace(Some(revision));
+    }
+
     /// Ends all watches.
     pub(super) fn close(&self) {
         self.head.send_replace(None);

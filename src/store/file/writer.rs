@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 use tokio::sync::{mpsc, oneshot};
 
+use super::handle::Handle;
 use super::history::History;
 use crate::store::{Change, Changes, Error, Guard, KeyValue, LEADER_KEY, Op, Txn, refusal};
 
@@ -31,7 +32,7 @@ pub(super) struct Job {
 }
 
 /// Writes until every sender of jobs is gone.
-pub(super) fn run(db: &Database, mut jobs: mpsc::Receiver<Job>, history: &History) {
+pub(super) fn run(file: &Handle, mut jobs: mpsc::Receiver<Job>, history: &History) {
     while let Some(job) = jobs.blocking_recv() {
         let mut group = vec![job];
         while group.len() < GROUP_MAX
@@ -39,7 +40,7 @@ pub(super) fn run(db: &Database, mut jobs: mpsc::Receiver<Job>, history: &Histor
         {
             group.push(job);
         }
-        match write_group(db, &group) {
+        match file.get().and_then(|db| write_group(&db, &group)) {
             Ok((results, changes)) => {
                 // Before the replies: who has one sees its own write in a watch.
                 history.push(changes);
@@ -49,6 +50,7 @@ pub(super) fn run(db: &Database, mut jobs: mpsc::Receiver<Job>, history: &Histor
                 }
             }
             Err(error) => {
+                file.give_up();
                 for job in group {
                     let _ = job.reply.send(Err(Error::Unavailable(anyhow!("{error:#}"))));
                 }
@@ -161,19 +163,19 @@ fn foreign(error: TableError) -> anyhow::Error {
 
 /// A store that is shared by the writer and its readers.
 pub(super) fn start(
-    db: Arc<Database>,
+    file: Arc<Handle>,
     jobs: mpsc::Receiver<Job>,
     history: Arc<History>,
 ) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new()
         .name("store-writer".to_owned())
-        .spawn(move || run(&db, jobs, &history))
+        .spawn(move || run(&file, jobs, &history))
         .context("start the store's writer")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use redb::StorageBackend;
     use redb::backends::InMemoryBackend;
@@ -203,6 +205,69 @@ mod tests {
         }
     }
 
+    /// A disk that is full while it is said to be.
+    #[derive(Clone, Debug, Default)]
+    struct Filling(Arc<InMemoryBackend>, Arc<AtomicBool>);
+
+    impl Filling {
+        fn room(&self) -> Result<(), std::io::Error> {
+            if self.1.load(Ordering::Relaxed) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for Filling {
+        fn len(&self) -> Result<u64, std::io::Error> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+            self.room().and_then(|()| self.0.set_len(len))
+        }
+        fn sync_data(&self) -> Result<(), std::io::Error> {
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+            self.room().and_then(|()| self.0.write(offset, data))
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_nothing_is_done_by_halves_and_it_goes_on_when_there_is_room() {
+        let disk = Filling::default();
+        let open = {
+            let disk = disk.clone();
+            move || {
+                let db = Database::builder().create_with_backend(disk.clone())?;
+                prepare(&db, 1, 7).map(|(_, revision)| (db, revision))
+            }
+        };
+        let (db, revision) = open().unwrap();
+        let history = Arc::new(History::new(revision));
+        let file = Arc::new(Handle::new(db, Arc::clone(&history), open));
+        let (sender, jobs) = mpsc::channel(QUEUE_MAX);
+        let writer = start(Arc::clone(&file), jobs, history).unwrap();
+        let put = |value: &str| {
+            let (reply, answer) = oneshot::channel();
+            let ops = vec![Op::Put { key: "a".into(), value: value.into() }];
+            assert!(sender.blocking_send(Job { txn: Txn { guards: vec![], ops }, anew: false, reply }).is_ok());
+            answer.blocking_recv().unwrap()
+        };
+        assert_eq!(put("1").unwrap(), 2);
+        disk.1.store(true, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(matches!(put("2"), Err(Error::Unavailable(_))));
+        }
+        disk.1.store(false, Ordering::Relaxed);
+        assert_eq!(put("3").unwrap(), 3);
+        let read = file.get().unwrap().begin_read().unwrap();
+        let keys = read.open_table(KEYS).unwrap();
+        assert_eq!(keys.get("a").unwrap().unwrap().value(), (2, 3, b"3".as_slice()));
+        drop(sender);
+        writer.join().unwrap();
+    }
+
     #[test]
     fn commits_that_wait_together_are_synced_together() {
         let syncs = Arc::new(AtomicUsize::new(0));
@@ -221,7 +286,9 @@ mod tests {
             .collect();
         drop(sender);
         let before = syncs.load(Ordering::Relaxed);
-        run(&db, jobs, &History::new(1));
+        let history = Arc::new(History::new(1));
+        let file = Handle::new(db, Arc::clone(&history), || unreachable!("it does not fail"));
+        run(&file, jobs, &history);
         let done = syncs.load(Ordering::Relaxed) - before;
         assert!(done <= 1000 / GROUP_MAX * 4 + 4, "{done} syncs");
         for (n, mut answer) in answers.into_iter().enumerate() {
