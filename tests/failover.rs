@@ -358,6 +358,32 @@ fn what_no_replica_has_is_said_as_it_was_last_seen() {
     assert_eq!(unreplicated(&scene), None);
 }
 
+#[test]
+fn one_that_has_more_is_waited_for_while_it_still_has_a_link_to_the_dead_master() {
+    let mut scene = crashed(2, ", durability: none");
+    scene.hears(0, TaskState::Failed, "");
+    (scene.answer(1).offset, scene.answer(2).offset) = (1000, 1001);
+    scene.answer(2).link_up = true;
+    let plan = scene.plan();
+    assert!(promoted(&plan).is_none() && waits_for(&plan, "orders-2 has more"), "{:?}", plan.waiting);
+    assert!(plan.revisit_at.is_some());
+    // Its kernel may not tell it for a minute: after a second it is made to let go.
+    scene.now = NOW.plus_ms(1000);
+    assert_eq!(kinds(&scene.plan()), ["detach"]);
+    scene.answer(2).link_up = false;
+    assert_eq!(promoted(&scene.plan()).as_deref(), Some(task(2).as_str()));
+}
+
+#[test]
+fn an_empty_node_does_not_take_the_place_of_one_with_data_that_may_live() {
+    let mut scene = hung(1, ", durability: none");
+    let answer = scene.answer(1);
+    (answer.keys, answer.offset) = (0, 1);
+    let plan = scene.plan();
+    assert!(promoted(&plan).is_none());
+    assert!(no_safe_candidate(&plan).starts_with("orders-1 is empty, and orders-0 has data"));
+}
+
 // --- Doing --------------------------------------------------------------------------------------
 
 /// A failover to node 1 was recorded.

@@ -70,11 +70,15 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
     let mut unseen = Vec::new();
     let mut seen: Vec<(&NodeRecord, &Answer)> = Vec::new();
     let mut soonest: Option<Timestamp> = None;
+    let mut coming: Vec<(&NodeRecord, &Answer, String, Timestamp)> = Vec::new();
     for node in d.nodes.values().filter(|node| !d.is_master(node.ordinal) && !node.task.is_dead()) {
         match in_sight(d, master, node) {
             Ok(answer) => seen.push((node, answer)),
             Err((why, again)) => {
                 soonest = again.into_iter().chain(soonest).min();
+                if let (Some(answer), Some(again)) = (d.answer(node.ordinal).filter(|a| a.is_whole()), again) {
+                    coming.push((node, answer, why.clone(), again));
+                }
                 unseen.push(format!("{} {why}", node.name()));
             }
         }
@@ -100,11 +104,18 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
             None => Choice::Nobody(why),
         };
     }
-    greatest(d, &seen)
+    let choice = greatest(d, master, &seen);
+    // Enough are in sight for what was promised; but one that will be in a moment has more.
+    let Choice::Node(ordinal, offset) = choice else { return choice };
+    let more = |a: &Answer| d.answer(ordinal).is_some_and(|chosen| a.replid == chosen.replid) && a.offset > offset;
+    match coming.iter().find(|(node, answer, ..)| voters.contains(&node.ordinal) && more(answer)) {
+        Some((node, _, why, again)) => Choice::Wait(format!("{} has more, and {why}", node.name()), Some(*again)),
+        None => choice,
+    }
 }
 
 /// The one with the most of the newest history.
-fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
+fn greatest(d: &Draft, master: &Master, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     let known = d.record.as_ref().and_then(|record| record.replid.clone());
     // An empty data set with the master's history is one, too: there was nothing to send yet.
     let with_data = || seen.iter().filter(|(_, answer)| !answer.is_blank() || known.as_ref() == Some(&answer.replid));
@@ -137,7 +148,7 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     match best {
         // One whose history is not known may be ahead of all others.
         _ if !unfit.is_empty() => Choice::Nobody(unfit.join(", ")),
-        Some((_, ordinal, offset)) => match fuller(d, ordinal) {
+        Some((_, ordinal, offset)) => match fuller(d, master, ordinal) {
             Some(name) => Choice::Nobody(format!("{} is empty, and {name} has data", d.node_name(ordinal))),
             None => Choice::Node(ordinal, offset),
         },
@@ -145,12 +156,13 @@ fn greatest(d: &Draft, seen: &[(&NodeRecord, &Answer)]) -> Choice {
     }
 }
 
-/// When the node is empty: another that lives and has data, whatever else may be wrong with it.
-fn fuller(d: &Draft, ordinal: u32) -> Option<String> {
+/// When the node is empty: another that has data and may live, whatever else may be wrong with it.
+fn fuller(d: &Draft, master: &Master, ordinal: u32) -> Option<String> {
     d.answer(ordinal).filter(|answer| answer.is_blank())?;
     let keeps = |node: &&NodeRecord| {
         let last = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref());
-        node.joined && !node.task.is_dead() && !d.is_master(node.ordinal) && last.is_some_and(|(a, _)| !a.is_blank())
+        let over = node.task.is_dead() || (d.is_master(node.ordinal) && matches!(master, Master::Dead(_)));
+        node.joined && !over && last.is_some_and(|(a, _)| !a.is_blank())
     };
     d.nodes.values().find(keeps).map(NodeRecord::name)
 }
@@ -239,7 +251,7 @@ pub(super) fn follows_itself(node: &NodeRecord, answer: &Answer) -> bool {
 }
 
 /// When it was learned that the master is lost: what replicas answered before says less.
-fn lost_at(d: &Draft) -> Option<Timestamp> {
+pub(super) fn lost_at(d: &Draft) -> Option<Timestamp> {
     let master = d.master()?;
     match (&master.task, d.seen(master.ordinal)) {
         (_, Some(seen)) if seen.noticed_at.is_some() => seen.noticed_at,

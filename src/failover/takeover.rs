@@ -1,6 +1,6 @@
 //! Plans how the master's role moves: the new master is recorded first, then made one. Pure.
 
-use crate::failover::candidate::{Choice, choose, follows_itself, may_finish};
+use crate::failover::candidate::{Choice, choose, follows_itself, lost_at, may_finish};
 use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::failover::promise::{confirmations, fence_ms, voters};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
@@ -84,19 +84,29 @@ fn replace(d: &mut Draft, master: &Master) {
 }
 
 /// Takes replicas from whoever has the dead master's port now: it may be anybody's, and what it has
-/// they have by now. `choose` says who is left.
+/// they have by now. And from the dead master itself, when they have not noticed its end: what was on
+/// the way has arrived. `choose` says who is left.
 fn call_back(d: &mut Draft) {
     let Some(old) = d.master().filter(|_| matches!(judge(d), Master::Dead(_))).cloned() else { return };
     let Some(history) = d.record.as_ref().and_then(|record| record.replid.clone()) else { return };
+    let late = lost_at(d).is_some_and(|at| d.o.now.since_ms(at) >= TURN_AGAIN_MS);
     let lured = |node: &&NodeRecord| {
         let ours = |answer: &Answer| [&answer.replid, &answer.replid2].contains(&&history);
-        let astray = |a: &Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && !ours(a);
+        let astray = |a: &Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && (late || !ours(a));
         !node.task.is_dead() && d.answer(node.ordinal).is_some_and(astray) && !recently_turned(d, node.ordinal)
     };
     let lured: Vec<NodeRecord> = d.nodes.values().filter(lured).cloned().collect();
     for node in lured {
-        let why = format!("{} is dead, and this follows whoever has its port now, with another history", old.name());
-        d.event(EventKind::Warning, "StrangerFollowed", node.name(), why.clone());
+        let stranger =
+            d.answer(node.ordinal).is_some_and(|answer| ![&answer.replid, &answer.replid2].contains(&&history));
+        let why = if stranger {
+            let why =
+                format!("{} is dead, and this follows whoever has its port now, with another history", old.name());
+            d.event(EventKind::Warning, "StrangerFollowed", node.name(), why.clone());
+            why
+        } else {
+            format!("{} is dead, and this has not noticed it", old.name())
+        };
         d.step(Action::Detach { task_id: node.task_id, node: node.address, cut_clients: false }, why);
     }
 }

@@ -99,6 +99,11 @@ impl Answer {
         self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
     }
 
+    /// Whether it has all of some data set, which is not nothing.
+    pub fn is_whole(&self) -> bool {
+        (self.keys > 0 || self.offset > 1) && !self.syncing && !self.loading
+    }
+
     /// Whether a process that answered so before cannot be the one that answers this: a master's
     /// offset never falls, and when its history gets another name it goes on from the old one.
     pub fn is_a_stranger_to(&self, before: &Answer) -> bool {

@@ -275,8 +275,7 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
         all += 1;
         let dead = after.nodes.get(&peer.record.value.ordinal).is_none_or(|record| record.task.is_dead());
         let Some(known) = answer(peer).filter(|_| !dead) else { continue };
-        let whole = (known.keys > 0 || known.offset > 1) && !known.loading && !known.syncing;
-        if whole && known.replid == taking.replid && known.offset > taking.offset {
+        if known.is_whole() && known.replid == taking.replid && known.offset > taking.offset {
             broken.push(format!("{} would be the master, and {} has more", name(new), name(peer.record.value.ordinal)));
         }
         let fenced_ms = peer.detached_since.map_or(0, |since| o.now.since_ms(since));
