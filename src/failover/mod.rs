@@ -4,6 +4,7 @@
 //! - `promise.rs` knows which writes may be lost by no failover, and who has them.
 //! - `candidate.rs` chooses who takes its place, or says why nobody may.
 //! - `takeover.rs` plans the change: record first, then promote.
+//! - `handover.rs` plans the change that somebody wants, of a master that is well.
 //! - `redis/` asks and commands nodes.
 //!
 //! What is promised: a write that a client confirmed with `WAIT k` is lost by no failover, k being the
@@ -14,11 +15,13 @@
 //! from it, for so long, that it has stopped taking writes by itself.
 
 mod candidate;
+mod handover;
 mod judge;
 mod promise;
 pub mod redis;
 mod takeover;
 
+pub use handover::hand_over_to;
 pub use judge::{Master, judge, proved_empty};
-pub use promise::{caught_up, confirmations, keep_promise, may_forget};
-pub use takeover::{hand_over_to, take_over, window_ms, worst_case_ms};
+pub use promise::{caught_up, confirmations, keep_promise, may_forget, window_ms, worst_case_ms};
+pub use takeover::take_over;

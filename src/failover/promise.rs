@@ -1,6 +1,6 @@
 //! What is promised of confirmed writes, and who may have confirmed any. Pure.
 
-use crate::failover::judge::{Master, judge};
+use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch::MIN_REPLICAS;
@@ -93,6 +93,19 @@ pub fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
     let TaskRecord::Dead { at: died_at, ran, .. } = node.task else { return false };
     let needed = confirmations(d) as usize;
     needed == 0 || !node.joined || !ran || caught_up(d, died_at) >= needed
+}
+
+/// The longest time from a master's fault to another's promotion that follows from the spec, in
+/// milliseconds: when nobody has a way to the master, and nothing proves its death.
+pub fn worst_case_ms(spec: &InstanceSpec) -> u64 {
+    let fence_ms = if spec.confirmations() > 0 { fence_ms(spec) } else { 0 };
+    spec.failover.detect_within.0.max(UNHEARD_MS) + fence_ms
+}
+
+/// How long a master that nobody reaches may take writes, in milliseconds; none: without end.
+pub fn window_ms(spec: &InstanceSpec) -> Option<u64> {
+    // Redis counts whole seconds, and looks once a second.
+    (spec.confirmations() > 0).then_some(spec.failover.max_lag.0 + 2000)
 }
 
 /// How long after its last replica was taken from it a master still may take writes, in milliseconds.
