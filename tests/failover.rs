@@ -230,12 +230,29 @@ fn data_of_another_history_is_never_promoted() {
 #[test]
 fn a_history_that_all_replicas_have_from_the_master_is_its_own_though_it_was_not_seen_yet() {
     let mut scene = crashed(2, "");
+    scene.record().confirmations = 0; // They have not been seen to have all yet.
     for replica in [1, 2] {
         scene.answer(replica).replid = "born with the first replica".to_string();
     }
     assert!(promoted(&scene.plan()).is_some());
     scene.answer(2).follows = Some(address(9));
     assert!(promoted(&scene.plan()).is_none(), "from somebody else");
+}
+
+#[test]
+fn once_replicas_had_all_a_history_that_nobody_knows_is_a_strangers() {
+    let mut scene = crashed(2, "");
+    scene.record().replid = Some("r".to_string());
+    // What the master had is not known: the operator has just started.
+    (scene.node(0).answer, scene.node(0).fails) = (None, 2);
+    for replica in [1, 2] {
+        scene.answer(replica).replid = "x".to_string();
+    }
+    scene.record().confirmations = 1;
+    assert!(promoted(&scene.plan()).is_none());
+    assert!(no_safe_candidate(&scene.plan()).contains("data of another history"));
+    scene.record().confirmations = 0;
+    assert!(promoted(&scene.plan()).is_some(), "it may be the name that it took with its first replica");
 }
 
 #[test]
@@ -682,9 +699,7 @@ fn when_the_new_master_is_lost_before_the_role_was_handed_over_the_old_one_keeps
 fn when_nobody_has_followed_the_last_master_the_history_before_it_counts() {
     let mut scene = crashed(2, "");
     scene.record().replid = Some("next".to_string());
-    assert!(promoted(&scene.plan()).is_some(), "all have the same from the master");
-    scene.answer(1).follows = Some(address(7));
-    assert!(promoted(&scene.plan()).is_none());
+    assert!(promoted(&scene.plan()).is_none(), "nobody knows where they have theirs from");
     scene.record().replid_before = Some("r".to_string());
     assert!(promoted(&scene.plan()).is_some());
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redisctl::mesos::{self, Session, Settings, Timing};
-use redisctl::model::{Amount, Launch, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate};
-use support::{AgentSpec, Mesos, MesosOptions, holds_for, redis, wait_until};
+use redisctl::model::{Amount, Launch, Leaving, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate};
+use support::{Administrator, AgentSpec, Mesos, MesosOptions, holds_for, redis, wait_until};
 use tokio::sync::mpsc::Receiver;
 
 /// How long anything may take on a loaded machine.
@@ -293,6 +293,50 @@ async fn a_lost_agent_makes_its_task_unreachable_until_it_is_back() {
     mesos.restart_agent(0);
     let update = operator.wait_for("a", TaskState::Running).await;
     assert_eq!(update.reason.as_deref(), Some("REASON_AGENT_REREGISTERED"));
+}
+
+#[tokio::test]
+async fn agents_that_are_to_be_emptied_are_told_and_an_inverse_offer_is_answered() {
+    let mesos = Mesos::start(&[AgentSpec::default()]).await;
+    let administrator = Administrator::of(&mesos.url());
+    let mut operator = Operator::start(&mesos).await;
+    operator.run_one("a").await;
+    let agent_id = operator.last("a").unwrap().agent_id.clone().unwrap();
+    let hostname = mesos.hostname(0);
+    let leaves = |o: &Operator| {
+        let told = o.rest.iter().rev().find_map(|event| match event {
+            MesosEvent::Leaving(agents) => Some(agents.get(&agent_id).copied()),
+            _ => None,
+        });
+        told.flatten()
+    };
+    administrator.deactivate(&hostname).await.unwrap();
+    operator.wait("its deactivation", |o| leaves(o) == Some(Leaving::Deactivated)).await;
+    administrator.reactivate(&hostname).await.unwrap();
+    operator.wait("its return", |o| leaves(o).is_none()).await;
+
+    administrator.maintenance(&hostname, Duration::from_mins(10)).await.unwrap();
+    let asked = |o: &Operator| {
+        let mut offers = o.rest.iter().filter_map(|event| match event {
+            MesosEvent::InverseOffers(offers) => offers.iter().find(|offer| offer.agent_id == agent_id),
+            _ => None,
+        });
+        offers.next_back().cloned()
+    };
+    operator.wait("an inverse offer", |o| asked(o).is_some()).await;
+    let offer = asked(&operator).unwrap();
+    operator.wait("its maintenance", |o| leaves(o) == Some(Leaving::Maintenance(offer.from))).await;
+    operator.send(MesosCall::AcceptInverse(vec![offer.id]));
+    wait_until("the answer is known", TIMEOUT, async || {
+        administrator.maintenance_answers().await.unwrap().get(&hostname) == Some(&vec!["ACCEPT".to_string()])
+    })
+    .await;
+    administrator.no_maintenance().await.unwrap();
+    operator.wait("the end of its maintenance", |o| leaves(o).is_none()).await;
+    administrator.drain(&hostname).await.unwrap();
+    let update = operator.wait_for("a", TaskState::Killed).await;
+    assert_eq!(update.reason.as_deref(), Some("REASON_AGENT_DRAINING"));
+    operator.wait("its drain", |o| leaves(o) == Some(Leaving::Drained)).await;
 }
 
 #[tokio::test]

@@ -169,8 +169,8 @@ fn fuller(d: &Draft, master: &Master, ordinal: u32) -> Option<String> {
 
 /// The history that counts: the recorded one, unless nobody in sight has it and all have the same
 /// other one, from the recorded master. (Redis gives a master a new one when its first replica comes,
-/// and it may be lost before that is seen. Enough are in sight for every confirmed write to be
-/// seen: none was confirmed under the recorded one.)
+/// and it may be lost before that is seen. Once replicas were seen to have all, it was seen, too: a
+/// history that nobody knows then is a stranger's, who has the dead master's port.)
 fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
     d: &Draft,
     known: Option<&String>,
@@ -186,8 +186,9 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
     // A master's offset never falls: who has less than it had has the data of somebody else.
     let had = d.master().and_then(|master| d.seen(master.ordinal)?.answer.as_ref()).map_or(0, |(a, _)| a.offset);
     let ours = |(node, a): &(&NodeRecord, &Answer)| a.replid == first && a.offset >= had && follows_ours(d, node, a);
+    let had_replicas = d.record.as_ref().is_some_and(|record| record.confirmations > 0);
     match recorded.or(known) {
-        Some(known) if recorded.is_some() || !with_data().all(ours) => Some(known.clone()),
+        Some(known) if recorded.is_some() || had_replicas || !with_data().all(ours) => Some(known.clone()),
         _ => Some(first),
     }
 }
