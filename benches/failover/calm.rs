@@ -35,6 +35,9 @@ const PIPELINE: u32 = 32;
 const PATCH_SPAN: i16 = 900;
 /// For each instance.
 const WRITERS: u64 = 2;
+/// Between two pipelines of a writer. What is left of the processors goes to threads that do nothing else;
+/// servers that have more to do than there are processors for are silent, and rightly taken for gone.
+const PACE: Duration = Duration::from_millis(4);
 /// How long a node may take to answer under all that load.
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
@@ -56,6 +59,29 @@ const RIPE_MS: u64 = 1000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_mins(5);
 
+/// While it lives, the kernel shares the processors among threads and not among sessions. Each node is a
+/// session of its own, and groups of one thread each are balanced so badly that a node can wait for a
+/// processor for 300 ms, beside one that serves nobody but threads that do nothing.
+struct OneForAll {
+    before: String,
+}
+
+impl OneForAll {
+    const SETTING: &str = "/proc/sys/kernel/sched_autogroup_enabled";
+
+    fn new() -> Option<OneForAll> {
+        let before = fs::read_to_string(Self::SETTING).ok()?;
+        fs::write(Self::SETTING, "0").ok()?;
+        Some(OneForAll { before })
+    }
+}
+
+impl Drop for OneForAll {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::SETTING, &self.before);
+    }
+}
+
 /// Runs both instances under load for so long, and prints what happened to them.
 pub async fn calm(cluster: &Cluster, minutes: usize) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
@@ -66,6 +92,10 @@ pub async fn calm(cluster: &Cluster, minutes: usize) {
         subjects.push(Subject::start(label, Duration::from_millis(bound_ms), cluster.instance(name, spec).await).await);
     }
     println!("{minutes} minutes of full load, seed {seed}");
+    let fair = OneForAll::new();
+    if fair.is_none() {
+        println!("The kernel's groups of sessions could not be switched off: nodes may wait long for a processor.");
+    }
     let (stop, cpu) = (Arc::new(AtomicBool::new(false)), cpu_times());
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
@@ -104,6 +134,7 @@ pub async fn calm(cluster: &Cluster, minutes: usize) {
     for thread in threads {
         thread.join().expect("no panic");
     }
+    drop(fair);
 }
 
 const HEADINGS: &str = "instance      |  writes | saves, failed, fork max | stalls,    max | silence max, over the bound | \
@@ -268,6 +299,7 @@ fn write(load: &Load, seed: u64, stop: &dyn Fn() -> bool) {
         if pipeline.query::<()>(&mut open).is_ok() {
             load.writes.fetch_add(u64::from(PIPELINE), Ordering::Relaxed);
             connection = Some(open);
+            thread::sleep(PACE);
         } else {
             thread::sleep(RETRY); // No longer the master, or without replicas for the moment.
         }
