@@ -7,12 +7,13 @@ mod scene;
 use std::collections::BTreeSet;
 
 use redisctl::model::{InverseOffer, Leaving, MesosCall, MesosEvent, TaskState, Timestamp};
-use redisctl::reconcile::action::{Action, Plan};
 use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::offers::{Asked, plan_session};
 use redisctl::reconcile::world::{Event, SwitchFailed, World};
 use redisctl::status::ConditionType;
-use scene::{NOW, Scene, condition, events, killed, launched, node, offer, state, task, waits_for, written};
+use scene::{
+    NOW, Scene, condition, events, killed, launched, node, offer, state, switched_to, task, waits_for, written,
+};
 
 const HOUR: u64 = 3_600_000;
 
@@ -22,13 +23,6 @@ fn leaving(replicas: u32, agents: &[(u32, Leaving)]) -> Scene {
     scene.leaving = LeavingAgents::new(HOUR);
     scene.leaving.listed(agents.iter().map(|(agent, why)| (format!("a{agent}"), *why)).collect());
     scene
-}
-
-fn switched_to(plan: &Plan) -> Option<&str> {
-    plan.steps.iter().find_map(|step| match &step.action {
-        Action::SwitchOver { task_id, .. } => Some(task_id.as_str()),
-        _ => None,
-    })
 }
 
 #[test]

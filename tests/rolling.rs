@@ -5,11 +5,10 @@
 mod scene;
 
 use redisctl::model::{Roll, TaskRecord, Timestamp};
-use redisctl::reconcile::action::{Action, Plan};
 use redisctl::status::{ConditionStatus, ConditionType};
 use scene::{
-    BEFORE, NOW, Scene, address, condition, document, events, killed, kinds, launched, node, state, task, waits_for,
-    written,
+    BEFORE, NOW, Scene, address, condition, document, events, killed, kinds, launched, node, state, switched_to, task,
+    waits_for, written,
 };
 
 /// More memory is declared than the nodes' tasks have; the last `fresh` nodes have it already.
@@ -32,13 +31,6 @@ fn with_one_beside(mut scene: Scene, ordinal: u32) -> Scene {
     scene.record().next_ordinal = ordinal + 1;
     scene.record().rolling = Some(Roll { since: BEFORE, blocked_since: None });
     scene
-}
-
-fn switched_to(plan: &Plan) -> Option<&str> {
-    plan.steps.iter().find_map(|step| match &step.action {
-        Action::SwitchOver { task_id, .. } => Some(task_id.as_str()),
-        _ => None,
-    })
 }
 
 #[test]

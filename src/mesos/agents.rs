@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::Settings;
 use super::calls::Current;
 use super::client::{Http, ask};
-use super::wire::Unavailability;
+use super::wire::{Id, Unavailability};
 use crate::model::{Leaving, MesosEvent};
 
 /// The answer of a master with thousands of agents is large: the pause is this many times as long as
@@ -113,12 +113,6 @@ struct Agent {
 struct AgentInfo {
     id: Id,
     hostname: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Id {
-    value: String,
 }
 
 #[derive(Deserialize, Default)]

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::Settings;
+use super::wire::Id;
 
 /// The scheduler API.
 pub(super) const SCHEDULER_PATH: &str = "/api/v1/scheduler";
@@ -239,12 +240,6 @@ pub struct FrameworkInfo {
     pub active: bool,
     /// Ids of its tasks that are not known to have ended.
     pub tasks: Vec<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Id {
-    value: String,
 }
 
 #[derive(Deserialize, Default)]

@@ -55,10 +55,11 @@ struct Event {
     error: ErrorMessage,
 }
 
+/// Mesos' way to give an id, in all its APIs.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Id {
-    value: String,
+pub(super) struct Id {
+    pub(super) value: String,
 }
 
 #[derive(Deserialize, Default)]

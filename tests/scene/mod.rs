@@ -288,6 +288,14 @@ pub fn killed(plan: &Plan) -> Vec<&str> {
         .collect()
 }
 
+/// Who is to be handed the master's role.
+pub fn switched_to(plan: &Plan) -> Option<&str> {
+    plan.steps.iter().find_map(|step| match &step.action {
+        Action::SwitchOver { task_id, .. } => Some(task_id.as_str()),
+        _ => None,
+    })
+}
+
 /// The kinds of all steps.
 pub fn kinds(plan: &Plan) -> Vec<&'static str> {
     plan.steps.iter().map(|step| step.action.kind()).collect()
