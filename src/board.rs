@@ -4,13 +4,13 @@
 //! The controller (on the leader) and the reflector (on a standby) put views up; the API's handlers
 //! only read. A view is immutable and shared, so a read costs a lock for a moment and no copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::model::{InstanceEvent, Timestamp};
+use crate::model::{Answer, Gauges, InstanceEvent, Role, Timestamp};
 use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
 use crate::store::Candidate;
@@ -70,6 +70,49 @@ pub struct OperatorView {
     pub mesos_message: String,
     /// Set: the operator launches and kills nothing, for this reason.
     pub frozen: Option<String>,
+    /// The other operators of this store.
+    pub others: Vec<Peer>,
+}
+
+/// An operator that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Peer {
+    /// 40 hexadecimal digits; the same after a restart at the same addresses.
+    pub id: String,
+    /// `http://host:port` of its API.
+    pub api: String,
+    /// `host:port` where it answers as a Sentinel, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<String>,
+}
+
+/// What a node last said of itself, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// When it was asked.
+    pub at: Timestamp,
+    /// The role that it has, as it says.
+    pub role: Role,
+    /// Replicas: the link to the master is up.
+    pub link_up: bool,
+    /// Replication offset, in bytes.
+    pub offset: u64,
+    /// Memory that it uses, in bytes.
+    pub used_memory: u64,
+    /// Its limit, in bytes.
+    pub max_memory: u64,
+    /// Keys in all databases.
+    pub keys: u64,
+    /// The rest.
+    pub gauges: Gauges,
+}
+
+impl Measured {
+    /// What an answer says.
+    pub fn new(answer: &Answer, at: Timestamp) -> Measured {
+        let &Answer { role, link_up, offset, used_memory, max_memory, keys, gauges, .. } = answer;
+        Measured { at, role, link_up, offset, used_memory, max_memory, keys, gauges }
+    }
 }
 
 /// A change, for watchers.
@@ -85,6 +128,8 @@ pub enum BoardChange {
 pub struct Board {
     instances: RwLock<BTreeMap<String, Arc<InstanceView>>>,
     operator: RwLock<OperatorView>,
+    /// By task id. Apart from the views: it changes all the time, and nobody is told of that.
+    measured: RwLock<HashMap<String, Measured>>,
     changes: broadcast::Sender<BoardChange>,
 }
 
@@ -92,6 +137,7 @@ impl Default for Board {
     fn default() -> Self {
         Board {
             instances: RwLock::default(),
+            measured: RwLock::default(),
             operator: RwLock::new(OperatorView {
                 version: env!("CARGO_PKG_VERSION").to_string(),
                 ..OperatorView::default()
@@ -124,15 +170,48 @@ impl Board {
             return;
         }
         let view = Arc::new(view);
-        instances.insert(view.name.clone(), view.clone());
+        let before = instances.insert(view.name.clone(), view.clone());
         drop(instances);
+        self.forget(before.as_deref(), Some(&view));
         let _ = self.changes.send(BoardChange::Set(view)); // Nobody watches: fine.
     }
 
     /// Takes a view down.
     pub fn remove(&self, name: &str) {
-        if self.instances.write().expect("no writer panics").remove(name).is_some() {
+        let before = self.instances.write().expect("no writer panics").remove(name);
+        self.forget(before.as_deref(), None);
+        if before.is_some() {
             let _ = self.changes.send(BoardChange::Removed(name.to_string()));
+        }
+    }
+
+    /// What a node last said of itself.
+    pub fn measured(&self, task_id: &str) -> Option<Measured> {
+        self.measured.read().expect("no writer panics").get(task_id).copied()
+    }
+
+    /// Puts up what a node has said of itself.
+    pub fn measure(&self, task_id: &str, measured: Measured) {
+        let mut all = self.measured.write().expect("no writer panics");
+        if let Some(known) = all.get_mut(task_id) {
+            *known = measured;
+        } else {
+            all.insert(task_id.to_string(), measured);
+        }
+    }
+
+    /// Nodes that are not there any more are forgotten.
+    fn forget(&self, before: Option<&InstanceView>, now: Option<&InstanceView>) {
+        let stays = |task_id: &str| {
+            now.is_some_and(|view| view.status.nodes.iter().any(|node| node.task_id == task_id))
+        };
+        let nodes = before.map_or(&[][..], |view| view.status.nodes.as_slice());
+        let mut gone = nodes.iter().map(|node| node.task_id.as_str()).filter(|task_id| !stays(task_id)).peekable();
+        if gone.peek().is_some() {
+            let mut all = self.measured.write().expect("no writer panics");
+            gone.for_each(|task_id| {
+                all.remove(task_id);
+            });
         }
     }
 

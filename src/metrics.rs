@@ -1,7 +1,7 @@
-//! What the operator counts of itself, for Prometheus. I/O (a clock).
+//! What the operator counts of itself, for Prometheus, and what it knows of instances. I/O (a clock).
 //!
-//! Labels come from the code, never from users: no name of an instance, node or agent is a label, so
-//! the number of series does not grow with the number of instances. What can be read from the board
+//! Labels of its own counters come from the code, never from users: no name of an instance, node or agent
+//! is a label there, so their number does not grow with the number of instances ([`instances`] is for those). What can be read from the board
 //! (phases, roles, leadership, the state of the Mesos session) is read when Prometheus asks.
 
 use std::collections::BTreeMap;
@@ -15,8 +15,11 @@ use prometheus::{
 };
 
 use crate::board::Board;
+use crate::clock::now;
 use crate::model::{Role, TaskState};
 use crate::status::{NodeState, Phase};
+
+mod instances;
 
 /// Bounds of short times, in seconds: a pass or a store's answer takes 0.1 ms to some seconds.
 const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -214,7 +217,11 @@ impl Metrics {
     /// Everything as Prometheus reads it, with what the board says now.
     pub fn render(&self, board: &Board) -> String {
         self.observe(board);
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        let mut text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default();
+        if board.operator().leading {
+            instances::render(board, now(), &mut text);
+        }
+        text
     }
 
     fn observe(&self, board: &Board) {

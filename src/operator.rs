@@ -15,12 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::api::{self, ApiState};
-use crate::board::Board;
+use crate::board::{Board, Peer};
 use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Term, Watches};
 use crate::local::{Cluster, ClusterConfig};
 use crate::mesos;
 use crate::metrics::Metrics;
+use crate::peers;
 use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
@@ -31,7 +32,8 @@ use crate::reconcile::reflector::reflect;
 use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
-use crate::settings::{Flags, LocalSettings, OperatorSettings};
+use crate::sentinel;
+use crate::settings::{Flags, Listen, LocalSettings, OperatorSettings};
 use crate::store::{Candidate, LEADER_KEY, Leadership, Op, Process, Store, TXN_OPS_MAX, Txn};
 
 /// What the controller is told may queue up to this; whoever tells then waits.
@@ -106,7 +108,15 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let metrics = Arc::new(Metrics::default());
     let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
     info!("API: {}", settings.advertise);
-    let api = AbortOnDropHandle::new(tokio::spawn(api::serve(listener, state, stop.clone().cancelled_owned())));
+    let sentinel = sentinel_listener(&settings).await?;
+    let api = tokio::spawn(api::serve(listener, state.clone(), stop.clone().cancelled_owned()));
+    let api = AbortOnDropHandle::new(api);
+    let me = peer(&settings, sentinel.as_ref())?;
+    let _peers = AbortOnDropHandle::new(tokio::spawn(peers::run(store.clone(), me.clone(), board.clone())));
+    let _sentinel = sentinel.map(|listener| {
+        info!("Sentinel: {}", me.sentinel.as_deref().unwrap_or_default());
+        AbortOnDropHandle::new(tokio::spawn(sentinel::serve(listener, state, me.id, stop.clone())))
+    });
     let operator = Operator { settings, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
@@ -114,6 +124,32 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     }
     api.await.context("the API")??;
     Ok(())
+}
+
+async fn sentinel_listener(settings: &OperatorSettings) -> Result<Option<TcpListener>> {
+    let Listen::At(address) = settings.sentinel_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("--sentinel-listen {address} (another address, or none, if a Redis Sentinel has this one)")
+    })?;
+    Ok(Some(listener))
+}
+
+/// What is said of this operator to the others.
+fn peer(settings: &OperatorSettings, sentinel: Option<&TcpListener>) -> Result<Peer> {
+    let sentinel = sentinel.map(TcpListener::local_addr).transpose().context("Sentinel's address")?;
+    let sentinel = sentinel.map(|listen| match listen.ip().is_unspecified() {
+        true => format!("{}:{}", host_of(&settings.advertise), listen.port()),
+        false => listen.to_string(),
+    });
+    let api = settings.advertise.clone();
+    let id = sentinel::run_id(&format!("{api} {}", sentinel.as_deref().unwrap_or_default()));
+    Ok(Peer { id, api, sentinel })
+}
+
+/// The host in `http://host:port`.
+fn host_of(url: &str) -> &str {
+    let address = url.split_once("://").map_or(url, |(_, address)| address);
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
 impl Operator {
@@ -310,6 +346,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
         store: Some("file:unused".to_string()), // It is open already.
         mesos: Some(format!("http://{}", cluster.master_address())),
         listen: Some(listen),
+        sentinel_listen: Some(settings.sentinel_listen),
         redis_server: Some(settings.redis_server),
         ..Flags::default()
     };

@@ -18,6 +18,50 @@ use crate::telemetry;
 /// Where the operator, and its API, listens by default.
 pub const LISTEN: &str = "127.0.0.1:5656";
 
+/// Where the operator answers as a Redis Sentinel by default.
+pub const SENTINEL_LISTEN: &str = "127.0.0.1:26379";
+
+/// Where something listens, if it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// There.
+    At(SocketAddr),
+    /// Nowhere.
+    None,
+}
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        match text {
+            "none" => Ok(Listen::None),
+            text => text.parse().map(Listen::At).map_err(|_| format!("{text:?}: allowed are IP:PORT and none")),
+        }
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listen::At(address) => address.fmt(f),
+            Listen::None => f.write_str("none"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Listen, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What may be set of the operator; absent: not said here.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "settings such as probe-interval: 5s")]
@@ -36,6 +80,9 @@ pub struct Flags {
     /// Where other operators reach this API [default: http:// and the address of --listen]
     #[arg(long, env = "REDISCTL_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
+    /// Where Redis clients find masters by Sentinel's protocol; or none [default: 127.0.0.1:26379]
+    #[arg(long, env = "REDISCTL_SENTINEL_LISTEN", value_name = "IP:PORT|none")]
+    pub sentinel_listen: Option<Listen>,
     /// The Mesos role whose resources are used [default: redisctl]
     #[arg(long, env = "REDISCTL_ROLE", value_name = "ROLE")]
     pub role: Option<String>,
@@ -103,7 +150,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, listen, advertise, role, principal, secret_file, framework_name, user,
+            store, mesos, listen, advertise, sentinel_listen, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,
         )
@@ -123,6 +170,8 @@ pub struct OperatorSettings {
     pub listen: SocketAddr,
     /// Where other operators reach it, without a slash at the end.
     pub advertise: String,
+    /// Where it answers as a Redis Sentinel.
+    pub sentinel_listen: Listen,
     /// The Mesos role.
     pub role: String,
     /// The Mesos principal.
@@ -172,6 +221,8 @@ pub struct LocalSettings {
     pub agents: u32,
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where it answers as a Redis Sentinel.
+    pub sentinel_listen: Listen,
     /// Where the store and the nodes' files are; none: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     /// The redis-server that nodes run.
@@ -213,6 +264,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         mesos: masters(given.mesos)?,
         listen,
         advertise: advertise(given.advertise, listen)?,
+        sentinel_listen: given.sentinel_listen.unwrap_or_else(default_sentinel_listen),
         role: text(given.role, "redisctl"),
         principal: given.principal,
         secret_file: given.secret_file,
@@ -237,6 +289,11 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
 /// The address of `--listen` when nobody says another.
 pub fn default_listen() -> SocketAddr {
     LISTEN.parse().expect("the constant is an address")
+}
+
+/// The address of `--sentinel-listen` when nobody says another.
+pub fn default_sentinel_listen() -> Listen {
+    SENTINEL_LISTEN.parse().expect("the constant is an address")
 }
 
 /// The log settings in force.

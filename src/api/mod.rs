@@ -20,7 +20,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +30,10 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use problem::{PROBLEM_JSON, Problem};
 
+mod connect;
 mod events;
 mod instances;
+mod mrredis;
 mod openapi;
 mod operator;
 mod problem;
@@ -43,6 +45,7 @@ mod watch;
 mod write;
 
 pub use openapi::openapi;
+pub(crate) use write::request_failover;
 
 /// How long requests under way may take when the operator stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -116,6 +119,7 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/v1/instances/{name}/failover", post(requests::failover))
         .route("/v1/instances/{name}/plan", get(operator::plan))
         .route("/v1/instances/{name}/events", get(events::of_instance))
+        .route("/v1/instances/{name}/connect", get(connect::connect))
         .route("/v1/events", get(events::of_all))
         .route("/v1/operator", get(operator::operator))
         .route("/v1/schema", get(openapi::serve_schema))
@@ -123,6 +127,13 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/healthz", get(operator::healthz))
         .route("/readyz", get(operator::readyz))
         .route("/metrics", get(operator::metrics))
+        .route("/v1/CREATE/{name}/{capacity}/{masters}/{slaves}", post(mrredis::create))
+        .route("/v1/DELETE/{name}", delete(mrredis::delete))
+        .route("/v1/STATUS", get(mrredis::status_all))
+        .route("/v1/STATUS/", get(mrredis::status_all))
+        .route("/v1/STATUS/{name}", get(mrredis::status))
+        .route("/v1/UPDATE/{name}/Memory/{capacity}", put(mrredis::update_memory))
+        .route("/v1/UPDATE/{name}/SLAVES/{slaves}", put(mrredis::update_slaves))
         .fallback(unknown_path)
         .method_not_allowed_fallback(async || StatusCode::METHOD_NOT_ALLOWED)
         .layer(from_fn_with_state(Arc::clone(&shared), around))
@@ -156,8 +167,15 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
+/// Marks a response whose text is not ours to choose.
+#[derive(Clone, Copy)]
+struct AsItIs;
+
 fn as_problem(response: Response) -> Response {
     let status = response.status();
+    if response.extensions().get::<AsItIs>().is_some() {
+        return response;
+    }
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM_JSON);
     if is_problem || !(status.is_client_error() || status.is_server_error()) {
         return response;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{events, instances, operator, requests, write};
+use super::{connect, events, instances, operator, requests, write};
 use crate::board;
 use crate::spec;
 
@@ -112,6 +112,7 @@ pub(super) struct Event {
         instances::get,
         instances::apply,
         instances::put,
+        connect::connect,
         requests::delete,
         requests::recreate,
         requests::failover,
@@ -135,6 +136,7 @@ pub(super) struct Event {
         Event,
         EventList,
         instances::AppliedAll,
+        connect::Connect,
         requests::Deleting,
         requests::Recreating,
         requests::Failover,

@@ -18,6 +18,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Shared;
+use super::connect::Connect;
 use super::problem::Problem;
 use super::selector::Selector;
 use super::view::{EventJson, InstanceJson, labels};
@@ -52,6 +53,15 @@ pub fn instances(shared: &Arc<Shared>, scope: Scope) -> Result<Response, Problem
             Some(view) => message("set", &InstanceJson::new(view)),
             None => message("removed", &serde_json::json!({"name": name})),
         }]
+    })
+}
+
+/// Watches where clients connect: `set` and `removed`.
+pub fn connects(shared: &Arc<Shared>, scope: Scope) -> Result<Response, Problem> {
+    respond(shared, scope, |name, before, now| match (before.map(Connect::new), now.map(Connect::new)) {
+        (before, Some(now)) if before.as_ref() != Some(&now) => vec![message("set", &now)],
+        (_, Some(_)) => Vec::new(),
+        (_, None) => vec![message("removed", &serde_json::json!({"name": name}))],
     })
 }
 

@@ -7,12 +7,13 @@ use axum::http::StatusCode;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::ApiState;
 use super::problem::Problem;
 use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
-use crate::spec::{Parsed, parse_document};
+use crate::spec::{Parsed, join_errors, parse_document, parse_documents};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
 /// How often documents are read and decided again when somebody else wrote meanwhile.
@@ -235,6 +236,28 @@ async fn commit(
         written.extend(applied.map(|applied| (applied.name.clone(), applied)));
     }
     Ok(())
+}
+
+/// Changes fields of the stored document's spec, and nothing else of it.
+pub async fn change(state: &ApiState, name: &str, fields: &Value) -> Result<(), Problem> {
+    for attempt in 1.. {
+        let stored = read_one(state, name).await?.document.ok_or_else(|| Problem::no_instance(name))?;
+        let instance = parse_document(&stored.value).map_err(|errors| {
+            let why = format!("the document of {name} is not valid, apply another: {}", join_errors(&errors));
+            Problem::new(StatusCode::CONFLICT, why)
+        })?;
+        let mut document = serde_json::to_value(&instance).expect("a document is JSON");
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            document["spec"][field] = value.clone();
+        }
+        let documents = parse_documents(&document.to_string()).map_err(Problem::invalid)?;
+        let options = Options { dry_run: false, if_match: Some(stored.revision) };
+        match apply(state, &documents, options).await {
+            Err(Problem { status: 412, .. }) if attempt < CONFLICTS_MAX => {}
+            other => return other.map(drop),
+        }
+    }
+    unreachable!("the last attempt returns")
 }
 
 // ---------------------------------------------------------------------------------------------

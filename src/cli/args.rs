@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
-use crate::settings::Flags;
+use crate::settings::{Flags, Listen};
 use crate::spec::{Cpus, Period, Size};
 use crate::telemetry::Format;
 
@@ -47,6 +47,10 @@ pub enum Command {
     Local(LocalArgs),
     /// Declare instances: create them, or change them to what the files say
     Apply(ApplyArgs),
+    /// Declare one instance without a file
+    Create(CreateArgs),
+    /// Open redis-cli on an instance's master, or print where that is
+    Connect(ConnectArgs),
     /// Show how files differ from what is declared now
     Diff(DiffArgs),
     /// List instances
@@ -101,6 +105,10 @@ pub struct LocalArgs {
     /// Where the HTTP API listens
     #[arg(long, env = "REDISCTL_LISTEN", value_name = "IP:PORT", default_value = crate::settings::LISTEN)]
     pub listen: SocketAddr,
+    /// Where Redis clients find masters by Sentinel's protocol; or none
+    #[arg(long, env = "REDISCTL_SENTINEL_LISTEN", value_name = "IP:PORT|none",
+        default_value = crate::settings::SENTINEL_LISTEN)]
+    pub sentinel_listen: Listen,
     /// Where the store and the files of the nodes are kept [default: a new directory, removed at the
     /// end]
     #[arg(long, value_name = "DIR")]
@@ -132,6 +140,68 @@ pub struct ApplyArgs {
     /// How long to wait
     #[arg(long, value_name = "PERIOD", default_value = "5m")]
     pub timeout: Period,
+}
+
+/// Arguments of `create`.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// The instance
+    pub name: String,
+    /// Redis' maxmemory, such as 256Mi; a plain number is mebibytes
+    #[arg(short, long, value_name = "SIZE")]
+    pub memory: Size,
+    /// How many replicas
+    #[arg(short, long, visible_alias = "slaves", value_name = "NUMBER", default_value_t = 0)]
+    pub replicas: u32,
+    /// At most so many of its nodes on one agent [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub distribution: Option<u32>,
+    /// Do nothing but say what would be done, or print the document
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the document
+    #[arg(short, long, value_name = "FORM")]
+    pub output: Option<DocumentForm>,
+    /// Wait until it is ready, and show each step
+    #[arg(short, long, conflicts_with = "dry_run")]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "PERIOD", default_value = "5m")]
+    pub timeout: Period,
+}
+
+/// How a document is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DocumentForm {
+    /// As files for `apply` mostly are.
+    Yaml,
+    /// The same.
+    Json,
+}
+
+/// Arguments of `connect`.
+#[derive(Args, Debug)]
+pub struct ConnectArgs {
+    /// The instance
+    pub name: String,
+    /// Print this instead of opening redis-cli
+    #[arg(long, value_name = "WHAT")]
+    pub print: Option<Print>,
+    /// The redis-cli to run: a path, or a name that is looked up in PATH
+    #[arg(long, env = "REDISCTL_REDIS_CLI", value_name = "PATH", default_value = "redis-cli")]
+    pub redis_cli: PathBuf,
+    /// More arguments of redis-cli, such as a command
+    #[arg(last = true, value_name = "ARGUMENT", conflicts_with = "print")]
+    pub arguments: Vec<String>,
+}
+
+/// What is printed of a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Print {
+    /// `redis://HOST:PORT`.
+    Url,
+    /// `HOST:PORT`.
+    Address,
 }
 
 /// Arguments of `diff`.

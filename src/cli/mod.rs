@@ -13,6 +13,8 @@ use clap::{CommandFactory as _, Parser as _};
 mod apply;
 mod args;
 mod client;
+mod connect;
+mod create;
 mod describe;
 mod diff;
 mod documents;
@@ -92,6 +94,8 @@ fn run(cli: Cli) -> Result<Exit> {
 async fn ask(client: &Client, command: Command) -> Result<Exit> {
     match command {
         Command::Apply(args) => apply::apply(client, &args).await,
+        Command::Create(args) => create::create(client, &args).await,
+        Command::Connect(args) => connect::connect(client, &args).await,
         Command::Diff(args) => diff::diff(client, &args).await,
         Command::Get(args) => get::get(client, &args).await,
         Command::Describe(args) => describe::describe(client, &args.name).await,

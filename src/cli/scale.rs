@@ -9,7 +9,7 @@ use super::apply::report;
 use super::args::ScaleArgs;
 use super::client::{Client, Outcome};
 use super::outcome::{Exit, failure};
-use super::view::{Instance, Problem};
+use super::view::Instance;
 use crate::spec::{API_VERSION, KIND};
 
 /// How often we read and change the document again when somebody else changed it meanwhile.
@@ -27,7 +27,10 @@ pub async fn scale(client: &Client, args: &ScaleArgs) -> Result<Exit> {
             Some(Outcome::Applied(applied)) => {
                 return report(client, &applied, args.dry_run, args.wait.then_some(args.timeout)).await;
             }
-            Some(Outcome::Refused(problem)) => return Err(failure(Exit::Usage, refusal(name, problem))),
+            Some(Outcome::Refused(problem)) => {
+                let outcome = format!("nothing was changed, for {name} cannot be scaled so");
+                return Err(failure(Exit::Usage, problem.lines(&outcome)));
+            }
             None => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
@@ -56,14 +59,4 @@ fn scaled(stored: &Instance, args: &ScaleArgs) -> Result<Value> {
     }
     let metadata = json!({"name": name, "labels": stored.metadata.labels});
     Ok(json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}))
-}
-
-/// What is wrong, by field: the lines are those of a text that the user has never seen.
-fn refusal(name: &str, problem: Problem) -> String {
-    let Problem { title, detail, errors } = problem;
-    if errors.is_empty() {
-        return if detail.is_empty() { title } else { detail };
-    }
-    let lines: Vec<String> = errors.iter().map(|error| format!("  {}: {}", error.path, error.message)).collect();
-    format!("nothing was changed, for {name} cannot be scaled so:\n{}", lines.join("\n"))
 }

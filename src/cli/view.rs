@@ -141,6 +141,18 @@ pub struct Problem {
     pub errors: Vec<DocumentError>,
 }
 
+impl Problem {
+    /// What is wrong, by field: for a document that the user has never seen. `outcome`: what was not done.
+    pub fn lines(self, outcome: &str) -> String {
+        let Problem { title, detail, errors } = self;
+        if errors.is_empty() {
+            return if detail.is_empty() { title } else { detail };
+        }
+        let lines: Vec<String> = errors.iter().map(|error| format!("  {}: {}", error.path, error.message)).collect();
+        format!("{outcome}:\n{}", lines.join("\n"))
+    }
+}
+
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

@@ -78,6 +78,35 @@ pub struct Answer {
     /// What it last wanted to write to its disk, it could not.
     #[serde(default)]
     pub disk_fails: bool,
+    /// What it counts and measures, for people.
+    #[serde(default)]
+    pub gauges: Gauges,
+}
+
+/// What a node counts and measures since it started. Nothing is decided by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gauges {
+    /// `uptime_in_seconds`.
+    pub uptime_s: u64,
+    /// `connected_clients`: replicas are not counted, the operator is.
+    pub clients: u64,
+    /// `total_commands_processed`.
+    pub commands: u64,
+    /// `keyspace_hits`.
+    pub hits: u64,
+    /// `keyspace_misses`.
+    pub misses: u64,
+    /// `evicted_keys`.
+    pub evicted: u64,
+    /// `expired_keys`.
+    pub expired: u64,
+    /// `master_link_down_since_seconds`; 0: the link is up, or it is a master.
+    pub link_down_s: u64,
+    /// `master_last_io_seconds_ago`; 0 of a master.
+    pub last_io_s: u64,
+    /// `rdb_last_save_time`, in seconds since 1970: the last save that succeeded, or the start.
+    pub last_save_s: u64,
 }
 
 impl Answer {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tracing::{error, info, warn};
 
+use crate::board::Measured;
 use crate::clock::now;
 use crate::model::{MesosCall, MesosEvent, TaskState, Timestamp};
 use crate::reconcile::action::Plan;
@@ -124,7 +125,12 @@ impl Controller {
 
     fn learn(&mut self, event: Event) {
         match &event {
-            Event::Probed(probe) => self.parts.probes.0.probed(probe, &self.parts.metrics),
+            Event::Probed(probe) => {
+                self.parts.probes.0.probed(probe, &self.parts.metrics);
+                if let Ok(answer) = &probe.result {
+                    self.parts.board.measure(&probe.task_id, Measured::new(answer, probe.at));
+                }
+            }
             Event::Mesos(MesosEvent::Update(update)) => {
                 self.parts.metrics.task_update(update.state);
                 if update.state == TaskState::Running {

@@ -46,8 +46,8 @@ pub struct RedisInstance {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata {
-    /// A DNS label (lower case letters, digits, `-`), at most 40 characters.
-    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    /// Letters, digits, `-` and `_`, at most 40 of them, with a letter first and no `-` or `_` last.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-zA-Z]([-_a-zA-Z0-9]*[a-zA-Z0-9])?$"))]
     pub name: String,
     /// Free labels for people and selectors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

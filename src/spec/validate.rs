@@ -75,13 +75,13 @@ fn is(value: &str, allowed: &str) -> Result<(), String> {
 }
 
 fn name(name: &str) -> Result<(), String> {
-    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let well_formed = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     check(well_formed && name.len() <= NAME_CHARS_MAX, || {
         format!(
-            "{name:?} is not a name: allowed are 1 to {NAME_CHARS_MAX} lower case letters, digits and -, \
-             with a letter first and no - last"
+            "{name:?} is not a name: allowed are 1 to {NAME_CHARS_MAX} letters, digits, - and _, \
+             with a letter first and no - or _ last"
         )
     })
 }

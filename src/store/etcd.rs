@@ -11,6 +11,7 @@ use members::{Failure, Member, Members, Patience};
 
 mod election;
 mod members;
+mod presence;
 mod tail;
 
 /// Used when the URL names no prefix.
@@ -177,6 +178,11 @@ impl EtcdStore {
     /// See [`super::Store::campaign`].
     pub async fn campaign(&self, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
         election::campaign(self, candidate, ttl).await
+    }
+
+    /// See [`super::Store::announce`].
+    pub async fn announce(&self, key: &str, value: &[u8], ttl: Duration) {
+        presence::keep(self, key, value, ttl).await;
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `requests/NAME/KIND` | the API | [`crate::model::Request`] |
 //! | `operator/framework` | the leader | the framework id |
 //! | `operator/leader` | candidates | who leads, and where its API is |
+//! | `operators/ID` | each operator | [`crate::board::Peer`]: where it listens; gone soon after it |
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,6 +58,12 @@ pub fn events_key(name: &str) -> String {
 pub fn request_key(name: &str, kind: crate::model::RequestKind) -> String {
     format!("requests/{name}/{}", kind.as_str())
 }
+/// The key of an operator that runs.
+pub fn operator_key(id: &str) -> String {
+    format!("{OPERATORS}{id}")
+}
+/// The operators that run, below this.
+pub const OPERATORS: &str = "operators/";
 /// The key of the framework id.
 pub const FRAMEWORK_KEY: &str = "operator/framework";
 /// The key that the leader holds.
@@ -309,6 +316,15 @@ impl Store {
     /// its former leadership is deleted.
     pub async fn campaign(&self, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
         both!(self, s => s.campaign(candidate, ttl).await)
+    }
+
+    /// Keeps a key for as long as the call lasts, which is until it is dropped, and `ttl` longer. A
+    /// file has one process, which knows of itself: there nothing is written.
+    pub async fn announce(&self, key: &str, value: &[u8], ttl: Duration) {
+        match self {
+            Store::Etcd(store) => store.announce(key, value, ttl).await,
+            Store::File(_) => std::future::pending().await,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub struct Operator {
     /// The program and its arguments.
     words: Vec<String>,
     listen: String,
+    sentinel: String,
     client: reqwest::Client,
     _ports: Ports,
 }
@@ -36,17 +37,18 @@ impl Operator {
 
     /// The same on the machine with that address, where `program` starts the binary.
     pub fn spawn_by(program: &Command, ip: &str, store: &str, mesos: &str, more: &[&str]) -> Operator {
-        let (ports, home) = (Ports::lease(1), Home::new("operator"));
-        let listen = format!("{ip}:{}", ports.next());
+        let (ports, home) = (Ports::lease(2), Home::new("operator"));
+        let (listen, sentinel) = (format!("{ip}:{}", ports.next()), format!("{ip}:{}", ports.next()));
         let program = [program.get_program()].into_iter().chain(program.get_args());
         let program = program.map(|word| word.to_str().expect("it is text"));
-        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen];
+        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", &sentinel];
         let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
         let mut operator = Operator {
             process: Process::none(),
             home,
             words: program.chain(args).chain(more.iter().copied()).map(ToString::to_string).collect(),
             listen,
+            sentinel,
             client,
             _ports: ports,
         };

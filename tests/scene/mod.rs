@@ -106,6 +106,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         keys: 5,
         connected_replicas: 0,
         disk_fails: false,
+        gauges: Gauges::default(),
     };
     Node {
         record: Stored { value: record, revision: 10 + i64::from(ordinal) },

@@ -186,6 +186,7 @@ impl Redis {
             keys: u64::from(p.data.count_ones()),
             connected_replicas: 0,
             disk_fails: false,
+            gauges: Gauges::default(),
         }
     }
 

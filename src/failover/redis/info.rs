@@ -3,18 +3,19 @@
 //! Works with the fields of Redis 6.0 to 7.4. Nothing in a reply can do more harm than to be no
 //! answer: unknown lines are skipped, numbers that are none count as 0.
 
-use crate::model::{Address, Answer, Role};
+use crate::model::{Address, Answer, Gauges, Role};
 
 /// The sections that are asked for; one INFO each, because one INFO of several sections came with
 /// Redis 7.0.
-pub(super) const SECTIONS: [&str; 4] = ["replication", "memory", "persistence", "keyspace"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["replication", "memory", "persistence", "keyspace", "server", "clients", "stats"];
 
 /// A link that has been down for longer than this (in seconds, about 30 years) never was up: Redis
 /// 6.0 counts from the epoch then. Later ones say -1.
 const NEVER_S: i64 = 1_000_000_000;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 25] = [
     "role",
     "master_host",
     "master_port",
@@ -32,6 +33,14 @@ const FIELDS: [&str; 17] = [
     "loading",
     "rdb_last_bgsave_status",
     "aof_last_write_status",
+    "rdb_last_save_time",
+    "uptime_in_seconds",
+    "connected_clients",
+    "total_commands_processed",
+    "keyspace_hits",
+    "keyspace_misses",
+    "evicted_keys",
+    "expired_keys",
 ];
 
 /// The fields of one or more sections, as far as they are looked at: a few, so a list is quickest.
@@ -84,13 +93,34 @@ impl<'a> Info<'a> {
             disk_fails: ["rdb_last_bgsave_status", "aof_last_write_status"]
                 .iter()
                 .any(|field| self.text(field) == Some("err")),
+            gauges: self.gauges(),
         })
+    }
+
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            uptime_s: self.number("uptime_in_seconds"),
+            clients: self.number("connected_clients"),
+            commands: self.number("total_commands_processed"),
+            hits: self.number("keyspace_hits"),
+            misses: self.number("keyspace_misses"),
+            evicted: self.number("evicted_keys"),
+            expired: self.number("expired_keys"),
+            link_down_s: self.link_down_s().unwrap_or_default(),
+            last_io_s: self.number("master_last_io_seconds_ago"),
+            last_save_s: self.number("rdb_last_save_time"),
+        }
+    }
+
+    /// How long the link to the master has been down; none: it is up, or never was.
+    fn link_down_s(&self) -> Option<u64> {
+        let down_s: i64 = self.text("master_link_down_since_seconds")?.parse().ok()?;
+        u64::try_from(down_s).ok().filter(|_| down_s <= NEVER_S)
     }
 
     /// A replica that never had a link to any master since it started.
     pub fn never_synced(&self) -> bool {
-        let down_s: i64 = self.number("master_link_down_since_seconds");
-        self.text("master_link_status") == Some("down") && !(0..=NEVER_S).contains(&down_s)
+        self.text("master_link_status") == Some("down") && self.link_down_s().is_none()
     }
 
     fn follows(&self) -> Option<Address> {
@@ -120,7 +150,9 @@ mod tests {
         slave_read_repl_offset:1\r\nslave_repl_offset:4711\r\nmaster_link_down_since_seconds:-1\r\n\
         connected_slaves:0\r\nmaster_replid:870e49b4\r\nmaster_repl_offset:0\r\n# Memory\r\nused_memory:939152\r\n\
         used_memory_human:917.14K\r\nmaxmemory:268435456\r\n# Persistence\r\nloading:1\r\nasync_loading:0\r\n\
-        # Keyspace\r\ndb0:keys=12,expires=0,avg_ttl=0\r\ndb11:keys=3,expires=1,avg_ttl=5\r\ndbx:keys=100\r\n";
+        rdb_last_save_time:1763760000\r\n# Server\r\nuptime_in_seconds:61\r\n# Clients\r\nconnected_clients:2\r\n\
+        # Stats\r\ntotal_commands_processed:7\r\nkeyspace_hits:5\r\nkeyspace_misses:1\r\nevicted_keys:3\r\n\
+        expired_keys:4\r\n# Keyspace\r\ndb0:keys=12,expires=0,avg_ttl=0\r\ndb11:keys=3,expires=1,avg_ttl=5\r\ndbx:keys=100\r\n";
 
     #[test]
     fn a_replica_is_read_in_full() {
@@ -140,6 +172,18 @@ mod tests {
             keys: 15,
             connected_replicas: 0,
             disk_fails: false,
+            gauges: Gauges {
+                uptime_s: 61,
+                clients: 2,
+                commands: 7,
+                hits: 5,
+                misses: 1,
+                evicted: 3,
+                expired: 4,
+                link_down_s: 0,
+                last_io_s: 0,
+                last_save_s: 1_763_760_000,
+            },
         };
         assert_eq!(answer, expected);
     }
