@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-failover bench-calm chaos schema rig clean packages
+.PHONY: help demo test check lint bench bench-failover bench-calm chaos schema rig clients clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
@@ -16,7 +16,7 @@ demo: ## From nothing to a replicated Redis on a local cluster, and back to noth
 	@scripts/need $(BUILD_PACKAGES) redis-server
 	@scripts/demo
 
-test: packages rig ## All tests, on real etcd, Redis and Mesos (installs what they need)
+test: packages rig clients ## All tests, on real etcd, Redis and Mesos (installs what they need)
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; \
 	else cargo test --quiet -- --test-threads=4; fi
 
@@ -52,6 +52,9 @@ schema: ## Writes manifests/ again from the types
 
 rig: ## Builds the real Mesos for tests below target/ (once, about 15 s)
 	@tests/mesos-rig/setup
+
+clients: ## Fetches the Redis clients that others wrote, for tests, below target/ (once)
+	@tests/clients/setup
 
 clean: ## Removes everything that was built
 	@cargo clean

@@ -159,6 +159,8 @@ pub fn answer(sight: &Sight<'_>, client: &mut Client, request: &Request) -> Outc
         return error(format!("ERR wrong number of arguments for '{name}' command"));
     }
     if client.is_subscribed() && client.version == Version::Resp2 && !WHILE_SUBSCRIBED.contains(&command.name) {
+        let subcommand = request.get(1).filter(|_| ["client", "command", "sentinel"].contains(&command.name));
+        let name = subcommand.map_or(name, |subcommand| format!("{}|{}", command.name, subcommand.to_lowercase()));
         return error(format!(
             "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
              this context"

@@ -40,6 +40,15 @@ impl Client {
         self.0.write_all(format!("*{}\r\n{}", words.len(), words.concat()).as_bytes()).await
     }
 
+    /// Reads a line.
+    pub async fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line).await? {
+            0 => Err(Error::other("the end")),
+            _ => Ok(line.trim_end().to_string()),
+        }
+    }
+
     /// Reads a reply of one line: what it says, or why Redis refuses.
     pub async fn reply(&mut self) -> Result<std::result::Result<String, String>> {
         let mut line = String::new();

@@ -19,6 +19,7 @@ mod lifecycle;
 mod nodes;
 mod operator;
 mod restarts;
+mod sentinel;
 mod world;
 
 /// Makes a test of each scenario for each kind of cluster.
@@ -120,6 +121,10 @@ scenarios! {
         etcd_stops_and_comes_back,
         etcd_hangs_and_wakes,
         an_emptied_store_freezes_the_operator;
+    sentinel:
+        clients_of_others_find_the_new_master_by_name_and_write_on,
+        a_new_master_is_published_when_it_takes_writes,
+        the_other_operators_are_the_other_sentinels_and_answer_the_same;
     restarts:
         an_operator_killed_at_random_moments_goes_on_where_it_was,
         an_operator_killed_again_and_again_amid_changes_loses_nothing,

@@ -68,6 +68,11 @@ impl Operator {
         format!("http://{}", self.listen)
     }
 
+    /// Where it answers as a Redis Sentinel.
+    pub fn sentinel(&self) -> &str {
+        &self.sentinel
+    }
+
     /// Whether its process runs; one that ended by itself does not.
     pub fn runs(&self) -> bool {
         self.process.runs()

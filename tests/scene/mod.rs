@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{
+use redisctl::model::{Gauges, 
     Address, Amount, Answer, InstanceRecord, Launch, NoAnswer, NodeRecord, Offer, Piece, Request, RequestKind, Role,
     TaskRecord, TaskState, TaskUpdate, Timestamp, task_id,
 };
