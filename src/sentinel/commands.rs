@@ -111,7 +111,7 @@ const fn command(
     Command { name, arity, answer }
 }
 
-const COMMANDS: [Command; 14] = [
+const COMMANDS: [Command; 13] = [
     command("auth", -2, |_, _, _| error(NO_PASSWORD)),
     command("client", -2, client),
     command("command", -1, command_table),
@@ -121,7 +121,6 @@ const COMMANDS: [Command; 14] = [
     command("psubscribe", -2, |_, client, words| subscribe(client, words, true)),
     command("punsubscribe", -1, |_, client, words| unsubscribe(client, words, true)),
     command("quit", -1, |_, _, _| Outcome::Close(Reply::ok())),
-    command("reset", 1, reset),
     command("role", 1, role),
     command("sentinel", -2, sentinel),
     command("subscribe", -2, |_, client, words| subscribe(client, words, false)),
@@ -129,8 +128,7 @@ const COMMANDS: [Command; 14] = [
 ];
 
 /// What a client that gets lists for pushes may still ask while it is subscribed.
-const WHILE_SUBSCRIBED: [&str; 7] =
-    ["ping", "psubscribe", "punsubscribe", "quit", "reset", "subscribe", "unsubscribe"];
+const WHILE_SUBSCRIBED: [&str; 6] = ["ping", "psubscribe", "punsubscribe", "quit", "subscribe", "unsubscribe"];
 
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. \
                            Are you sure your configuration is correct?";
@@ -205,11 +203,6 @@ fn ping(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
         return Reply::texts(["pong".to_string(), text.unwrap_or_default()]).into();
     }
     text.map_or_else(|| Reply::Status("PONG".to_string()), Reply::Text).into()
-}
-
-fn reset(_: &Sight<'_>, client: &mut Client, _: &[String]) -> Outcome {
-    *client = Client::new(client.id, std::mem::take(&mut client.address));
-    Reply::Status("RESET".to_string()).into()
 }
 
 fn hello(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
