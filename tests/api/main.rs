@@ -16,10 +16,13 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+mod connect;
+mod mr_redis;
+#[path = "../support/mod.rs"]
 mod support;
 
-const ORDERS: &str = include_str!("../examples/orders.yaml");
-const MANY: &str = include_str!("../examples/many.yaml");
+const ORDERS: &str = include_str!("../../examples/orders.yaml");
+const MANY: &str = include_str!("../../examples/many.yaml");
 /// For one event of a watch, on a loaded machine.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -141,6 +144,25 @@ fn view(name: &str, phase: Phase) -> InstanceView {
         plan: None,
         events: Arc::new(Vec::new()),
         deleting: false,
+    }
+}
+
+/// A node that is ready; its task is `NAME.1`.
+fn node(name: &str, role: Role, address: &str) -> NodeStatus {
+    NodeStatus {
+        name: name.to_string(),
+        task_id: format!("{name}.1"),
+        agent: "a".to_string(),
+        hostname: "h".to_string(),
+        domain: None,
+        address: address.to_string(),
+        role,
+        state: NodeState::Ready,
+        message: String::new(),
+        link: None,
+        offset: None,
+        lag: None,
+        used_memory: None,
     }
 }
 
@@ -368,21 +390,7 @@ async fn readiness_says_what_is_missing_and_health_does_not_care() {
 async fn metrics_count_instances_and_requests_without_their_names() {
     let api = Api::start().await;
     let mut orders = view("orders", Phase::Ready);
-    orders.status.nodes.push(NodeStatus {
-        name: "orders-0".to_string(),
-        task_id: "orders-0.1".to_string(),
-        agent: "a".to_string(),
-        hostname: "h".to_string(),
-        domain: None,
-        address: "127.0.0.1:1".to_string(),
-        role: Role::Master,
-        state: NodeState::Ready,
-        message: String::new(),
-        link: None,
-        offset: None,
-        lag: None,
-        used_memory: None,
-    });
+    orders.status.nodes.push(node("orders-0", Role::Master, "127.0.0.1:1"));
     api.board.set(orders);
     api.get("/v1/instances/orders").await;
     api.get("/v1/nowhere/orders").await;
