@@ -1,11 +1,13 @@
 //! `redisctl`: a reconciling operator for Redis on Apache Mesos.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod failover;
+mod glob;
 pub mod local;
 pub mod mesos;
 pub mod metrics;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::access::Access;
 use crate::api::{self, ApiState};
 use crate::board::{Board, Peer};
 use crate::clock::now;
@@ -106,7 +107,8 @@ fn stop_signal() -> Result<CancellationToken> {
 async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, stop: CancellationToken) -> Result<()> {
     let board = Arc::new(Board::default());
     let metrics = Arc::new(Metrics::default());
-    let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone() };
+    let access = Arc::new(Access::read(settings.auth_tokens.as_deref())?);
+    let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone(), access };
     info!("API: {}", settings.advertise);
     let sentinel = sentinel_listener(&settings).await?;
     let api = tokio::spawn(api::serve(listener, state.clone(), stop.clone().cancelled_owned()));
@@ -343,6 +345,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     let store = Store::open(&format!("file:{}", dir.join("store.redb").display())).await?;
     forget_nodes(&store).await.context("forget the nodes of an earlier local cluster")?;
     let flags = Flags {
+        insecure_no_auth: Some(settings.insecure_no_auth),
         store: Some("file:unused".to_string()), // It is open already.
         mesos: Some(format!("http://{}", cluster.master_address())),
         listen: Some(listen),

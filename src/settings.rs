@@ -83,6 +83,13 @@ pub struct Flags {
     /// Where Redis clients find masters by Sentinel's protocol; or none [default: 127.0.0.1:26379]
     #[arg(long, env = "REDISCTL_SENTINEL_LISTEN", value_name = "IP:PORT|none")]
     pub sentinel_listen: Option<Listen>,
+    /// Who may do what: a file of hashed tokens, see `redisctl token` [default: none, which is allowed
+    /// on loopback addresses only]
+    #[arg(long, env = "REDISCTL_AUTH_TOKENS", value_name = "FILE")]
+    pub auth_tokens: Option<PathBuf>,
+    /// Let everybody who reaches this do everything
+    #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure_no_auth: Option<bool>,
     /// The Mesos role whose resources are used [default: redisctl]
     #[arg(long, env = "REDISCTL_ROLE", value_name = "ROLE")]
     pub role: Option<String>,
@@ -150,7 +157,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, listen, advertise, sentinel_listen, role, principal, secret_file, framework_name, user,
+            store, mesos, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,
         )
@@ -172,6 +179,11 @@ pub struct OperatorSettings {
     pub advertise: String,
     /// Where it answers as a Redis Sentinel.
     pub sentinel_listen: Listen,
+    /// The file of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_tokens: Option<PathBuf>,
+    /// No tokens, and not on loopback addresses only.
+    pub insecure_no_auth: bool,
     /// The Mesos role.
     pub role: String,
     /// The Mesos principal.
@@ -223,6 +235,8 @@ pub struct LocalSettings {
     pub listen: SocketAddr,
     /// Where it answers as a Redis Sentinel.
     pub sentinel_listen: Listen,
+    /// Not on loopback addresses only.
+    pub insecure_no_auth: bool,
     /// Where the store and the nodes' files are; none: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     /// The redis-server that nodes run.
@@ -265,6 +279,8 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         listen,
         advertise: advertise(given.advertise, listen)?,
         sentinel_listen: given.sentinel_listen.unwrap_or_else(default_sentinel_listen),
+        auth_tokens: given.auth_tokens,
+        insecure_no_auth: given.insecure_no_auth.unwrap_or(false),
         role: text(given.role, "redisctl"),
         principal: given.principal,
         secret_file: given.secret_file,
@@ -356,6 +372,24 @@ fn is_host_port(text: &str) -> bool {
     host_is_good && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
+/// Without tokens only those on this machine are let in, unless the user has said that all shall be.
+fn exposure(settings: &OperatorSettings) -> Result<()> {
+    if settings.auth_tokens.is_some() || settings.insecure_no_auth {
+        return Ok(());
+    }
+    let refuse = |flag: &str, address: SocketAddr| {
+        bail!(
+            "--{flag} {address}: without --auth-tokens only loopback addresses are allowed (127.0.0.1), for everybody \
+             who reaches it could do everything; --insecure-no-auth allows it all the same"
+        )
+    };
+    match settings.sentinel_listen {
+        _ if !settings.listen.ip().is_loopback() => refuse("listen", settings.listen),
+        Listen::At(address) if !address.ip().is_loopback() => refuse("sentinel-listen", address),
+        _ => Ok(()),
+    }
+}
+
 /// What concerns one value alone, or two of them together.
 fn check(settings: &OperatorSettings) -> Result<()> {
     let period = |flag: &str, value: Period, min: u64, max: u64| {
@@ -364,6 +398,7 @@ fn check(settings: &OperatorSettings) -> Result<()> {
         }
         Ok(())
     };
+    exposure(settings)?;
     period("failover-timeout", settings.failover_timeout, 60_000, 52 * 7 * 24 * 3_600_000)?;
     period("probe-interval", settings.probe_interval, 100, 600_000)?;
     period("redis-timeout", settings.redis_timeout, 50, 60_000)?;

@@ -36,7 +36,7 @@ impl Operator {
     pub fn spawn(store: &str, mesos: &str) -> Operator {
         let (ports, home) = (Ports::lease(1), Home::new("bench-operator"));
         let listen = format!("127.0.0.1:{}", ports.next());
-        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", "none"];
+        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", "none", "--insecure-no-auth"];
         let mut operator = Operator {
             process: Process::none(),
             home,

@@ -1,17 +1,18 @@
 //! `/v1/instances/NAME/connect`: where clients connect, for those who want no Sentinel. I/O.
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::Shares;
+use super::{Shares, Who, permit};
 use super::instances::wants_watch;
 use super::problem::Problem;
 use super::query::Params;
 use super::watch::{self, Scope};
 use super::selector::Selector;
+use crate::access::Level;
 use crate::board::InstanceView;
 use crate::model::Role;
 use crate::status::NodeState;
@@ -57,14 +58,16 @@ impl Connect<'_> {
     ))]
 pub(super) async fn connect(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["watch"])?;
+    permit(&caller, Level::Read, &name)?;
     let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
     if wants_watch(&params, &headers)? {
-        return watch::connects(&shared, Scope { name: Some(name), selector: Selector::default() });
+        return watch::connects(&shared, Scope { name: Some(name), selector: Selector::default(), caller });
     }
     Ok(Json(Connect::new(&view)).into_response())
 }

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::Shares;
+use super::{Shares, Who, permit};
 use super::instances::wants_watch;
 use super::problem::Problem;
 use super::query::Params;
 use super::selector::Selector;
 use super::view::EventJson;
 use super::watch::{self, Scope};
+use crate::access::Level;
 use crate::board::InstanceView;
 
 /// Events of one instance, oldest first.
@@ -31,14 +32,16 @@ use crate::board::InstanceView;
     ))]
 pub(super) async fn of_instance(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["watch"])?;
+    permit(&caller, Level::Read, &name)?;
     let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
     if wants_watch(&params, &headers)? {
-        return watch::events(&shared, Scope { name: Some(name), selector: Selector::default() });
+        return watch::events(&shared, Scope { name: Some(name), selector: Selector::default(), caller });
     }
     Ok(answer(&[view]))
 }
@@ -47,12 +50,19 @@ pub(super) async fn of_instance(
 #[utoipa::path(get, path = "/v1/events", tag = "events",
     params(("watch" = Option<bool>, Query, description = "Server-sent events, as of one instance")),
     responses((status = 200, body = super::openapi::EventList)))]
-pub(super) async fn of_all(State(shared): Shares, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn of_all(
+    State(shared): Shares,
+    Extension(caller): Who,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["watch"])?;
     if wants_watch(&params, &headers)? {
-        return watch::events(&shared, Scope { name: None, selector: Selector::default() });
+        return watch::events(&shared, Scope { name: None, selector: Selector::default(), caller });
     }
-    Ok(answer(&shared.state.board.list()))
+    let mut views = shared.state.board.list();
+    views.retain(|view| caller.may(Level::Read, &view.name));
+    Ok(answer(&views))
 }
 
 fn answer(views: &[Arc<InstanceView>]) -> Response {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -16,7 +16,9 @@ use super::selector::Selector;
 use super::view::{InstanceJson, ListJson};
 use super::watch::{self, Scope};
 use super::write::{self, Applied, Options};
-use super::{Shared, Shares};
+use super::{Shared, Shares, Who, permit};
+use crate::access::{Caller, Level};
+use crate::board::InstanceView;
 use crate::spec::{Parsed, Path as Field, SpecError, TEXT_BYTES_MAX, parse_documents};
 
 /// For a body of at most 1 MiB, over a poor line; a client that stops in the middle is not waited for.
@@ -46,15 +48,23 @@ pub(super) fn wants_watch(params: &Params, headers: &HeaderMap) -> Result<bool, 
         (status = 200, body = super::openapi::InstanceList),
         (status = 400, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn list(State(shared): Shares, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(shared): Shares,
+    Extension(caller): Who,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["labelSelector", "watch"])?;
     let selector = params.get("labelSelector").unwrap_or_default().parse::<Selector>();
     let selector = selector.map_err(|err| Problem::new(StatusCode::BAD_REQUEST, err))?;
     if wants_watch(&params, &headers)? {
-        return watch::instances(&shared, Scope { name: None, selector });
+        return watch::instances(&shared, Scope { name: None, selector, caller });
     }
     let views = shared.state.board.list();
-    let selected = views.iter().map(Arc::as_ref).filter(|view| selector.selects(super::view::labels(view)));
+    let selected = |view: &&InstanceView| {
+        selector.selects(super::view::labels(view)) && caller.may(Level::Read, &view.name)
+    };
+    let selected = views.iter().map(Arc::as_ref).filter(selected);
     Ok(Json(ListJson::new(selected)).into_response())
 }
 
@@ -71,14 +81,16 @@ pub(super) async fn list(State(shared): Shares, uri: Uri, headers: HeaderMap) ->
     ))]
 pub(super) async fn get(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["watch"])?;
+    permit(&caller, Level::Read, &name)?;
     let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
     if wants_watch(&params, &headers)? {
-        return watch::instances(&shared, Scope { name: Some(name), selector: Selector::default() });
+        return watch::instances(&shared, Scope { name: Some(name), selector: Selector::default(), caller });
     }
     let revision = [(header::ETAG, format!("\"{}\"", view.revision))];
     Ok((revision, Json(InstanceJson::new(&view))).into_response())
@@ -97,10 +109,15 @@ pub(super) async fn get(
         (status = 422, description = "A document is not valid, or changes what cannot change: nothing was changed",
             body = Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn apply(State(shared): Shares, uri: Uri, body: Body) -> Result<Json<AppliedAll>, Problem> {
+pub(super) async fn apply(
+    State(shared): Shares,
+    Extension(caller): Who,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<AppliedAll>, Problem> {
     let dry_run = Params::read(&uri, &["dryRun"])?.flag("dryRun")?;
     let documents = documents(body).await?;
-    store(&shared, &documents, Options { dry_run, if_match: None }).await
+    store(&shared, &caller, &documents, Options { dry_run, if_match: None }).await
 }
 
 /// Applies the document of one instance.
@@ -122,6 +139,7 @@ pub(super) async fn apply(State(shared): Shares, uri: Uri, body: Body) -> Result
     ))]
 pub(super) async fn put(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -140,7 +158,7 @@ pub(super) async fn put(
         let error = SpecError::at(Field::of(["metadata", "name"]), declared, message);
         return Err(Problem::invalid(document.locate(vec![error])));
     }
-    store(&shared, &documents, Options { dry_run, if_match }).await
+    store(&shared, &caller, &documents, Options { dry_run, if_match }).await
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
@@ -172,7 +190,13 @@ pub(super) async fn text(body: Body, bytes_max: usize) -> Result<String, Problem
         .map_err(|err| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not UTF-8: {err}")))
 }
 
-async fn store(shared: &Shared, documents: &[Parsed], options: Options) -> Result<Json<AppliedAll>, Problem> {
+async fn store(
+    shared: &Shared,
+    caller: &Caller,
+    documents: &[Parsed],
+    options: Options,
+) -> Result<Json<AppliedAll>, Problem> {
+    documents.iter().try_for_each(|document| permit(caller, Level::Write, &document.instance.metadata.name))?;
     let results = write::apply(&shared.state, documents, options).await?;
     if !options.dry_run {
         for Applied { name, result, revision } in &results {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::Router;
+use axum::{Extension, Router};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, Caller, Level};
 use crate::board::Board;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -63,6 +64,8 @@ pub struct ApiState {
     pub store: Store,
     /// What is counted, and told at `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Who is let in.
+    pub access: Arc<Access>,
 }
 
 /// What all handlers share.
@@ -77,6 +80,17 @@ struct Shared {
 }
 
 type Shares = State<Arc<Shared>>;
+/// Who asks.
+type Who = Extension<Caller>;
+
+/// Whether the caller may do this with that instance.
+fn permit(caller: &Caller, level: Level, instance: &str) -> Result<(), Problem> {
+    let refuse = || {
+        let detail = format!("{} may not {level} {instance}: its token allows other instances, or less", caller.name());
+        Problem::new(StatusCode::FORBIDDEN, detail)
+    };
+    caller.may(level, instance).then_some(()).ok_or_else(refuse)
+}
 
 /// The API's routes, for a server of one's own.
 pub fn router(state: ApiState) -> Router {
@@ -145,15 +159,38 @@ async fn unknown_path(uri: Uri) -> Problem {
 }
 
 /// Around every request: counts it, and makes a problem of every refusal.
-async fn around(State(shared): Shares, request: Request, next: Next) -> Response {
+async fn around(State(shared): Shares, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let method = method_label(request.method());
     // The pattern: paths hold names, and there are as many as there are instances.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = as_problem(next.run(request).await);
+    let response = match shared.state.access.caller(bearer(&request)) {
+        Some(caller) => {
+            request.extensions_mut().insert(caller);
+            as_problem(next.run(request).await)
+        }
+        None if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),
+        None => stranger(),
+    };
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
     response
+}
+
+/// Whoever watches the process needs no token.
+const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];
+
+/// The token that a request bears.
+fn bearer(request: &Request) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn stranger() -> Response {
+    let detail = "a token is needed, and none that is known was sent: Authorization: Bearer TOKEN";
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"redisctl\"")];
+    (challenge, Problem::new(StatusCode::UNAUTHORIZED, detail)).into_response()
 }
 
 /// The method, of the few that make a series of their own.

@@ -14,7 +14,8 @@ use serde_json::json;
 use super::instances::text;
 use super::problem::Problem;
 use super::write::{self, Options};
-use super::{AsItIs, Shared, Shares};
+use super::{AsItIs, Shared, Shares, Who, permit};
+use crate::access::{Caller, Level};
 use crate::board::{Board, InstanceView};
 use crate::model::Role;
 use crate::spec::{API_VERSION, KIND, parse_documents};
@@ -62,10 +63,14 @@ fn one() -> u32 {
 /// `POST /v1/CREATE/NAME/MB/MASTERS/SLAVES`.
 pub(super) async fn create(
     State(shared): Shares,
+    Extension(caller): Who,
     Path((name, capacity, masters, slaves)): Path<(String, String, String, String)>,
     body: Body,
 ) -> Told {
     let sizes = [("capacity", &capacity), ("masters", &masters), ("slaves", &slaves)];
+    if let Err(refused) = permit(&caller, Level::Write, &name) {
+        return failed(refused);
+    }
     create_instance(&shared, &name, sizes.map(|(field, value)| number(field, value)), body).await.unwrap_or_else(|t| t)
 }
 
@@ -98,7 +103,10 @@ async fn create_instance(
 }
 
 /// `DELETE /v1/DELETE/NAME`.
-pub(super) async fn delete(State(shared): Shares, Path(name): Path<String>) -> Told {
+pub(super) async fn delete(State(shared): Shares, Extension(caller): Who, Path(name): Path<String>) -> Told {
+    if let Err(refused) = permit(&caller, Level::Admin, &name) {
+        return failed(refused);
+    }
     if shared.state.board.get(&name).is_some_and(|view| view.deleting) {
         return told(StatusCode::UNAUTHORIZED, format!("Instance {name} is already deleted"));
     }
@@ -115,18 +123,35 @@ pub(super) async fn delete(State(shared): Shares, Path(name): Path<String>) -> T
 }
 
 /// `PUT /v1/UPDATE/NAME/Memory/MB`.
-pub(super) async fn update_memory(State(shared): Shares, Path((name, capacity)): Path<(String, String)>) -> Told {
+pub(super) async fn update_memory(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path((name, capacity)): Path<(String, String)>,
+) -> Told {
     let change = number("capacity", &capacity).map(|mib| json!({"memory": format!("{mib}Mi")}));
-    update(&shared, &name, change, "Upgrading the instance").await
+    update(&shared, &caller, &name, change, "Upgrading the instance").await
 }
 
 /// `PUT /v1/UPDATE/NAME/SLAVES/N`.
-pub(super) async fn update_slaves(State(shared): Shares, Path((name, slaves)): Path<(String, String)>) -> Told {
+pub(super) async fn update_slaves(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path((name, slaves)): Path<(String, String)>,
+) -> Told {
     let change = number("slaves", &slaves).map(|slaves| json!({"replicas": slaves}));
-    update(&shared, &name, change, "Upgrading the instance slaves").await
+    update(&shared, &caller, &name, change, "Upgrading the instance slaves").await
 }
 
-async fn update(shared: &Shared, name: &str, change: Result<serde_json::Value, Told>, done: &str) -> Told {
+async fn update(
+    shared: &Shared,
+    caller: &Caller,
+    name: &str,
+    change: Result<serde_json::Value, Told>,
+    done: &str,
+) -> Told {
+    if let Err(refused) = permit(caller, Level::Write, name) {
+        return failed(refused);
+    }
     let change = match change {
         Ok(change) => change,
         Err(wrong) => return wrong,
@@ -146,15 +171,20 @@ fn missing(name: &str) -> Told {
 }
 
 /// `GET /v1/STATUS/NAME`.
-pub(super) async fn status(State(shared): Shares, Path(name): Path<String>) -> Told {
+pub(super) async fn status(State(shared): Shares, Extension(caller): Who, Path(name): Path<String>) -> Told {
+    if let Err(refused) = permit(&caller, Level::Read, &name) {
+        return failed(refused);
+    }
     let board = &shared.state.board;
     board.get(&name).map_or_else(|| missing(&name), |view| json_text(&Status::new(&view, board)))
 }
 
 /// `GET /v1/STATUS`: those that run.
-pub(super) async fn status_all(State(shared): Shares) -> Told {
+pub(super) async fn status_all(State(shared): Shares, Extension(caller): Who) -> Told {
     let board = &shared.state.board;
-    let all: Vec<Status> = board.list().iter().map(|view| Status::new(view, board)).collect();
+    let mut views = board.list();
+    views.retain(|view| caller.may(Level::Read, &view.name));
+    let all: Vec<Status> = views.iter().map(|view| Status::new(view, board)).collect();
     json_text(&all.into_iter().filter(|status| status.status == RUNNING).collect::<Vec<_>>())
 }
 

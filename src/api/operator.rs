@@ -1,14 +1,15 @@
 //! The operator itself: its state, its health, its metrics, and what it would do now. I/O.
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 use super::query::Params;
 use super::watch::WATCHERS_MAX;
-use super::{Shared, Shares};
+use super::{Shared, Shares, Who, permit};
+use crate::access::Level;
 use crate::board::{InstanceView, OperatorView, PlanView};
 
 /// Marks a request that another operator passed on: it is not passed on again.
@@ -78,11 +79,13 @@ pub(super) async fn metrics(State(shared): Shares) -> Response {
     ))]
 pub(super) async fn plan(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<PlanView>, Problem> {
     Params::read(&uri, &[])?;
+    permit(&caller, Level::Read, &name)?;
     let view = shared.state.board.get(&name);
     let operator = shared.state.board.operator();
     if operator.leading {
@@ -93,7 +96,7 @@ pub(super) async fn plan(
         return Err(no_leader("this operator was taken for it, and is not any more: try again"));
     }
     match operator.leader {
-        Some(leader) => leaders_plan(&shared, &leader.api, &name).await.map(Json),
+        Some(leader) => leaders_plan(&shared, &leader.api, &name, headers.get(header::AUTHORIZATION)).await.map(Json),
         None => Err(no_leader("none is known now")),
     }
 }
@@ -104,7 +107,12 @@ fn own_plan(view: &InstanceView) -> PlanView {
     view.plan.clone().unwrap_or_else(waiting)
 }
 
-async fn leaders_plan(shared: &Shared, api: &str, name: &str) -> Result<PlanView, Problem> {
+async fn leaders_plan(
+    shared: &Shared,
+    api: &str,
+    name: &str,
+    token: Option<&HeaderValue>,
+) -> Result<PlanView, Problem> {
     let failed = |why: &dyn std::fmt::Display| {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -118,7 +126,11 @@ async fn leaders_plan(shared: &Shared, api: &str, name: &str) -> Result<PlanView
         name,
         "plan",
     ]);
-    let answer = shared.leader.get(url).header(PASSED_ON, "1").send().await.map_err(|err| failed(&err))?;
+    let mut request = shared.leader.get(url).header(PASSED_ON, "1");
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, token);
+    }
+    let answer = request.send().await.map_err(|err| failed(&err))?;
     if answer.status() == reqwest::StatusCode::NOT_FOUND {
         return Err(Problem::no_instance(name));
     }

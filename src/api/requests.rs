@@ -1,16 +1,17 @@
 //! What is asked for beside the spec: delete, recreate, failover. I/O.
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::Shares;
+use super::{Shares, Who, permit};
 use super::instances::text;
 use super::problem::Problem;
 use super::query::Params;
 use super::write;
+use crate::access::Level;
 use crate::model::{Request, Timestamp, node_name};
 use crate::status::Phase;
 
@@ -72,12 +73,14 @@ pub struct FailingOver {
     ))]
 pub(super) async fn delete(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
 ) -> Result<(StatusCode, Json<Deleting>), Problem> {
     Params::read(&uri, &[])?;
+    permit(&caller, Level::Admin, &name)?;
     write::request_deletion(&shared.state, &name).await?;
-    tracing::info!(instance = name, "deletion was asked for by the API");
+    tracing::info!(instance = name, by = caller.name(), "deletion was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(Deleting { name, deleting: true })))
 }
 
@@ -93,10 +96,12 @@ pub(super) async fn delete(
     ))]
 pub(super) async fn recreate(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
 ) -> Result<(StatusCode, Json<Recreating>), Problem> {
     Params::read(&uri, &[])?;
+    permit(&caller, Level::Admin, &name)?;
     let view = shared.state.board.get(&name).ok_or_else(|| Problem::no_instance(&name))?;
     let phase = view.status.phase;
     if phase != Phase::DataLost {
@@ -104,7 +109,7 @@ pub(super) async fn recreate(
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     write::request_recreation(&shared.state, &name).await?;
-    tracing::info!(instance = name, "a new, empty start was asked for by the API");
+    tracing::info!(instance = name, by = caller.name(), "a new, empty start was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(Recreating { name, recreating: true })))
 }
 
@@ -125,6 +130,7 @@ pub(super) async fn recreate(
     ))]
 pub(super) async fn failover(
     State(shared): Shares,
+    Extension(caller): Who,
     Path(name): Path<String>,
     uri: Uri,
     body: Body,
@@ -132,8 +138,9 @@ pub(super) async fn failover(
     Params::read(&uri, &[])?;
     let wrong = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let Failover { to, force } = failover_of(&name, &text(body, BODY_BYTES_MAX).await?).map_err(wrong)?;
+    permit(&caller, if force { Level::Admin } else { Level::Write }, &name)?;
     let Request { at, to, force, .. } = write::request_failover(&shared.state, &name, to, force).await?;
-    tracing::info!(instance = name, to, force, "a failover was asked for by the API");
+    tracing::info!(instance = name, by = caller.name(), to, force, "a failover was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(FailingOver { name, failover: true, to, force, at })))
 }
 

@@ -22,6 +22,7 @@ use super::connect::Connect;
 use super::problem::Problem;
 use super::selector::Selector;
 use super::view::{EventJson, InstanceJson, labels};
+use crate::access::{Caller, Level};
 use crate::board::{BoardChange, InstanceView};
 
 /// Open watches of one operator: each costs a connection and up to the board's history of changes.
@@ -35,11 +36,15 @@ pub struct Scope {
     pub name: Option<String>,
     /// Instances with these labels.
     pub selector: Selector,
+    /// Instances that this one may look at.
+    pub caller: Caller,
 }
 
 impl Scope {
     fn contains(&self, view: &InstanceView) -> bool {
-        self.name.as_ref().is_none_or(|name| *name == view.name) && self.selector.selects(labels(view))
+        self.name.as_ref().is_none_or(|name| *name == view.name)
+            && self.selector.selects(labels(view))
+            && self.caller.may(Level::Read, &view.name)
     }
 }
 

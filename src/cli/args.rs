@@ -109,6 +109,9 @@ pub struct LocalArgs {
     #[arg(long, env = "REDISCTL_SENTINEL_LISTEN", value_name = "IP:PORT|none",
         default_value = crate::settings::SENTINEL_LISTEN)]
     pub sentinel_listen: Listen,
+    /// Allow other addresses than loopback ones: everybody who reaches them can do everything
+    #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH")]
+    pub insecure_no_auth: bool,
     /// Where the store and the files of the nodes are kept [default: a new directory, removed at the
     /// end]
     #[arg(long, value_name = "DIR")]

@@ -5,9 +5,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::news::News;
 use super::view::{self, Down, master_down, parts};
 use super::wire::{Reply, Request, Version};
+use crate::access::{Access, Caller, Level};
 use crate::board::{Board, InstanceView, OperatorView};
+use crate::glob::matches;
 use crate::model::Timestamp;
 
 /// The version of Redis whose Sentinel this answers like.
@@ -19,6 +22,8 @@ const SUBSCRIPTIONS_MAX: usize = 1000;
 /// A client's connection, as far as its requests change it.
 #[derive(Debug, Default)]
 pub struct Client {
+    /// Who it is, once that is known.
+    caller: Option<Caller>,
     /// A number of its own.
     id: u64,
     /// Where it comes from.
@@ -32,8 +37,12 @@ pub struct Client {
 
 impl Client {
     /// One that has asked for nothing yet.
-    pub fn new(id: u64, address: String) -> Client {
-        Client { id, address, ..Client::default() }
+    pub fn new(id: u64, address: String, caller: Option<Caller>) -> Client {
+        Client { id, address, caller, ..Client::default() }
+    }
+
+    fn may(&self, level: Level, instance: &str) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.may(level, instance))
     }
 
     /// Whether anything is to be told to it.
@@ -42,8 +51,11 @@ impl Client {
     }
 
     /// What it is told of a publication.
-    pub fn told(&self, channel: &str, message: &str) -> Vec<Reply> {
-        let direct = self.channels.contains(channel).then(|| Reply::Push(texts(&["message", channel, message])));
+    pub fn told(&self, News { instance, channel, message }: &News) -> Vec<Reply> {
+        if !self.may(Level::Read, instance) {
+            return Vec::new();
+        }
+        let direct = self.channels.contains(*channel).then(|| Reply::Push(texts(&["message", channel, message])));
         let by_pattern = self.patterns.iter().filter(|pattern| matches(pattern.as_bytes(), channel.as_bytes()));
         let by_pattern = by_pattern.map(|pattern| Reply::Push(texts(&["pmessage", pattern, channel, message])));
         direct.into_iter().chain(by_pattern).collect()
@@ -54,6 +66,8 @@ impl Client {
 pub struct Sight<'a> {
     /// All instances.
     pub board: &'a Board,
+    /// Who is let in.
+    pub access: &'a Access,
     /// This operator, and what it knows of the others.
     pub operator: &'a OperatorView,
     /// The run id of this one.
@@ -112,7 +126,7 @@ const fn command(
 }
 
 const COMMANDS: [Command; 13] = [
-    command("auth", -2, |_, _, _| error(NO_PASSWORD)),
+    command("auth", -2, auth),
     command("client", -2, client),
     command("command", -1, command_table),
     command("hello", -1, hello),
@@ -130,6 +144,13 @@ const COMMANDS: [Command; 13] = [
 /// What a client that gets lists for pushes may still ask while it is subscribed.
 const WHILE_SUBSCRIBED: [&str; 6] = ["ping", "psubscribe", "punsubscribe", "quit", "subscribe", "unsubscribe"];
 
+/// What somebody may ask who has not said who he is.
+const BEFORE_AUTH: [&str; 3] = ["auth", "hello", "quit"];
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const HELLO_WITHOUT_AUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the \
+                                  HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and \
+                                  select the RESP protocol version at the same time";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. \
                            Are you sure your configuration is correct?";
 
@@ -155,6 +176,9 @@ pub fn answer(sight: &Sight<'_>, client: &mut Client, request: &Request) -> Outc
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else { return unknown(request) };
     if !fits(command.arity, request.len()) {
         return error(format!("ERR wrong number of arguments for '{name}' command"));
+    }
+    if client.caller.is_none() && !BEFORE_AUTH.contains(&command.name) {
+        return error("NOAUTH Authentication required.");
     }
     if client.is_subscribed() && client.version == Version::Resp2 && !WHILE_SUBSCRIBED.contains(&command.name) {
         let subcommand = request.get(1).filter(|_| ["client", "command", "sentinel"].contains(&command.name));
@@ -205,7 +229,26 @@ fn ping(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     text.map_or_else(|| Reply::Status("PONG".to_string()), Reply::Text).into()
 }
 
-fn hello(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+fn auth(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    let (user, token) = match &words[1..] {
+        [token] => ("default", token),
+        [user, token] => (user.as_str(), token),
+        _ => return error("ERR syntax error"),
+    };
+    log_in(sight, client, user, token).map_or_else(error, |()| Reply::ok().into())
+}
+
+/// The user is `default`, or the one whose token it is.
+fn log_in(sight: &Sight<'_>, client: &mut Client, user: &str, token: &str) -> Result<(), &'static str> {
+    if sight.access.is_open() {
+        return if user == "default" { Err(NO_PASSWORD) } else { Err(WRONG_PASSWORD) };
+    }
+    let caller = sight.access.caller(Some(token)).filter(|caller| user == "default" || user == caller.name());
+    client.caller = Some(caller.ok_or(WRONG_PASSWORD)?);
+    Ok(())
+}
+
+fn hello(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     let mut version = client.version;
     if let Some(wanted) = words.get(1) {
         version = match wanted.parse::<i64>() {
@@ -218,9 +261,11 @@ fn hello(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     let (mut rest, mut name) = (words.get(2..).unwrap_or_default(), None);
     while let Some(option) = rest.first() {
         match (option.to_lowercase().as_str(), rest) {
-            ("auth", [_, _, _, after @ ..]) => {
-                let _ = after;
-                return error(NO_PASSWORD);
+            ("auth", [_, user, token, after @ ..]) => {
+                if let Err(refused) = log_in(sight, client, user, token) {
+                    return error(refused);
+                }
+                rest = after;
             }
             ("setname", [_, wanted, after @ ..]) if is_name(wanted) => {
                 name = Some(wanted.clone());
@@ -229,6 +274,9 @@ fn hello(_: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
             ("setname", [_, _, ..]) => return error(BAD_NAME),
             _ => return error(format!("ERR Syntax error in HELLO option '{option}'")),
         }
+    }
+    if client.caller.is_none() {
+        return error(HELLO_WITHOUT_AUTH);
     }
     client.version = version;
     client.name = name.unwrap_or_else(|| std::mem::take(&mut client.name));
@@ -318,57 +366,11 @@ fn subscription(client: &Client, kind: &str, channel: Option<&String>) -> Reply 
     Reply::Push(vec![Reply::text(kind), channel, Reply::Number(count)])
 }
 
-/// Whether a name fits a pattern of Redis' kind: `*`, `?`, `[a-c]`, `[^a]`, `\*`. It goes back to the last
-/// star only, so that no pattern takes long.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut at, mut read, mut star) = (0, 0, None);
-    while read < text.len() {
-        if pattern.get(at) == Some(&b'*') {
-            at += 1;
-            star = Some((at, read));
-        } else if let Some(length) = fits_one(&pattern[at..], text[read]) {
-            at += length;
-            read += 1;
-        } else if let Some((after, from)) = star {
-            at = after;
-            read = from + 1;
-            star = Some((after, read));
-        } else {
-            return false;
-        }
-    }
-    pattern[at..].iter().all(|byte| *byte == b'*')
-}
-
-/// The length of the pattern's first part, if the byte fits it.
-fn fits_one(pattern: &[u8], byte: u8) -> Option<usize> {
-    match pattern {
-        [] => None,
-        [b'?', ..] => Some(1),
-        [b'[', class @ ..] => {
-            let (negated, class) = class.strip_prefix(b"^").map_or((false, class), |class| (true, class));
-            let end = class.iter().position(|byte| *byte == b']').unwrap_or(class.len());
-            let length = 1 + usize::from(negated) + (end + 1).min(class.len());
-            (in_class(&class[..end], byte) != negated).then_some(length)
-        }
-        [b'\\', wanted, ..] => (*wanted == byte).then_some(2),
-        [wanted, ..] => (*wanted == byte).then_some(1),
-    }
-}
-
-fn in_class(class: &[u8], byte: u8) -> bool {
-    match class {
-        [] => false,
-        [from, b'-', to, rest @ ..] => (from.min(to)..=from.max(to)).contains(&&byte) || in_class(rest, byte),
-        [one, rest @ ..] => *one == byte || in_class(rest, byte),
-    }
-}
-
 // ---------------------------------------------------------------------------------------------
 // The server
 
-fn role(sight: &Sight<'_>, _: &mut Client, _: &[String]) -> Outcome {
-    let names = named(sight).into_iter().map(|view| view.name.clone());
+fn role(sight: &Sight<'_>, client: &mut Client, _: &[String]) -> Outcome {
+    let names = named(sight, client).into_iter().map(|view| view.name.clone());
     Reply::List(vec![Reply::text("sentinel"), Reply::texts(names)]).into()
 }
 
@@ -393,7 +395,7 @@ fn command_table(_: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
     }
 }
 
-fn info(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
+fn info(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     let wanted = |section: &str| {
         let all = ["all", "default", "everything"];
         words.len() == 1 || words[1..].iter().any(|word| {
@@ -412,13 +414,13 @@ fn info(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
         ));
     }
     if wanted("sentinel") {
-        sections.push(sentinel_section(sight));
+        sections.push(sentinel_section(sight, client));
     }
     Reply::Text(sections.join("\r\n")).into()
 }
 
-fn sentinel_section(sight: &Sight<'_>) -> String {
-    let views = named(sight);
+fn sentinel_section(sight: &Sight<'_>, client: &Client) -> String {
+    let views = named(sight, client);
     let mut text = format!(
         "# Sentinel\r\nsentinel_masters:{}\r\nsentinel_tilt:0\r\nsentinel_tilt_since_seconds:-1\r\n\
          sentinel_running_scripts:0\r\nsentinel_scripts_queue_length:0\r\nsentinel_simulate_failure_flags:0\r\n",
@@ -443,9 +445,9 @@ fn sentinel_section(sight: &Sight<'_>) -> String {
 // SENTINEL
 
 /// The instances that have a master to tell of.
-fn named(sight: &Sight<'_>) -> Vec<Arc<InstanceView>> {
+fn named(sight: &Sight<'_>, client: &Client) -> Vec<Arc<InstanceView>> {
     let mut views = sight.board.list();
-    views.retain(|view| view.status.master.is_some());
+    views.retain(|view| view.status.master.is_some() && client.may(Level::Read, &view.name));
     views
 }
 
@@ -461,43 +463,42 @@ fn sentinel(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome
 }
 
 /// The instance that is named, if it has a master to tell of.
-fn find(sight: &Sight<'_>, name: &str) -> Result<Arc<InstanceView>, Outcome> {
-    let view = sight.board.get(name).filter(|view| view.status.master.is_some());
+fn find(sight: &Sight<'_>, client: &Client, name: &str) -> Result<Arc<InstanceView>, Outcome> {
+    let view = sight.board.get(name).filter(|view| view.status.master.is_some() && client.may(Level::Read, name));
     view.ok_or_else(|| error("ERR No such master with that name"))
 }
 
-fn with(sight: &Sight<'_>, name: &str, answer: impl FnOnce(&InstanceView) -> Outcome) -> Outcome {
-    find(sight, name).map_or_else(|missing| missing, |view| answer(&view))
+fn with(sight: &Sight<'_>, client: &Client, name: &str, answer: impl FnOnce(&InstanceView) -> Outcome) -> Outcome {
+    find(sight, client, name).map_or_else(|missing| missing, |view| answer(&view))
 }
 
-fn address(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    let master = sight.board.get(&words[2]).and_then(|view| view.status.master.clone());
-    let Some(master) = master else { return Reply::NoList.into() };
-    let (ip, port) = parts(&master);
+fn address(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    let Ok(view) = find(sight, client, &words[2]) else { return Reply::NoList.into() };
+    let (ip, port) = view.status.master.as_deref().map_or(("", ""), parts);
     Reply::texts([ip, port]).into()
 }
 
-fn masters(sight: &Sight<'_>, _: &mut Client, _: &[String]) -> Outcome {
-    let views = named(sight);
+fn masters(sight: &Sight<'_>, client: &mut Client, _: &[String]) -> Outcome {
+    let views = named(sight, client);
     Reply::List(views.iter().filter_map(|view| view::master(view, sight.board, sight.others(), sight.now)).collect()).into()
 }
 
-fn master(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    with(sight, &words[2], |view| view::master(view, sight.board, sight.others(), sight.now).unwrap_or(Reply::NoList).into())
+fn master(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    with(sight, client, &words[2], |view| view::master(view, sight.board, sight.others(), sight.now).unwrap_or(Reply::NoList).into())
 }
 
-fn replicas(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    with(sight, &words[2], |view| {
+fn replicas(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    with(sight, client, &words[2], |view| {
         Reply::List(view::replicas(view).map(|node| view::replica(view, node, sight.board, sight.now)).collect()).into()
     })
 }
 
-fn sentinels(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    with(sight, &words[2], |_| Reply::List(sight.operator.others.iter().filter_map(view::sentinel).collect()).into())
+fn sentinels(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    with(sight, client, &words[2], |_| Reply::List(sight.operator.others.iter().filter_map(view::sentinel).collect()).into())
 }
 
-fn ckquorum(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    with(sight, &words[2], |_| {
+fn ckquorum(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    with(sight, client, &words[2], |_| {
         let usable = sight.others() + 1;
         if sight.operator.leader.is_none() {
             let text = format!("NOQUORUM {usable} usable Sentinels. Not enough available Sentinels to reach the majority");
@@ -508,8 +509,11 @@ fn ckquorum(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
     })
 }
 
-fn failover(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
-    with(sight, &words[2], |view| {
+fn failover(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
+    with(sight, client, &words[2], |view| {
+        if !client.may(Level::Write, &view.name) {
+            return error("NOPERM this user has no permissions to run the 'sentinel|failover' command");
+        }
         if !view::replicas(view).any(|node| node.link.as_deref() == Some("up")) {
             return error("NOGOODSLAVE No suitable replica to promote");
         }
@@ -518,14 +522,14 @@ fn failover(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
 }
 
 /// Sentinels ask each other this to agree on a master's death; ours have one leader who decides.
-fn is_down(sight: &Sight<'_>, _: &mut Client, words: &[String]) -> Outcome {
+fn is_down(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     if words[3].parse::<u16>().is_err() || words[4].parse::<i64>().is_err() {
         return error("ERR value is not an integer or out of range");
     }
     let asked = |view: &Arc<InstanceView>| {
         view.status.master.as_deref().is_some_and(|master| parts(master) == (&words[2], &words[3]))
     };
-    let down = named(sight).iter().any(|view| asked(view) && master_down(view) > Down::No);
+    let down = named(sight, client).iter().any(|view| asked(view) && master_down(view) > Down::No);
     Reply::List(vec![Reply::Number(i64::from(down)), Reply::text("*"), Reply::Number(0)]).into()
 }
 

@@ -106,7 +106,7 @@ async fn talk(sentinel: &Sentinel, mut stream: TcpStream, peer: SocketAddr) -> s
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true); // Subscribers may be silent for days.
     let (reader, writer) = stream.split();
     let id = sentinel.clients.fetch_add(1, Ordering::Relaxed);
-    let client = Client::new(id, peer.to_string());
+    let client = Client::new(id, peer.to_string(), sentinel.state.access.caller(None));
     Conversation { sentinel, client, reader, writer, news: None, replies: Vec::new() }.run().await
 }
 
@@ -174,6 +174,7 @@ impl Conversation<'_> {
         let operator = sentinel.state.board.operator();
         let sight = Sight {
             board: &sentinel.state.board,
+            access: &sentinel.state.access,
             operator: &operator,
             id: &sentinel.id,
             port: sentinel.address.port(),
@@ -199,7 +200,7 @@ impl Conversation<'_> {
     }
 
     fn tell(&mut self, news: &News) {
-        for reply in self.client.told(news.channel, &news.message) {
+        for reply in self.client.told(news) {
             self.reply(&reply);
         }
     }

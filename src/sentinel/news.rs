@@ -9,6 +9,8 @@ use crate::status::NodeState;
 /// A publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
+    /// The instance that it is about.
+    pub instance: String,
     /// `+switch-master`.
     pub channel: &'static str,
     /// `orders 10.0.0.7 31007 10.0.0.8 31020`.
@@ -51,7 +53,7 @@ impl Told {
                 let (old_ip, old_port) = parts(&before);
                 let (ip, port) = parts(master);
                 let message = format!("{name} {old_ip} {old_port} {ip} {port}");
-                out.push(News { channel: "+switch-master", message });
+                out.push(News { instance: name.clone(), channel: "+switch-master", message });
                 self.take(master, view, out);
             }
             Some(master) if view.status.epoch < self.epoch => {
@@ -120,12 +122,13 @@ fn node_down(view: &InstanceView, address: &str) -> Down {
 
 fn of_master(channel: &'static str, name: &str, master: &str) -> News {
     let (ip, port) = parts(master);
-    News { channel, message: format!("master {name} {ip} {port}") }
+    News { instance: name.to_string(), channel, message: format!("master {name} {ip} {port}") }
 }
 
 fn of_replica(channel: &'static str, replica: &str, name: &str, master: &str) -> News {
     let ((ip, port), (master_ip, master_port)) = (parts(replica), parts(master));
-    News { channel, message: format!("slave {replica} {ip} {port} @ {name} {master_ip} {master_port}") }
+    let message = format!("slave {replica} {ip} {port} @ {name} {master_ip} {master_port}");
+    News { instance: name.to_string(), channel, message }
 }
 
 fn with(news: News, more: &str) -> News {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use proptest::prelude::*;
+use redisctl::access::Access;
 use redisctl::api::{ApiState, openapi, serve};
 use redisctl::board::{Board, InstanceView, PlanView};
 use redisctl::metrics::Metrics;
@@ -49,7 +50,7 @@ impl Api {
         let board = Arc::new(Board::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let state = ApiState { board: board.clone(), store: store.clone(), metrics: Arc::new(Metrics::new()) };
+        let state = ApiState { board: board.clone(), store: store.clone(), metrics: Arc::new(Metrics::new()), access: Arc::new(Access::Open) };
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(serve(listener, state, async move {
             let _ = stopped.await;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use redisctl::access::Access;
 use redisctl::api::{ApiState, router};
 use redisctl::board::{Board, InstanceView};
 use redisctl::metrics::Metrics;
@@ -31,7 +32,7 @@ impl Real {
         let (shown, path) = (board.clone(), folder.path().join("store"));
         runtime.block_on(async move {
             let store = Store::open(&format!("file:{}", path.display())).await.unwrap();
-            let state = ApiState { board: shown, store, metrics: Arc::new(Metrics::default()) };
+            let state = ApiState { board: shown, store, metrics: Arc::new(Metrics::default()), access: Arc::new(Access::Open) };
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             tokio::spawn(async move { axum::serve(listener, router(state)).await });
         });
