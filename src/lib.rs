@@ -22,3 +22,4 @@ pub mod spec;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::access::Access;
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Limit};
 use crate::board::{Board, Peer};
 use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Term, Watches};
@@ -35,6 +35,7 @@ use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
 use crate::sentinel;
 use crate::settings::{Flags, Listen, LocalSettings, OperatorSettings};
+use crate::tls::TlsListener;
 use crate::store::{Candidate, LEADER_KEY, Leadership, Op, Process, Store, TXN_OPS_MAX, Txn};
 
 /// What the controller is told may queue up to this; whoever tells then waits.
@@ -108,10 +109,21 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let board = Arc::new(Board::default());
     let metrics = Arc::new(Metrics::default());
     let access = Arc::new(Access::read(settings.auth_tokens.as_deref())?);
-    let state = ApiState { board: board.clone(), store: store.clone(), metrics: metrics.clone(), access };
+    let state = ApiState {
+        board: board.clone(),
+        store: store.clone(),
+        metrics: metrics.clone(),
+        access,
+        limit: Arc::new(Limit::new(settings.rate_limit)),
+        peers: api::peers(settings.tls_ca.as_deref())?,
+    };
     info!("API: {}", settings.advertise);
     let sentinel = sentinel_listener(&settings).await?;
-    let api = tokio::spawn(api::serve(listener, state.clone(), stop.clone().cancelled_owned()));
+    let stopped = stop.clone().cancelled_owned();
+    let api = match settings.tls() {
+        Some(files) => tokio::spawn(api::serve(TlsListener::new(listener, files)?, state.clone(), stopped)),
+        None => tokio::spawn(api::serve(listener, state.clone(), stopped)),
+    };
     let api = AbortOnDropHandle::new(api);
     let me = peer(&settings, sentinel.as_ref())?;
     let _peers = AbortOnDropHandle::new(tokio::spawn(peers::run(store.clone(), me.clone(), board.clone())));

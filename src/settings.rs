@@ -14,12 +14,16 @@ use serde::{Deserialize, Serialize};
 use crate::mesos::Containerizer;
 use crate::spec::Period;
 use crate::telemetry;
+use crate::tls::Files;
 
 /// Where the operator, and its API, listens by default.
 pub const LISTEN: &str = "127.0.0.1:5656";
 
 /// Where the operator answers as a Redis Sentinel by default.
 pub const SENTINEL_LISTEN: &str = "127.0.0.1:26379";
+
+/// Requests of one address in a second by default: a busy dashboard sends a hundred.
+pub const RATE_LIMIT: u32 = 20_000;
 
 /// Where something listens, if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,21 @@ pub struct Flags {
     /// Let everybody who reaches this do everything
     #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub insecure_no_auth: Option<bool>,
+    /// How many requests one address may send to the API in a second; one that changes something counts
+    /// as 100 [default: 20000]
+    #[arg(long, env = "REDISCTL_RATE_LIMIT", value_name = "NUMBER")]
+    pub rate_limit: Option<u32>,
+    /// The API's certificate and those of its authorities, PEM; read again when it changes [default:
+    /// none, plain HTTP]
+    #[arg(long, env = "REDISCTL_TLS_CERTIFICATE", value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key, PEM [default: none]
+    #[arg(long, env = "REDISCTL_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities that have signed the certificates of the other operators, PEM [default: those
+    /// of the system]
+    #[arg(long, env = "REDISCTL_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// The Mesos role whose resources are used [default: redisctl]
     #[arg(long, env = "REDISCTL_ROLE", value_name = "ROLE")]
     pub role: Option<String>,
@@ -157,7 +176,8 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, role, principal, secret_file, framework_name, user,
+            store, mesos, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
+            tls_key, tls_ca, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,
         )
@@ -184,6 +204,17 @@ pub struct OperatorSettings {
     pub auth_tokens: Option<PathBuf>,
     /// No tokens, and not on loopback addresses only.
     pub insecure_no_auth: bool,
+    /// Requests of one address in a second.
+    pub rate_limit: u32,
+    /// The API's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of the other operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
     /// The Mesos role.
     pub role: String,
     /// The Mesos principal.
@@ -277,10 +308,14 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         store: store(given.store)?,
         mesos: masters(given.mesos)?,
         listen,
-        advertise: advertise(given.advertise, listen)?,
+        advertise: advertise(given.advertise, listen, given.tls_certificate.is_some())?,
         sentinel_listen: given.sentinel_listen.unwrap_or_else(default_sentinel_listen),
         auth_tokens: given.auth_tokens,
         insecure_no_auth: given.insecure_no_auth.unwrap_or(false),
+        rate_limit: given.rate_limit.unwrap_or(RATE_LIMIT),
+        tls_certificate: given.tls_certificate,
+        tls_key: given.tls_key,
+        tls_ca: given.tls_ca,
         role: text(given.role, "redisctl"),
         principal: given.principal,
         secret_file: given.secret_file,
@@ -348,15 +383,17 @@ fn masters(given: Option<String>) -> Result<Vec<String>> {
     Ok(hosts)
 }
 
-fn advertise(given: Option<String>, listen: SocketAddr) -> Result<String> {
+fn advertise(given: Option<String>, listen: SocketAddr, tls: bool) -> Result<String> {
+    let scheme = if tls { "https" } else { "http" };
     let Some(url) = given else {
         if listen.ip().is_unspecified() {
-            bail!("--listen {listen} names no address that others could reach: set --advertise http://HOST:PORT too");
+            bail!("--listen {listen} names no address that others could reach: set --advertise {scheme}://HOST:PORT too");
         }
-        return Ok(format!("http://{listen}"));
+        return Ok(format!("{scheme}://{listen}"));
     };
-    if !url.strip_prefix("http://").is_some_and(|rest| is_host_port(rest.trim_end_matches('/'))) {
-        bail!("--advertise {url:?}: allowed is http://HOST:PORT");
+    let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
+    if !rest.is_some_and(|rest| is_host_port(rest.trim_end_matches('/'))) {
+        bail!("--advertise {url:?}: allowed is {scheme}://HOST:PORT");
     }
     Ok(url.trim_end_matches('/').to_string())
 }
@@ -399,6 +436,12 @@ fn check(settings: &OperatorSettings) -> Result<()> {
         Ok(())
     };
     exposure(settings)?;
+    if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
+        bail!("--tls-certificate and --tls-key: one is set, and both are needed");
+    }
+    if settings.rate_limit == 0 {
+        bail!("--rate-limit 0: allowed is 1 and more");
+    }
     period("failover-timeout", settings.failover_timeout, 60_000, 52 * 7 * 24 * 3_600_000)?;
     period("probe-interval", settings.probe_interval, 100, 600_000)?;
     period("redis-timeout", settings.redis_timeout, 50, 60_000)?;
@@ -460,6 +503,12 @@ fn current_user() -> Result<String> {
 }
 
 impl OperatorSettings {
+    /// The files of the API's certificate, if it has one.
+    pub fn tls(&self) -> Option<Files> {
+        let (certificate, key) = (self.tls_certificate.clone()?, self.tls_key.clone()?);
+        Some(Files { certificate, key })
+    }
+
     /// The principal's secret, when there is one to authenticate with.
     pub fn secret(&self) -> Result<Option<String>> {
         let Some(path) = &self.secret_file else { return Ok(None) };

@@ -5,10 +5,8 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redisctl::access::Access;
 use redisctl::api::ApiState;
 use redisctl::board::{Board, InstanceView};
-use redisctl::metrics::Metrics;
 use redisctl::model::{Role, Timestamp};
 use redisctl::sentinel;
 use redisctl::spec::parse_document;
@@ -70,7 +68,7 @@ impl Both {
         });
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(&format!("file:{}", folder.path().join("store").display())).await.expect("a store");
-        let state = ApiState { board: board.clone(), store, metrics: Arc::new(Metrics::default()), access: Arc::new(Access::Open) };
+        let state = ApiState::open(board.clone(), store, Arc::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens").to_string();
         let stop = CancellationToken::new();

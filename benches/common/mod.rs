@@ -42,7 +42,7 @@ impl Operator {
             home,
             args: args.map(ToString::to_string).to_vec(),
             url: format!("http://{listen}"),
-            client: reqwest::Client::builder().timeout(Duration::from_secs(3)).build().expect("a client"),
+            client: redisctl::tls::http().timeout(Duration::from_secs(3)).build().expect("a client"),
             _ports: ports,
         };
         operator.spawn_again();

@@ -41,7 +41,7 @@ impl Cluster {
         mesos.wait_for_agents(machines.count()).await;
         let operator = Operator::spawn(&etcd.url(PREFIX), &mesos.url());
         operator.wait_until_in_charge().await;
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(3)).build().expect("a client");
+        let client = redisctl::tls::http().timeout(Duration::from_secs(3)).build().expect("a client");
         Cluster { operator, client, etcd, _agents: agents, _home: home, _mesos: mesos }
     }
 

@@ -11,16 +11,19 @@
 //! goes wrong is answered as a problem (RFC 9457), also what the framework refuses by itself.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::{Extension, Router};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +32,13 @@ use crate::access::{Access, Caller, Level};
 use crate::board::Board;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::tls::TlsListener;
 use problem::{PROBLEM_JSON, Problem};
 
 mod connect;
 mod events;
 mod instances;
+mod limit;
 mod mrredis;
 mod openapi;
 mod operator;
@@ -45,6 +50,7 @@ mod view;
 mod watch;
 mod write;
 
+pub use limit::Limit;
 pub use openapi::openapi;
 pub(crate) use write::request_failover;
 
@@ -66,6 +72,19 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     /// Who is let in.
     pub access: Arc<Access>,
+    /// How much one address may ask for.
+    pub limit: Arc<Limit>,
+    /// Asks other operators.
+    pub peers: reqwest::Client,
+}
+
+impl ApiState {
+    /// One that lets everybody in.
+    pub fn open(board: Arc<Board>, store: Store, metrics: Arc<Metrics>) -> ApiState {
+        let limit = Arc::new(Limit::new(u32::MAX));
+        let peers = peers(None).expect("nothing of it could fail");
+        ApiState { board, store, metrics, access: Arc::new(Access::Open), limit, peers }
+    }
 }
 
 /// What all handlers share.
@@ -75,13 +94,34 @@ struct Shared {
     watchers: Arc<Semaphore>,
     /// Ends the watches: they would keep a stopping server for ever.
     shutdown: CancellationToken,
-    /// Asks the leader.
-    leader: reqwest::Client,
 }
 
 type Shares = State<Arc<Shared>>;
 /// Who asks.
 type Who = Extension<Caller>;
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(SocketAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Peer {
+        Peer(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Peer {
+        Peer(*stream.remote_addr())
+    }
+}
+
+/// A client by which operators ask each other; they are near.
+pub fn peers(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client> {
+    // No proxy: one of the environment cannot reach them.
+    let client = crate::tls::http_with(ca_file)?.no_proxy();
+    client.connect_timeout(LEADER_CONNECT_TIMEOUT).timeout(LEADER_TIMEOUT).build().context("set up the HTTP client")
+}
 
 /// Whether the caller may do this with that instance.
 fn permit(caller: &Caller, level: Level, instance: &str) -> Result<(), Problem> {
@@ -98,13 +138,17 @@ pub fn router(state: ApiState) -> Router {
 }
 
 /// Serves the API until `shutdown` completes; requests under way are finished, watches are ended.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L>(
+    listener: L,
     state: ApiState,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
+) -> Result<()>
+where
+    L: Listener<Addr = SocketAddr>,
+    Peer: for<'a> Connected<IncomingStream<'a, L>>,
+{
     let stopping = CancellationToken::new();
-    let app = routes(state, stopping.clone());
+    let app = routes(state, stopping.clone()).into_make_service_with_connect_info::<Peer>();
     let begun = stopping.clone();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
@@ -121,11 +165,8 @@ pub async fn serve(
 }
 
 fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
-    // No proxy: operators are near, and a proxy of the environment cannot reach them.
-    let leader = reqwest::Client::builder().no_proxy().connect_timeout(LEADER_CONNECT_TIMEOUT).timeout(LEADER_TIMEOUT);
-    let leader = leader.build().expect("a client without TLS has nothing that could fail");
     let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
-    let shared = Arc::new(Shared { state, watchers, shutdown, leader });
+    let shared = Arc::new(Shared { state, watchers, shutdown });
     Router::new()
         .route("/v1/instances", get(instances::list).post(instances::apply))
         .route("/v1/instances/{name}", get(instances::get).put(instances::put).delete(requests::delete))
@@ -164,7 +205,10 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let method = method_label(request.method());
     // The pattern: paths hold names, and there are as many as there are instances.
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let from = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| address.ip());
+    let spent = from.and_then(|address| shared.state.limit.take(address, request.method()).err());
     let response = match shared.state.access.caller(bearer(&request)) {
+        _ if spent.is_some() => too_many(spent.unwrap_or_default()),
         Some(caller) => {
             request.extensions_mut().insert(caller);
             as_problem(next.run(request).await)
@@ -185,6 +229,12 @@ fn bearer(request: &Request) -> Option<&str> {
     let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn too_many(wait: Duration) -> Response {
+    let wait_s = wait.as_secs() + 1;
+    let detail = format!("too many requests from this address: again in {wait_s} s; --rate-limit sets how many");
+    ([(header::RETRY_AFTER, wait_s)], Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)).into_response()
 }
 
 fn stranger() -> Response {

@@ -126,7 +126,7 @@ async fn leaders_plan(
         name,
         "plan",
     ]);
-    let mut request = shared.leader.get(url).header(PASSED_ON, "1");
+    let mut request = shared.state.peers.get(url).header(PASSED_ON, "1");
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, token);
     }

@@ -55,7 +55,7 @@ impl Client {
             return Err(wrong());
         }
         // No proxy: operators are near, and a proxy of the environment cannot reach 127.0.0.1.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let http = crate::tls::http().no_proxy().connect_timeout(CONNECT_TIMEOUT);
         Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
     }
 

@@ -91,7 +91,7 @@ impl Http {
     /// A client with a pool of connections of its own. A master that is not listening is noticed
     /// within `settings.timing.connect`; everything else is for the caller to limit.
     pub(super) fn new(settings: &Settings) -> Result<Http> {
-        let client = Client::builder()
+        let client = crate::tls::http()
             .http1_only()
             .no_proxy()
             // Redirects lose the credentials when the host changes: they are followed by hand.

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use proptest::prelude::*;
-use redisctl::access::Access;
 use redisctl::api::{ApiState, openapi, serve};
 use redisctl::board::{Board, InstanceView, PlanView};
-use redisctl::metrics::Metrics;
 use redisctl::model::{EventKind, InstanceEvent, Request, RequestKind, Role, Timestamp};
 use redisctl::spec::{RedisInstance, parse_document};
 use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
@@ -50,12 +48,12 @@ impl Api {
         let board = Arc::new(Board::default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let state = ApiState { board: board.clone(), store: store.clone(), metrics: Arc::new(Metrics::new()), access: Arc::new(Access::Open) };
+        let state = ApiState::open(board.clone(), store.clone(), Arc::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(serve(listener, state, async move {
             let _ = stopped.await;
         }));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = redisctl::tls::http().no_proxy().build().unwrap();
         Api { base, board, store, http, stop: Some(stop), served, _dir: None }
     }
 

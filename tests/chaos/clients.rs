@@ -31,7 +31,7 @@ pub struct Api {
 impl Api {
     /// Of these operators.
     pub fn new(urls: Vec<String>) -> Api {
-        Api { urls, client: reqwest::Client::builder().timeout(PATIENCE).build().expect("a client") }
+        Api { urls, client: redisctl::tls::http().timeout(PATIENCE).build().expect("a client") }
     }
 
     /// A connection to the master that the operator whose turn it is names.

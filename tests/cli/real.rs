@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redisctl::access::Access;
 use redisctl::api::{ApiState, router};
 use redisctl::board::{Board, InstanceView};
-use redisctl::metrics::Metrics;
 use redisctl::status::InstanceStatus;
 use redisctl::store::Store;
 
@@ -32,7 +30,7 @@ impl Real {
         let (shown, path) = (board.clone(), folder.path().join("store"));
         runtime.block_on(async move {
             let store = Store::open(&format!("file:{}", path.display())).await.unwrap();
-            let state = ApiState { board: shown, store, metrics: Arc::new(Metrics::default()), access: Arc::new(Access::Open) };
+            let state = ApiState::open(shown, store, Arc::default());
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             tokio::spawn(async move { axum::serve(listener, router(state)).await });
         });
@@ -46,7 +44,7 @@ impl Real {
     /// Posts to the API; the answer.
     fn post(&self, path: &str, body: String) -> serde_json::Value {
         self.runtime.block_on(async {
-            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            let http = redisctl::tls::http().no_proxy().build().unwrap();
             http.post(format!("{}{path}", self.url)).body(body).send().await.unwrap().json().await.unwrap()
         })
     }

@@ -59,7 +59,7 @@ pub async fn operate(address: &str, call: &str, body: &Value) -> (u16, String) {
 }
 
 fn client() -> reqwest::Client {
-    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).http1_only();
+    let builder = redisctl::tls::http().redirect(reqwest::redirect::Policy::none()).http1_only();
     builder.build().expect("a client")
 }
 

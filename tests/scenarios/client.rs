@@ -128,7 +128,7 @@ impl Written {
 }
 
 async fn write_on(urls: Vec<String>, written: Arc<Mutex<Written>>) {
-    let operators = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
+    let operators = redisctl::tls::http().timeout(PATIENCE).build().expect("a client");
     let mut number = 0;
     loop {
         // Whatever ends a connection: it is looked for the master again.

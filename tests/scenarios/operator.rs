@@ -42,7 +42,7 @@ impl Operator {
         let program = [program.get_program()].into_iter().chain(program.get_args());
         let program = program.map(|word| word.to_str().expect("it is text"));
         let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", &sentinel, "--insecure-no-auth"];
-        let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
+        let client = redisctl::tls::http().timeout(ANSWER_TIMEOUT).build().expect("a client");
         let mut operator = Operator {
             process: Process::none(),
             home,

@@ -19,7 +19,7 @@ pub struct Administrator {
 impl Administrator {
     /// The administrator of that master.
     pub fn of(url: &str) -> Administrator {
-        let client = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
+        let client = redisctl::tls::http().timeout(ANSWER_TIMEOUT).build().expect("a client");
         Administrator { url: url.to_string(), client }
     }
 

@@ -177,7 +177,7 @@ impl Etcd {
 
     async fn wait_until_healthy(&self) {
         let url = format!("http://{}/health", self.endpoint());
-        let client = reqwest::Client::new();
+        let client = redisctl::tls::http().build().expect("a client");
         wait_until("etcd is healthy", START_TIMEOUT, async || {
             let answer = client.get(&url).send().await?.text().await?;
             anyhow::ensure!(answer.contains("true"), "{answer}");

@@ -146,7 +146,7 @@ impl Mesos {
         let (ports, home) = (Ports::lease(NODES_MAX), Home::new("mesos"));
         let master_port = ports.next();
         let master = spawn_master(&home, master_port, &options);
-        let client = reqwest::Client::builder().timeout(QUESTION_TIMEOUT).build().expect("a client");
+        let client = redisctl::tls::http().timeout(QUESTION_TIMEOUT).build().expect("a client");
         let mut mesos = Mesos { master, agents: Vec::new(), home, ports, master_port, options, client };
         mesos.wait_for_master().await;
         for agent in agents {
@@ -284,7 +284,7 @@ impl Mesos {
 
     /// The tasks of these kinds that the master at `http://HOST:PORT` knows, of any framework.
     pub async fn tasks_of(url: &str, kinds: &[&str]) -> anyhow::Result<Vec<SeenTask>> {
-        let client = reqwest::Client::builder().timeout(QUESTION_TIMEOUT).build()?;
+        let client = redisctl::tls::http().timeout(QUESTION_TIMEOUT).build()?;
         let answer = ask(&client, url, &json!({"type": "GET_TASKS"})).await?;
         let tasks = kinds.iter().flat_map(|kind| answer["get_tasks"][kind].as_array().into_iter().flatten());
         Ok(tasks.map(seen).collect())
