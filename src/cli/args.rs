@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
+use crate::access::Level;
 use crate::settings::{Flags, Listen};
 use crate::spec::{Cpus, Period, Size};
 use crate::telemetry::Format;
@@ -19,6 +20,12 @@ pub struct Cli {
     /// The operator's API
     #[arg(long, global = true, env = "REDISCTL_SERVER", value_name = "URL", default_value = "http://127.0.0.1:5656")]
     pub server: String,
+    /// A file that holds the token to show to the API, and nothing else
+    #[arg(long, global = true, env = "REDISCTL_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
+    pub token_file: Option<PathBuf>,
+    /// The authorities that have signed the API's certificate, PEM [default: those of the system]
+    #[arg(long, global = true, env = "REDISCTL_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// When to colour; `auto`: on a terminal, unless `NO_COLOR` is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub color: Color,
@@ -71,6 +78,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Start an instance whose data is lost again, empty (`onDataLoss: hold` waits for this)
     Recreate(NameArgs),
+    /// Make a token for somebody who shall use the API
+    Token(TokenArgs),
     /// Print the JSON Schema of documents
     Schema,
     /// Print the versions of this program and of the operator
@@ -365,6 +374,21 @@ pub struct DeleteArgs {
     /// How long to wait
     #[arg(long, value_name = "PERIOD", default_value = "5m")]
     pub timeout: Period,
+}
+
+/// Arguments of `token`.
+#[derive(Args, Debug)]
+#[command(after_help = "Prints a line for the file of `redisctl operator --auth-tokens`, which begins with `tokens:`, \
+    and, on the\nstandard error, the token:\n\n  redisctl token alice --access write --instances 'orders*' >>tokens.yaml")]
+pub struct TokenArgs {
+    /// Whose it is, for events and logs
+    pub name: String,
+    /// What it allows: to look; to declare, change and switch over; or everything
+    #[arg(long, value_name = "LEVEL")]
+    pub access: Level,
+    /// With which instances: names, in which * and ? stand for any letters
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "*")]
+    pub instances: Vec<String>,
 }
 
 /// Arguments of `completion`.

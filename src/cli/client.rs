@@ -1,11 +1,12 @@
 //! The client of the operator's HTTP API. I/O.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
-use reqwest::header::{CONTENT_TYPE, IF_MATCH};
+use reqwest::header::{AUTHORIZATION, HeaderValue, CONTENT_TYPE, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,6 +38,9 @@ pub struct Client {
     base: Url,
 }
 
+/// Holds the token where no file is named.
+const TOKEN_VARIABLE: &str = "REDISCTL_TOKEN";
+
 /// What became of documents.
 #[derive(Debug)]
 pub enum Outcome {
@@ -47,15 +51,19 @@ pub enum Outcome {
 }
 
 impl Client {
-    /// A client of the operator at `http://HOST:PORT`.
-    pub fn new(server: &str) -> Result<Client> {
-        let wrong = || failure(Exit::Usage, format!("--server {server:?}: allowed is http://HOST:PORT"));
+    /// A client of the operator at `http://HOST:PORT` or `https://HOST:PORT`.
+    pub fn new(server: &str, token_file: Option<&Path>, ca_file: Option<&Path>) -> Result<Client> {
+        let allowed = "allowed are http://HOST:PORT and https://HOST:PORT";
+        let wrong = || failure(Exit::Usage, format!("--server {server:?}: {allowed}"));
         let base: Url = server.parse().map_err(|_| wrong())?;
-        if base.scheme() != "http" || !base.has_host() {
+        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(wrong());
         }
+        let usage = |error: anyhow::Error| failure(Exit::Usage, format!("{error:#}"));
         // No proxy: operators are near, and a proxy of the environment cannot reach 127.0.0.1.
-        let http = crate::tls::http().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let http = crate::tls::http_with(ca_file).map_err(usage)?.no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let token = token(token_file).map_err(usage)?;
+        let http = http.default_headers(token.map(|token| (AUTHORIZATION, token)).into_iter().collect());
         Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
     }
 
@@ -215,6 +223,16 @@ impl Client {
             let waited_s = ANSWER_TIMEOUT.as_secs();
             return failure(Exit::Unreachable, format!("the operator at {server} did not answer within {waited_s} s"));
         }
+        if self.base.scheme() == "https" {
+            let mut causes = vec![error.to_string()];
+            let mut cause = std::error::Error::source(error);
+            while let Some(next) = cause {
+                causes.push(next.to_string());
+                cause = next.source();
+            }
+            let causes = causes.join(": ");
+            return failure(Exit::Unreachable, format!("no operator answers at {server}: {causes}; see --ca-file"));
+        }
         failure(
             Exit::Unreachable,
             format!(
@@ -223,6 +241,22 @@ impl Client {
             ),
         )
     }
+}
+
+/// The header of the token: of the file, or of the variable that scripts set.
+fn token(file: Option<&Path>) -> Result<Option<HeaderValue>> {
+    let (token, from) = match (file, std::env::var(TOKEN_VARIABLE)) {
+        (Some(file), _) => {
+            let from = format!("--token-file {}", file.display());
+            (std::fs::read_to_string(file).with_context(|| from.clone())?, from)
+        }
+        (None, Ok(token)) => (token, TOKEN_VARIABLE.to_string()),
+        (None, Err(_)) => return Ok(None),
+    };
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+        .with_context(|| format!("{from}: what it holds is no token"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// The version of this binary.

@@ -27,6 +27,7 @@ mod scale;
 mod serve;
 mod sse;
 mod text;
+mod token;
 mod view;
 mod wait;
 
@@ -79,12 +80,13 @@ fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Operator(args) => serve::operator(*args),
         Command::Local(args) => serve::local(args),
+        Command::Token(args) => token::token(&args),
         Command::Schema => schema(),
         Command::Completion(args) => completion(args.shell),
         command => {
             // Commands mostly wait for one server: a thread of our own is enough, and starts faster.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let client = Client::new(&cli.server)?;
+            let client = Client::new(&cli.server, cli.token_file.as_deref(), cli.ca_file.as_deref())?;
             runtime.context("start the runtime")?.block_on(ask(&client, command))
         }
     }
@@ -107,7 +109,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,
-        Command::Operator(_) | Command::Local(_) | Command::Schema | Command::Completion(_) => {
+        Command::Operator(_) | Command::Local(_) | Command::Token(_) | Command::Schema | Command::Completion(_) => {
             unreachable!("run() does these itself")
         }
     }
