@@ -1,0 +1,241 @@
+//! Who is let in, to what, how often, and by TLS: at the real binary. I/O.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use support::{Home, Ports, Process, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_redisctl");
+const TIMEOUT: Duration = Duration::from_secs(20);
+const ORDERS: &str = include_str!("../examples/orders.yaml");
+
+/// An operator on a store of its own, and on a Mesos that is not there.
+struct Operator {
+    url: String,
+    sentinel: String,
+    home: Home,
+    _process: Process,
+    _ports: Ports,
+}
+
+impl Operator {
+    async fn start(home: Home, more: &[&str]) -> Operator {
+        let ports = Ports::lease(2);
+        let (listen, sentinel) = (format!("127.0.0.1:{}", ports.next()), format!("127.0.0.1:{}", ports.next()));
+        let store = format!("file:{}", home.path().join("store.redb").display());
+        let mut command = Command::new(BINARY);
+        command.args(["operator", "--store", &store, "--mesos", "http://127.0.0.1:1", "--listen", &listen]);
+        let process = home.spawn("operator", command.args(["--sentinel-listen", &sentinel]).args(more));
+        let scheme = if more.contains(&"--tls-key") { "https" } else { "http" };
+        let operator = Operator { url: format!("{scheme}://{listen}"), sentinel, home, _process: process, _ports: ports };
+        wait_until("the operator listens", TIMEOUT, async || {
+            tokio::net::TcpStream::connect(&listen).await?;
+            tokio::net::TcpStream::connect(&operator.sentinel).await.map(drop)
+        })
+        .await;
+        operator
+    }
+
+    async fn code(&self, method: Method, path: &str, token: &str, body: &'static str) -> StatusCode {
+        let request = redisctl::tls::http().build().unwrap().request(method, format!("{}{path}", self.url));
+        request.bearer_auth(token).body(body).send().await.expect("it answers").status()
+    }
+}
+
+/// `redisctl token` with these arguments: the token, and the file with its line in it.
+fn token(home: &Home, name: &str, args: &[&str]) -> String {
+    let output = Command::new(BINARY).args(["token", name]).args(args).output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let file = tokens(home);
+    let before = std::fs::read_to_string(&file).unwrap_or_else(|_| "tokens:\n".to_string());
+    std::fs::write(&file, before + std::str::from_utf8(&output.stdout).unwrap()).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    told.trim().rsplit(' ').next().expect("the token is the last word").to_string()
+}
+
+fn tokens(home: &Home) -> PathBuf {
+    home.path().join("tokens.yaml")
+}
+
+#[tokio::test]
+async fn each_token_opens_what_its_line_says() {
+    let home = Home::new("access");
+    let look = token(&home, "dashboard", &["--access", "read"]);
+    let shop = token(&home, "shop", &["--access", "write", "--instances", "orders*,carts"]);
+    let root = token(&home, "root", &["--access", "admin"]);
+    let file = tokens(&home).display().to_string();
+    let operator = Operator::start(home, &["--auth-tokens", &file]).await;
+    wait_until("the operator leads", TIMEOUT, async || {
+        operator.code(Method::PUT, "/v1/instances/orders?dryRun=true", &root, ORDERS).await == StatusCode::OK
+    })
+    .await;
+    let none = "rctl_nobody";
+    for (method, path, body, answers) in [
+        // nobody, dashboard, shop, root
+        (Method::GET, "/healthz", "", [200, 200, 200, 200]),
+        (Method::GET, "/readyz", "", [503, 503, 503, 503]),
+        (Method::GET, "/metrics", "", [401, 200, 200, 200]),
+        (Method::GET, "/v1/operator", "", [401, 200, 200, 200]),
+        (Method::GET, "/v1/instances", "", [401, 200, 200, 200]),
+        (Method::PUT, "/v1/instances/orders", ORDERS, [401, 403, 200, 200]),
+        (Method::POST, "/v1/instances", ORDERS, [401, 403, 200, 200]),
+        (Method::POST, "/v1/CREATE/invoices/10/1/0", "", [401, 403, 403, 201]),
+        (Method::GET, "/v1/STATUS", "", [401, 200, 200, 200]),
+        (Method::POST, "/v1/instances/orders/failover", "", [401, 403, 202, 202]),
+        (Method::POST, "/v1/instances/orders/failover", r#"{"to": "orders-1", "force": true}"#, [401, 403, 403, 202]),
+    ] {
+        for (token, answer) in [none, &look, &shop, &root].into_iter().zip(answers) {
+            let code = operator.code(method.clone(), path, token, body).await;
+            assert_eq!(code.as_u16(), answer, "{method} {path} {body}");
+        }
+    }
+    wait_until("both are on the board", TIMEOUT, async || {
+        let names = async |token: &str| {
+            let get = redisctl::tls::http().build().unwrap().get(format!("{}/v1/instances", operator.url));
+            let list: serde_json::Value = get.bearer_auth(token).send().await.unwrap().json().await.unwrap();
+            let items = list["items"].as_array().unwrap().clone();
+            items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+        };
+        let (of_root, of_shop) = (names(&root).await, names(&shop).await);
+        if of_root == ["invoices", "orders"] && of_shop == ["orders"] { Ok(()) } else { Err(format!("{of_root:?} {of_shop:?}")) }
+    })
+    .await;
+    for (token, answer) in [none, &look, &shop, &root].into_iter().zip([401, 403, 403, 202]) {
+        assert_eq!(operator.code(Method::DELETE, "/v1/instances/orders", token, "").await.as_u16(), answer);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_out_of_the_file_opens_nothing_any_more_and_a_wrong_file_changes_nothing() {
+    let home = Home::new("access");
+    let old = token(&home, "old", &["--access", "read"]);
+    let path = tokens(&home);
+    let operator = Operator::start(home, &["--auth-tokens", path.to_str().unwrap()]).await;
+    let answers = async |token: &str, code: u16| {
+        wait_until(&format!("the answer is {code}"), TIMEOUT, async || {
+            let found = operator.code(Method::GET, "/v1/operator", token, "").await.as_u16();
+            if found == code { Ok(()) } else { Err(found.to_string()) }
+        })
+        .await;
+    };
+    answers(&old, 200).await;
+    std::fs::remove_file(&path).unwrap();
+    let new = token(&operator.home, "new", &["--access", "read"]);
+    answers(&new, 200).await;
+    answers(&old, 401).await;
+    std::fs::write(&path, "nonsense").unwrap();
+    wait_until("the wrong file is told of", TIMEOUT, async || {
+        operator.code(Method::GET, "/v1/operator", &new, "").await;
+        operator.home.log("operator").contains("the tokens that were known stay in force")
+    })
+    .await;
+    answers(&new, 200).await;
+}
+
+#[tokio::test]
+async fn clients_of_sentinel_show_the_same_tokens() {
+    let home = Home::new("access");
+    let look = token(&home, "dashboard", &["--access", "read"]);
+    let path = tokens(&home);
+    let operator = Operator::start(home, &["--auth-tokens", path.to_str().unwrap()]).await;
+    let (host, port) = operator.sentinel.rsplit_once(':').unwrap();
+    let ask = async |more: &[&str]| {
+        let args = [&["-h", host, "-p", port, "--no-auth-warning"], more].concat();
+        support::process::run("redis-cli", &args, b"", TIMEOUT).await.expect("it answers")
+    };
+    assert_eq!(ask(&["PING"]).await.trim(), "NOAUTH Authentication required.");
+    assert!(ask(&["-3", "PING"]).await.contains("NOAUTH"));
+    assert_eq!(ask(&["-a", &look, "PING"]).await.trim(), "PONG");
+    assert_eq!(ask(&["--user", "dashboard", "-a", &look, "-3", "PING"]).await.trim(), "PONG");
+    assert!(ask(&["--user", "another", "-a", &look, "PING"]).await.contains("WRONGPASS"));
+    assert!(ask(&["-a", "rctl_nobody", "PING"]).await.contains("WRONGPASS"));
+}
+
+#[tokio::test]
+async fn too_many_requests_are_told_when_to_come_again_and_too_long_ones_that_they_are() {
+    let operator = Operator::start(Home::new("access"), &["--rate-limit", "50"]).await;
+    let client = redisctl::tls::http().build().unwrap();
+    let mut codes = Vec::new();
+    for _ in 0..60 {
+        let answer = client.get(format!("{}/v1/operator", operator.url)).send().await.unwrap();
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(answer.headers()["retry-after"], "1");
+            assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        }
+        codes.push(answer.status().as_u16());
+    }
+    assert!(codes.contains(&200) && codes.contains(&429), "{codes:?}");
+    let operator = Operator::start(Home::new("access"), &[]).await;
+    let long = client.post(format!("{}/v1/instances", operator.url)).body(" ".repeat((1 << 20) + 1));
+    assert_eq!(long.send().await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn no_answer_allows_pages_of_others_to_ask() {
+    let operator = Operator::start(Home::new("access"), &[]).await;
+    let client = redisctl::tls::http().build().unwrap();
+    for method in [Method::GET, Method::OPTIONS] {
+        let request = client.request(method, format!("{}/v1/STATUS", operator.url)).header("origin", "http://evil");
+        let answer = request.send().await.unwrap();
+        assert!(!answer.headers().keys().any(|key| key.as_str().starts_with("access-control")), "{answer:?}");
+    }
+}
+
+/// A certificate for 127.0.0.1 that signs itself, in the files that are named.
+fn certificate(home: &Home) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]).unwrap();
+    let (certificate, key) = (home.path().join("certificate.pem"), home.path().join("key.pem"));
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    (certificate, key)
+}
+
+#[tokio::test]
+async fn the_api_speaks_tls_and_a_new_certificate_is_used_without_a_restart() {
+    let home = Home::new("access");
+    let (cert, key) = certificate(&home);
+    let args = ["--tls-certificate", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let operator = Operator::start(home, &args).await;
+    let cli = async |ca: &std::path::Path| {
+        let args = ["version", "--server", &operator.url, "--ca-file", ca.to_str().unwrap()];
+        support::process::run(BINARY, &args, b"", TIMEOUT).await.expect("it ends")
+    };
+    let first = operator.home.path().join("first.pem");
+    std::fs::copy(&cert, &first).unwrap();
+    assert!(cli(&first).await.contains("operator: 0."), "{}", cli(&first).await);
+    certificate(&operator.home);
+    wait_until("the new certificate is used", TIMEOUT, async || {
+        let told = cli(&cert).await;
+        if told.contains("operator: 0.") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    let told = cli(&first).await;
+    assert!(told.contains("certificate"), "{told}");
+    let plain = redisctl::tls::http().build().unwrap().get(operator.url.replace("https", "http")).send().await;
+    assert!(plain.is_err() || !plain.unwrap().status().is_success());
+}
+
+#[test]
+fn what_would_let_everybody_in_is_refused_unless_it_is_said_so() {
+    let run = |args: &[&str]| {
+        let all = [&["operator", "--store", "file:/tmp/x", "--mesos", "http://h:1", "--print-config"], args].concat();
+        let output = Command::new(BINARY).args(all).output().expect("it runs");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = run(&["--listen", "10.0.0.1:5656"]);
+    assert_eq!(code, Some(2));
+    assert!(told.contains("--listen 10.0.0.1:5656: without --auth-tokens only loopback addresses are allowed"), "{told}");
+    let (code, told) = run(&["--sentinel-listen", "0.0.0.0:26379"]);
+    assert_eq!(code, Some(2), "{told}");
+    for allowed in [
+        &["--listen", "10.0.0.1:5656", "--insecure-no-auth"][..],
+        &["--listen", "10.0.0.1:5656", "--auth-tokens", "/etc/tokens"],
+        &["--listen", "[::1]:5656"],
+    ] {
+        assert_eq!(run(allowed).0, Some(0), "{allowed:?}");
+    }
+}
