@@ -238,7 +238,7 @@ impl Bench {
     /// ACCEPT, and the one from ACCEPT to the end.
     async fn bare_scheduler(&self, shape: Shape) -> (Duration, Duration) {
         let settings = mesos::Settings {
-            masters: vec![self.mesos.master_address()],
+            masters: redisctl::mesos::Masters::named(vec![self.mesos.master_address()]),
             role: "bench".to_string(),
             name: "bench".to_string(),
             failover_timeout_s: 0.001, // Its tasks end with it.

@@ -20,7 +20,7 @@ use crate::board::{Board, Peer};
 use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Term, Watches};
 use crate::local::{Cluster, ClusterConfig};
-use crate::mesos;
+use crate::mesos::{self, Masters};
 use crate::metrics::Metrics;
 use crate::peers;
 use crate::reconcile::controller::Controller;
@@ -48,6 +48,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// What every part of the process works with.
 struct Operator {
     settings: OperatorSettings,
+    masters: Masters,
     store: Store,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
@@ -131,7 +132,8 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
         info!("Sentinel: {}", me.sentinel.as_deref().unwrap_or_default());
         AbortOnDropHandle::new(tokio::spawn(sentinel::serve(listener, state, me.id, stop.clone())))
     });
-    let operator = Operator { settings, store, board, metrics, seen: Arc::default() };
+    let masters = Masters::find(&settings.mesos, settings.mesos_tls)?;
+    let operator = Operator { settings, masters, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
         () = stop.cancelled() => {}
@@ -324,7 +326,8 @@ impl Operator {
     fn mesos_settings(&self) -> mesos::Settings {
         let settings = &self.settings;
         mesos::Settings {
-            masters: settings.mesos.iter().map(|m| m.trim_start_matches("http://").to_string()).collect(),
+            masters: self.masters.clone(),
+            ca_file: settings.mesos_ca.clone(),
             role: settings.role.clone(),
             principal: settings.principal.clone(),
             secret_file: settings.secret_file.clone(),

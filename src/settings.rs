@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::mesos::Containerizer;
+use crate::mesos::{Address, Containerizer};
 use crate::spec::Period;
 use crate::telemetry;
 use crate::tls::Files;
@@ -74,10 +74,18 @@ pub struct Flags {
     /// `file:PATH` [required]
     #[arg(long, env = "REDISCTL_STORE", value_name = "URL")]
     pub store: Option<String>,
-    /// The Mesos masters: `http://HOST:PORT[,HOST:PORT...]`; the leading one is found by itself
-    /// [required]
+    /// The Mesos masters: `http://HOST:PORT[,HOST:PORT...]` or `https://...` (the leading one is found by
+    /// itself), `zk://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/PATH` where they announce themselves in
+    /// ZooKeeper, or `file:///PATH` of a file that holds one of these [required]
     #[arg(long, env = "REDISCTL_MESOS", value_name = "URL")]
     pub mesos: Option<String>,
+    /// Masters that ZooKeeper names speak TLS [default: false]
+    #[arg(long, env = "REDISCTL_MESOS_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "BOOL")]
+    pub mesos_tls: Option<bool>,
+    /// The authorities that have signed the masters' certificates, PEM [default: those of the system]
+    #[arg(long, env = "REDISCTL_MESOS_CA", value_name = "FILE")]
+    pub mesos_ca: Option<PathBuf>,
     /// Where the HTTP API listens [default: 127.0.0.1:5656]
     #[arg(long, env = "REDISCTL_LISTEN", value_name = "IP:PORT")]
     pub listen: Option<SocketAddr>,
@@ -92,7 +100,8 @@ pub struct Flags {
     #[arg(long, env = "REDISCTL_AUTH_TOKENS", value_name = "FILE")]
     pub auth_tokens: Option<PathBuf>,
     /// Let everybody who reaches this do everything
-    #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL")]
     pub insecure_no_auth: Option<bool>,
     /// How many requests one address may send to the API in a second; one that changes something counts
     /// as 100 [default: 20000]
@@ -176,7 +185,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
+            store, mesos, mesos_tls, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
             tls_key, tls_ca, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,
@@ -190,9 +199,14 @@ impl Flags {
 pub struct OperatorSettings {
     /// `etcd://...` or `file:...`, for [`crate::store::Store::open`].
     pub store: String,
-    /// `HOST:PORT` of each master.
-    #[serde(serialize_with = "join_masters")]
-    pub mesos: Vec<String>,
+    /// Where the masters are.
+    #[serde(serialize_with = "as_text")]
+    pub mesos: Address,
+    /// They speak TLS, though ZooKeeper does not say so.
+    pub mesos_tls: bool,
+    /// The authorities of the masters' certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mesos_ca: Option<PathBuf>,
     /// Where the API listens.
     pub listen: SocketAddr,
     /// Where other operators reach it, without a slash at the end.
@@ -252,9 +266,9 @@ pub struct OperatorSettings {
     pub log: telemetry::Settings,
 }
 
-#[allow(clippy::ptr_arg)] // The signature is serde's.
-fn join_masters<S: serde::Serializer>(masters: &Vec<String>, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&format_args!("http://{}", masters.join(",")))
+/// Without what must not be shown.
+fn as_text<S: serde::Serializer>(address: &Address, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(address)
 }
 
 /// The settings of `redisctl local`.
@@ -307,6 +321,8 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
     let settings = OperatorSettings {
         store: store(given.store)?,
         mesos: masters(given.mesos)?,
+        mesos_tls: given.mesos_tls.unwrap_or(false),
+        mesos_ca: given.mesos_ca,
         listen,
         advertise: advertise(given.advertise, listen, given.tls_certificate.is_some())?,
         sentinel_listen: given.sentinel_listen.unwrap_or_else(default_sentinel_listen),
@@ -371,16 +387,9 @@ fn store(given: Option<String>) -> Result<String> {
     Ok(url)
 }
 
-fn masters(given: Option<String>) -> Result<Vec<String>> {
-    const FORM: &str = "allowed is http://HOST:PORT[,HOST:PORT...]";
-    let Some(text) = given else { bail!("--mesos is not set: {FORM}") };
-    let Some(hosts) = text.strip_prefix("http://") else { bail!("--mesos {text:?}: {FORM}") };
-    let host = |host: &str| host.strip_prefix("http://").unwrap_or(host).trim_end_matches('/').to_string();
-    let hosts: Vec<String> = hosts.split(',').map(host).collect();
-    if let Some(wrong) = hosts.iter().find(|host| !is_host_port(host)) {
-        bail!("--mesos {text:?}: {wrong:?} is not HOST:PORT; {FORM}");
-    }
-    Ok(hosts)
+fn masters(given: Option<String>) -> Result<Address> {
+    let Some(text) = given else { bail!("--mesos is not set: {}", crate::mesos::FORMS) };
+    text.parse().context("--mesos")
 }
 
 fn advertise(given: Option<String>, listen: SocketAddr, tls: bool) -> Result<String> {

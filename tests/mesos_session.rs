@@ -126,7 +126,7 @@ impl Operator {
 /// Settings for the test's master; slow retries are not slow.
 fn settings(mesos: &Mesos) -> Settings {
     Settings {
-        masters: mesos::parse_masters(&mesos.url()).unwrap(),
+        masters: mesos::Masters::find(&mesos.url().parse().unwrap(), false).unwrap(),
         timing: Timing { slow: Duration::from_millis(500), ..Timing::default() },
         ..Settings::default()
     }

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use redisctl::mesos::{NotSent, Session, Settings, Timing};
+use redisctl::mesos::{Masters, NotSent, Session, Settings, Timing};
 use redisctl::model::{Launch, MesosCall, MesosEvent};
 use serde_json::{Value, json};
 use support::{holds_for, wait_until};
@@ -212,10 +212,14 @@ async fn reply(socket: &mut BufReader<TcpStream>, answer: Answer) -> Option<()> 
     }
 }
 
+fn named(masters: &[&FakeMaster]) -> Masters {
+    Masters::named(masters.iter().map(|master| master.address.clone()).collect())
+}
+
 /// Settings of somebody in a hurry.
 fn settings(masters: &[&FakeMaster]) -> Settings {
     Settings {
-        masters: masters.iter().map(|master| master.address.clone()).collect(),
+        masters: named(masters),
         timing: Timing {
             subscribe: Duration::from_millis(400),
             silence: Duration::from_secs(10),
@@ -495,8 +499,9 @@ async fn masters_that_cannot_serve_are_passed_over() {
     let lost = FakeMaster::start([redirect(&dead)]).await;
     let frozen = FakeMaster::start([Answer::Hang]).await;
     let leader = FakeMaster::start([stream(&[subscribed()])]).await;
-    let mut settings = settings(&[&recovering, &starting, &lost, &frozen, &leader]);
-    settings.masters.push(dead);
+    let mut settings = settings(&[]);
+    let masters = [&recovering, &starting, &lost, &frozen, &leader].map(|master| master.address.clone());
+    settings.masters = Masters::named(masters.into_iter().chain([dead]).collect());
     let (session, mut events) = start(settings);
     next_subscription(&mut events).await;
     assert_eq!(session.leader(), Some(leader.address));
@@ -554,7 +559,7 @@ async fn a_secret_file_that_is_not_there_is_named() {
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
-    let good = Settings { masters: vec!["m:5050".into()], ..Settings::default() };
+    let good = Settings { masters: Masters::named(vec!["m:5050".into()]), ..Settings::default() };
     for (settings, said) in [
         (Settings::default(), "no Mesos master is given"),
         (Settings { role: "-r".into(), ..good.clone() }, "role \"-r\""),

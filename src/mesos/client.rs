@@ -38,35 +38,14 @@ const ANSWER_MAX: usize = 256 << 20;
 /// How long the whole answer of the operator API is waited for.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
-/// Reads `http://HOST:PORT[,HOST:PORT...]`; the scheme may be missing.
-pub fn parse_masters(text: &str) -> Result<Vec<String>> {
-    let allowed = "allowed is http://HOST:PORT[,HOST:PORT...]";
-    let mut masters = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let master = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
-        if master.contains("://") {
-            bail!("Mesos master {part:?}: {allowed}; other schemes are not supported");
-        }
-        let port_ok = master.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
-        let url = Url::parse(&format!("http://{master}/")).ok();
-        if !port_ok || !url.is_some_and(|url| url.path() == "/" && url.username().is_empty() && url.query().is_none()) {
-            bail!("Mesos master {part:?}: {allowed}");
-        }
-        masters.push(master.to_string());
-    }
-    if masters.is_empty() {
-        bail!("Mesos masters {text:?}: {allowed}");
-    }
-    Ok(masters)
-}
-
 /// The `host:port` that a master's redirect leads to. Mesos leaves the scheme out: `//host:port/path`.
-fn redirect_target(location: &str) -> Result<String> {
-    let absolute = if location.starts_with("//") { format!("http:{location}") } else { location.to_string() };
+fn redirect_target(scheme: &str, location: &str) -> Result<String> {
+    let absolute = if location.starts_with("//") { format!("{scheme}:{location}") } else { location.to_string() };
     let url = Url::parse(&absolute).with_context(|| format!("follow the redirect to {location:?}"))?;
-    match (url.scheme(), url.host_str()) {
-        ("http", Some(host)) => Ok(format!("{host}:{}", url.port().unwrap_or(80))),
-        _ => bail!("the redirect to {location:?} does not lead to another master over http"),
+    match (url.host_str(), url.port_or_known_default()) {
+        // Never from TLS to plain text.
+        (Some(host), Some(port)) if url.scheme() == scheme => Ok(format!("{host}:{port}")),
+        _ => bail!("the redirect to {location:?} does not lead to another master over {scheme}"),
     }
 }
 
@@ -82,6 +61,7 @@ pub(super) struct Failure {
 /// An HTTP client with our credentials.
 pub(super) struct Http {
     client: Client,
+    scheme: &'static str,
     principal: Option<String>,
     secret_file: Option<PathBuf>,
     authorization: RwLock<Option<HeaderValue>>,
@@ -91,7 +71,7 @@ impl Http {
     /// A client with a pool of connections of its own. A master that is not listening is noticed
     /// within `settings.timing.connect`; everything else is for the caller to limit.
     pub(super) fn new(settings: &Settings) -> Result<Http> {
-        let client = crate::tls::http()
+        let client = crate::tls::http_with(settings.ca_file.as_deref())?
             .http1_only()
             .no_proxy()
             // Redirects lose the credentials when the host changes: they are followed by hand.
@@ -104,6 +84,7 @@ impl Http {
             .context("make an HTTP client")?;
         Ok(Http {
             client,
+            scheme: settings.masters.scheme(),
             principal: settings.principal.clone(),
             secret_file: settings.secret_file.clone(),
             authorization: RwLock::default(),
@@ -135,7 +116,7 @@ impl Http {
         stream_id: Option<&str>,
     ) -> reqwest::Result<Response> {
         let json = HeaderValue::from_static("application/json");
-        let url = format!("http://{master}{path}");
+        let url = format!("{}://{master}{path}", self.scheme);
         let mut request = self.client.post(url).header(CONTENT_TYPE, json.clone()).header(ACCEPT, json).body(body);
         if let Some(header) = self.authorization.read().expect("no writer panics").clone() {
             request = request.header(AUTHORIZATION, header);
@@ -164,7 +145,7 @@ impl Http {
                 Err(_) => format!("no reply within {wait:?}"),
                 Ok(Err(error)) => describe(error),
                 Ok(Ok(response)) if response.status().is_success() => return Ok((master, response)),
-                Ok(Ok(response)) if response.status().is_redirection() => match target_of(&response) {
+                Ok(Ok(response)) if response.status().is_redirection() => match target_of(self.scheme, &response) {
                     Ok(target) if redirects < REDIRECTS_MAX => {
                         redirects += 1;
                         candidates.push_front(target);
@@ -197,15 +178,22 @@ impl Http {
     }
 }
 
-fn target_of(response: &Response) -> Result<String> {
+fn target_of(scheme: &str, response: &Response) -> Result<String> {
     let location = response.headers().get(LOCATION).ok_or_else(|| anyhow!("it redirects, but not to where"))?;
-    redirect_target(location.to_str().context("read where it redirects to")?)
+    redirect_target(scheme, location.to_str().context("read where it redirects to")?)
 }
 
 /// The error without the URL, which the caller names better.
 pub(super) fn describe(error: reqwest::Error) -> String {
-    format!("{:#}", anyhow::Error::from(error.without_url()))
+    let text = format!("{:#}", anyhow::Error::from(error.without_url()));
+    // rustls' words for: no cipher in common.
+    if text.contains("HandshakeFailure") { format!("{text}; {CIPHERS}") } else { text }
 }
+
+/// Mesos' own ciphers are such that no current TLS library offers them.
+const CIPHERS: &str = "the master accepts no cipher that is safe today, as Mesos does by default: start it and the agents \
+                       with LIBPROCESS_SSL_CIPHERS=ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:\
+                       ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384 (or with LIBPROCESS_SSL_ENABLE_TLS_V1_3=true)";
 
 /// The text of an error reply, as far as it is sound.
 pub(super) async fn error_text(response: Response) -> String {
@@ -324,8 +312,9 @@ fn join(frameworks: GetFrameworks, tasks: GetTasks) -> Vec<FrameworkInfo> {
 /// Asks the operator API of the leading master.
 pub(super) async fn ask<T: DeserializeOwned>(http: &Http, settings: &Settings, call: &str) -> Result<T> {
     let answered = async {
+        let candidates = settings.masters.candidates().await.map_err(anyhow::Error::msg)?;
         let (master, response) = http
-            .post_to_leader(settings.masters.clone(), OPERATOR_PATH, &json!({"type": call}), settings.timing.subscribe)
+            .post_to_leader(candidates, OPERATOR_PATH, &json!({"type": call}), settings.timing.subscribe)
             .await
             .map_err(|failure| anyhow!(failure.reason))?;
         let bytes = read_at_most(response, ANSWER_MAX).await.with_context(|| format!("read the answer of {master}"))?;
@@ -342,30 +331,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masters_are_read_with_and_without_a_scheme() {
-        let masters = parse_masters("http://10.0.0.1:5050, mesos-2:5050,[::1]:5050/").unwrap();
-        assert_eq!(masters, ["10.0.0.1:5050", "mesos-2:5050", "[::1]:5050"]);
-    }
-
-    #[test]
-    fn masters_that_cannot_be_are_refused_with_what_is_allowed() {
-        for text in ["", ",", "mesos", "mesos:", "mesos:0", "mesos:70000", "https://m:5050", "zk://m:2181/mesos"] {
-            let error = parse_masters(text).unwrap_err().to_string();
-            assert!(error.contains("allowed is http://HOST:PORT"), "{error}");
-        }
-        for text in ["http://user:pw@m:5050", "m:5050/path", "m:5050?x:1", "http://http://m:5050"] {
-            assert!(parse_masters(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn a_redirect_leads_to_the_host_and_port_that_it_names() {
-        assert_eq!(redirect_target("//10.0.0.2:5050/api/v1/scheduler").unwrap(), "10.0.0.2:5050");
-        assert_eq!(redirect_target("http://m.example/x").unwrap(), "m.example:80");
-        assert_eq!(redirect_target("//[::1]:5050").unwrap(), "[::1]:5050");
+        assert_eq!(redirect_target("http", "//10.0.0.2:5050/api/v1/scheduler").unwrap(), "10.0.0.2:5050");
+        assert_eq!(redirect_target("http", "http://m.example/x").unwrap(), "m.example:80");
+        assert_eq!(redirect_target("https", "//m.example/x").unwrap(), "m.example:443");
+        assert_eq!(redirect_target("http", "//[::1]:5050").unwrap(), "[::1]:5050");
         for location in ["https://m:5050/", "/elsewhere", "", "//", "file:///etc"] {
-            assert!(redirect_target(location).is_err(), "{location}");
+            assert!(redirect_target("http", location).is_err(), "{location}");
         }
+        assert!(redirect_target("https", "http://m:5050/").is_err());
     }
 
     #[test]

@@ -30,13 +30,15 @@ mod agents;
 mod call;
 mod calls;
 mod client;
+mod masters;
 pub mod recordio;
 mod session;
 mod subscriber;
 pub mod task;
 pub mod wire;
 
-pub use client::{FrameworkInfo, frameworks, parse_masters};
+pub use client::{FrameworkInfo, frameworks};
+pub use masters::{Address, FORMS, Masters};
 pub use session::{NotSent, Session};
 
 /// Four weeks: an operator that is away for a holiday does not cost anybody's data.
@@ -59,8 +61,10 @@ pub enum Containerizer {
 /// Where Mesos is, and as whom we register.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `host:port` of the masters, in any order; see [`parse_masters`]. One of several is enough.
-    pub masters: Vec<String>,
+    /// Where the masters are. One of several is enough.
+    pub masters: Masters,
+    /// The authorities that have signed their certificates, PEM; none: those of the system.
+    pub ca_file: Option<PathBuf>,
     /// The role whose resources we are offered. It should be ours alone.
     pub role: String,
     /// As whom we authenticate. It can never change for a framework.
@@ -93,7 +97,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            masters: Vec::new(),
+            masters: Masters::named(Vec::new()),
+            ca_file: None,
             role: "redis".to_string(),
             principal: None,
             secret_file: None,
@@ -113,7 +118,7 @@ impl Default for Settings {
 
 impl Settings {
     fn check(&self) -> Result<()> {
-        ensure!(!self.masters.is_empty(), "no Mesos master is given: at least one host:port is needed");
+        ensure!(!self.masters.is_none(), "no Mesos master is given: at least one host:port is needed");
         let role_ok = !self.role.is_empty() && !self.role.starts_with('-') && !self.role.contains(char::is_whitespace);
         ensure!(role_ok, "role {:?}: allowed is a name without white space that does not start with -", self.role);
         let timeout_ok = self.failover_timeout_s > 0.0 && self.failover_timeout_s <= FAILOVER_TIMEOUT_S_MAX;

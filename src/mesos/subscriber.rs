@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use rand::seq::SliceRandom;
 use reqwest::Response;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -127,6 +126,7 @@ impl Subscriber {
                     self.tell_disconnected(reason).await;
                     tokio::select! {
                         () = sleep(self.pause(slow)) => {}
+                        () = self.settings.masters.changed() => {} // It may be one that takes us.
                         () = self.events.closed() => return,
                     }
                 }
@@ -144,7 +144,12 @@ impl Subscriber {
         })?;
         let body = call::subscribe(&self.settings, self.framework_id.as_deref());
         let wait = self.settings.timing.subscribe;
-        let opened = self.http.post_to_leader(self.candidates(), SCHEDULER_PATH, &body, wait).await;
+        let candidates = self.settings.masters.candidates().await.map_err(|reason| {
+            self.failures += 1;
+            retry(reason)
+        })?;
+        let candidates = self.leader_first(candidates);
+        let opened = self.http.post_to_leader(candidates, SCHEDULER_PATH, &body, wait).await;
         opened.map_err(|failure| {
             self.failures += 1;
             self.leader = None;
@@ -152,10 +157,8 @@ impl Subscriber {
         })
     }
 
-    /// The last leader, then all masters in random order.
-    fn candidates(&self) -> Vec<String> {
-        let mut masters = self.settings.masters.clone();
-        masters.shuffle(&mut rand::rng());
+    /// The last leader, then the others.
+    fn leader_first(&self, mut masters: Vec<String>) -> Vec<String> {
         if let Some(leader) = &self.leader {
             masters.retain(|master| master != leader);
             masters.insert(0, leader.clone());
