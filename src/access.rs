@@ -11,6 +11,7 @@
 //! A token is made by `redisctl token`, of 256 random bits: nobody finds it from its hash, so no slow hash
 //! is needed. The file is read again when it changes; one that cannot be read leaves the former in force.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -55,18 +56,41 @@ impl std::fmt::Display for Level {
 
 /// Somebody who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller(Arc<Grant>);
+pub struct Caller {
+    grant: Arc<Grant>,
+    /// Where it asks from, if that is known.
+    from: Option<IpAddr>,
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.from {
+            Some(address) => write!(f, "{} at {address}", self.name()),
+            None => f.write_str(self.name()),
+        }
+    }
+}
 
 impl Caller {
+    fn new(grant: Arc<Grant>) -> Caller {
+        Caller { grant, from: None }
+    }
+
+    /// The same, who asks from there.
+    #[must_use]
+    pub fn at(self, from: Option<IpAddr>) -> Caller {
+        Caller { from, ..self }
+    }
+
     /// Who it is, for events and logs.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.grant.name
     }
 
     /// Whether this may be done with that instance.
     pub fn may(&self, level: Level, instance: &str) -> bool {
         let fits = |pattern: &String| matches(pattern.as_bytes(), instance.as_bytes());
-        self.0.access >= level && self.0.instances.iter().any(fits)
+        self.grant.access >= level && self.grant.instances.iter().any(fits)
     }
 }
 
@@ -174,13 +198,13 @@ impl Access {
     /// Who has this token; without tokens it is whoever says so. None: nobody who is known.
     pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
         match self {
-            Access::Open => Some(Caller(Arc::new(Grant {
+            Access::Open => Some(Caller::new(Arc::new(Grant {
                 name: "anybody".to_string(),
                 hash: Hash([0; 32]),
                 access: Level::Admin,
                 instances: all(),
             }))),
-            Access::Tokens(file) => file.find(&Hash::of(token?)).map(Caller),
+            Access::Tokens(file) => file.find(&Hash::of(token?)).map(Caller::new),
         }
     }
 

@@ -197,7 +197,7 @@ async fn store(
     options: Options,
 ) -> Result<Json<AppliedAll>, Problem> {
     documents.iter().try_for_each(|document| permit(caller, Level::Write, &document.instance.metadata.name))?;
-    let results = write::apply(&shared.state, documents, options).await?;
+    let results = write::apply(&shared.state, caller, documents, options).await?;
     if !options.dry_run {
         for Applied { name, result, revision } in &results {
             tracing::info!(instance = name, ?result, revision, "a document was applied by the API");

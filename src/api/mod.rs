@@ -210,7 +210,7 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let response = match shared.state.access.caller(bearer(&request)) {
         _ if spent.is_some() => too_many(spent.unwrap_or_default()),
         Some(caller) => {
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(caller.at(from));
             as_problem(next.run(request).await)
         }
         None if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),

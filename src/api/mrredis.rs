@@ -71,11 +71,12 @@ pub(super) async fn create(
     if let Err(refused) = permit(&caller, Level::Write, &name) {
         return failed(refused);
     }
-    create_instance(&shared, &name, sizes.map(|(field, value)| number(field, value)), body).await.unwrap_or_else(|t| t)
+    create_instance(&shared, &caller, &name, sizes.map(|(field, value)| number(field, value)), body).await.unwrap_or_else(|t| t)
 }
 
 async fn create_instance(
     shared: &Shared,
+    caller: &Caller,
     name: &str,
     [capacity, masters, slaves]: [Result<u32, Told>; 3],
     body: Body,
@@ -90,7 +91,7 @@ async fn create_instance(
     let document = json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec});
     let documents = parse_documents(&document.to_string()).map_err(|errors| failed(Problem::invalid(errors)))?;
     let only_new = Options { dry_run: false, if_match: Some(0) };
-    match write::apply(&shared.state, &documents, only_new).await {
+    match write::apply(&shared.state, caller, &documents, only_new).await {
         Ok(_) => {
             tracing::info!(instance = name, "declared by mr-redis' API");
             Ok(told(StatusCode::CREATED, "Request Accepted, Instance will be created."))
@@ -110,7 +111,7 @@ pub(super) async fn delete(State(shared): Shares, Extension(caller): Who, Path(n
     if shared.state.board.get(&name).is_some_and(|view| view.deleting) {
         return told(StatusCode::UNAUTHORIZED, format!("Instance {name} is already deleted"));
     }
-    match write::request_deletion(&shared.state, &name).await {
+    match write::request_deletion(&shared.state, &caller, &name).await {
         Ok(()) => {
             tracing::info!(instance = name, "deletion was asked for by mr-redis' API");
             told(StatusCode::OK, "Request Placed for destroying")
@@ -156,7 +157,7 @@ async fn update(
         Ok(change) => change,
         Err(wrong) => return wrong,
     };
-    match write::change(&shared.state, name, &change).await {
+    match write::change(&shared.state, caller, name, &change).await {
         Ok(()) => {
             tracing::info!(instance = name, %change, "changed by mr-redis' API");
             told(StatusCode::OK, done)

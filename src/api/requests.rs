@@ -79,7 +79,7 @@ pub(super) async fn delete(
 ) -> Result<(StatusCode, Json<Deleting>), Problem> {
     Params::read(&uri, &[])?;
     permit(&caller, Level::Admin, &name)?;
-    write::request_deletion(&shared.state, &name).await?;
+    write::request_deletion(&shared.state, &caller, &name).await?;
     tracing::info!(instance = name, by = caller.name(), "deletion was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(Deleting { name, deleting: true })))
 }
@@ -108,7 +108,7 @@ pub(super) async fn recreate(
         let detail = format!("{name} is in phase {phase}: only in phase DataLost is there nothing to lose by it");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    write::request_recreation(&shared.state, &name).await?;
+    write::request_recreation(&shared.state, &caller, &name).await?;
     tracing::info!(instance = name, by = caller.name(), "a new, empty start was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(Recreating { name, recreating: true })))
 }
@@ -139,7 +139,7 @@ pub(super) async fn failover(
     let wrong = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let Failover { to, force } = failover_of(&name, &text(body, BODY_BYTES_MAX).await?).map_err(wrong)?;
     permit(&caller, if force { Level::Admin } else { Level::Write }, &name)?;
-    let Request { at, to, force, .. } = write::request_failover(&shared.state, &name, to, force).await?;
+    let Request { at, to, force, .. } = write::request_failover(&shared.state, &caller, &name, to, force).await?;
     tracing::info!(instance = name, by = caller.name(), to, force, "a failover was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(FailingOver { name, failover: true, to, force, at })))
 }

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::ApiState;
 use super::problem::Problem;
+use crate::access::Caller;
 use crate::clock::now;
-use crate::model::{InstanceRecord, Request, RequestKind};
+use crate::model::{AuditedChange, InstanceRecord, Request, RequestKind};
 use crate::spec::{Parsed, join_errors, parse_document, parse_documents};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
@@ -20,6 +21,8 @@ use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, r
 const CONFLICTS_MAX: usize = 5;
 /// Reads under way at once: enough to hide the way to the store, few enough not to flood it.
 const READS_MAX: usize = 32;
+/// Changes that are kept until the leader tells of them: more only come while there is none.
+const CHANGES_MAX: usize = 50;
 /// For more documents than this, all instances are listed instead of read one by one.
 const READ_SINGLY_MAX: usize = 16;
 
@@ -46,6 +49,16 @@ pub enum Outcome {
     Unchanged,
 }
 
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Created => "created",
+            Outcome::Configured => "configured",
+            Outcome::Unchanged => "unchanged",
+        }
+    }
+}
+
 /// How documents are applied.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -61,7 +74,12 @@ pub struct Options {
 /// are one transaction, guarded by the revisions that the checks were made on.
 /// *Caveats.* More documents are several transactions; when the store fails between them, the answer
 /// says how many are written, and applying again writes the rest.
-pub async fn apply(state: &ApiState, documents: &[Parsed], options: Options) -> Result<Vec<Applied>, Problem> {
+pub async fn apply(
+    state: &ApiState,
+    by: &Caller,
+    documents: &[Parsed],
+    options: Options,
+) -> Result<Vec<Applied>, Problem> {
     let mut written: BTreeMap<String, Applied> = BTreeMap::new();
     for attempt in 1.. {
         let stored = read(state, documents).await?;
@@ -69,7 +87,7 @@ pub async fn apply(state: &ApiState, documents: &[Parsed], options: Options) -> 
         if options.dry_run {
             return Ok(decisions.into_iter().map(|decision| decision.applied).collect());
         }
-        match commit(state, &decisions, &mut written).await {
+        match commit(state, by, &decisions, &mut written).await {
             Ok(()) => {
                 let kept = |decision: Decision| written.remove(&decision.applied.name).unwrap_or(decision.applied);
                 return Ok(decisions.into_iter().map(kept).collect());
@@ -94,6 +112,33 @@ struct Stored {
     document: Option<KeyValue>,
     record: Option<InstanceRecord>,
     delete: Option<Request>,
+    audit: Audit,
+}
+
+/// Changes that the leader has not told of yet, and the revision of that list.
+#[derive(Clone, Default)]
+struct Audit {
+    changes: Vec<AuditedChange>,
+    revision: i64,
+}
+
+impl Audit {
+    fn read(item: &KeyValue) -> Audit {
+        let changes = decode::<Request>(item).map(|request| request.changes).unwrap_or_default();
+        Audit { changes, revision: item.revision }
+    }
+
+    /// What is to be written with a change, and what must not have changed meanwhile.
+    fn add(&self, name: &str, by: &Caller, what: &str) -> (Guard, Op) {
+        let key = request_key(name, RequestKind::Audit);
+        let change = AuditedChange { at: now(), by: by.to_string(), what: what.to_string() };
+        let mut changes = self.changes.clone();
+        changes.push(change);
+        let excess = changes.len().saturating_sub(CHANGES_MAX);
+        changes.drain(..excess);
+        let value = serde_json::to_vec(&Request { at: now(), changes, ..Request::default() }).expect("a request is JSON");
+        (Guard::Revision { key: key.clone(), revision: self.revision }, Op::Put { key, value })
+    }
 }
 
 impl Stored {
@@ -122,10 +167,16 @@ async fn read(state: &ApiState, documents: &[Parsed]) -> Result<BTreeMap<String,
 }
 
 async fn read_one(state: &ApiState, name: &str) -> Result<Stored, Error> {
-    let (instance, record, request) = (instance_key(name), state_key(name), request_key(name, RequestKind::Delete));
-    let (document, record, delete) =
-        tokio::try_join!(get(state, &instance), get(state, &record), get(state, &request))?;
-    Ok(Stored { document, record: record.as_ref().and_then(decode), delete: delete.as_ref().and_then(decode) })
+    let (instance, record) = (instance_key(name), state_key(name));
+    let (delete, audit) = (request_key(name, RequestKind::Delete), request_key(name, RequestKind::Audit));
+    let (document, record, delete, audit) =
+        tokio::try_join!(get(state, &instance), get(state, &record), get(state, &delete), get(state, &audit))?;
+    Ok(Stored {
+        document,
+        record: record.as_ref().and_then(decode),
+        delete: delete.as_ref().and_then(decode),
+        audit: audit.as_ref().map(Audit::read).unwrap_or_default(),
+    })
 }
 
 async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Stored>, Error> {
@@ -143,9 +194,11 @@ async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<S
         }
     }
     for item in requests {
-        let name = item.key.strip_prefix("requests/").and_then(|rest| rest.strip_suffix("/delete"));
-        if let Some(stored) = name.and_then(|name| all.get_mut(name)) {
-            stored.delete = decode(&item);
+        let Some((name, kind)) = item.key.strip_prefix("requests/").and_then(|rest| rest.split_once('/')) else { continue };
+        match (all.get_mut(name), kind) {
+            (Some(stored), "delete") => stored.delete = decode(&item),
+            (Some(stored), "audit") => stored.audit = Audit::read(&item),
+            _ => {}
         }
     }
     Ok(all)
@@ -185,6 +238,7 @@ struct Decision {
     /// The revision that was read; 0: there is no document.
     read: i64,
     text: String,
+    audit: Audit,
 }
 
 fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Options) -> Result<Vec<Decision>, Problem> {
@@ -203,7 +257,7 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
         let result = outcome(parsed, found);
         let revision = if result == Outcome::Unchanged || options.dry_run { read } else { 0 };
         let applied = Applied { name: name.clone(), result, revision };
-        decisions.push(Decision { applied, read, text: parsed.text.clone() });
+        decisions.push(Decision { applied, read, text: parsed.text.clone(), audit: found.audit.clone() });
     }
     if !going.is_empty() {
         let names = going.join(", ");
@@ -223,15 +277,20 @@ fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {
 
 async fn commit(
     state: &ApiState,
+    by: &Caller,
     decisions: &[Decision],
     written: &mut BTreeMap<String, Applied>,
 ) -> Result<(), Error> {
     let changes: Vec<&Decision> = decisions.iter().filter(|d| d.applied.result != Outcome::Unchanged).collect();
-    for chunk in changes.chunks(TXN_OPS_MAX) {
-        let key = |decision: &Decision| instance_key(&decision.applied.name);
-        let guards = chunk.iter().map(|d| Guard::Revision { key: key(d), revision: d.read }).collect();
-        let ops = chunk.iter().map(|d| Op::Put { key: key(d), value: d.text.clone().into_bytes() }).collect();
-        let revision = put(state, Txn { guards, ops }).await?;
+    for chunk in changes.chunks(TXN_OPS_MAX / 2) {
+        let mut txn = Txn::default();
+        for decision in chunk {
+            let (name, key) = (&decision.applied.name, instance_key(&decision.applied.name));
+            let (guard, op) = decision.audit.add(name, by, decision.applied.result.word());
+            txn.guards.extend([Guard::Revision { key: key.clone(), revision: decision.read }, guard]);
+            txn.ops.extend([Op::Put { key, value: decision.text.clone().into_bytes() }, op]);
+        }
+        let revision = put(state, txn).await?;
         let applied = chunk.iter().map(|d| Applied { revision, ..d.applied.clone() });
         written.extend(applied.map(|applied| (applied.name.clone(), applied)));
     }
@@ -239,7 +298,7 @@ async fn commit(
 }
 
 /// Changes fields of the stored document's spec, and nothing else of it.
-pub async fn change(state: &ApiState, name: &str, fields: &Value) -> Result<(), Problem> {
+pub async fn change(state: &ApiState, by: &Caller, name: &str, fields: &Value) -> Result<(), Problem> {
     for attempt in 1.. {
         let stored = read_one(state, name).await?.document.ok_or_else(|| Problem::no_instance(name))?;
         let instance = parse_document(&stored.value).map_err(|errors| {
@@ -252,7 +311,7 @@ pub async fn change(state: &ApiState, name: &str, fields: &Value) -> Result<(), 
         }
         let documents = parse_documents(&document.to_string()).map_err(Problem::invalid)?;
         let options = Options { dry_run: false, if_match: Some(stored.revision) };
-        match apply(state, &documents, options).await {
+        match apply(state, by, &documents, options).await {
             Err(Problem { status: 412, .. }) if attempt < CONFLICTS_MAX => {}
             other => return other.map(drop),
         }
@@ -264,7 +323,7 @@ pub async fn change(state: &ApiState, name: &str, fields: &Value) -> Result<(), 
 // Requests
 
 /// Asks for an instance to be deleted. Asking again changes nothing.
-pub async fn request_deletion(state: &ApiState, name: &str) -> Result<(), Problem> {
+pub async fn request_deletion(state: &ApiState, by: &Caller, name: &str) -> Result<(), Problem> {
     for attempt in 1.. {
         let found = read_one(state, name).await?;
         if found.is_going() {
@@ -272,7 +331,8 @@ pub async fn request_deletion(state: &ApiState, name: &str) -> Result<(), Proble
         }
         let Some(document) = found.document else { return Err(Problem::no_instance(name)) };
         let asked = Request { at: now(), revision: document.revision, ..Request::default() };
-        match request(state, name, RequestKind::Delete, &asked).await {
+        let audit = found.audit.add(name, by, "deletion was asked for");
+        match request(state, name, RequestKind::Delete, &asked, audit).await {
             Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
             other => return other.map_err(Problem::from),
         }
@@ -281,19 +341,21 @@ pub async fn request_deletion(state: &ApiState, name: &str) -> Result<(), Proble
 }
 
 /// Asks for an instance that has lost its data to be started again, empty.
-pub async fn request_recreation(state: &ApiState, name: &str) -> Result<(), Problem> {
+pub async fn request_recreation(state: &ApiState, by: &Caller, name: &str) -> Result<(), Problem> {
     let found = read_one(state, name).await?;
     if found.is_going() {
         return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
     }
     let document = found.document.ok_or_else(|| Problem::no_instance(name))?;
     let asked = Request { at: now(), revision: document.revision, ..Request::default() };
-    request(state, name, RequestKind::Recreate, &asked).await.map_err(Problem::from)
+    let audit = found.audit.add(name, by, "a new, empty start was asked for");
+    request(state, name, RequestKind::Recreate, &asked, audit).await.map_err(Problem::from)
 }
 
 /// Asks for another node to be the master; `to`: this one. Asking again changes what is asked for.
 pub async fn request_failover(
     state: &ApiState,
+    by: &Caller,
     name: &str,
     to: Option<String>,
     force: bool,
@@ -305,7 +367,10 @@ pub async fn request_failover(
             return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
         }
         asked.revision = found.document.ok_or_else(|| Problem::no_instance(name))?.revision;
-        match request(state, name, RequestKind::Failover, &asked).await {
+        let to = asked.to.as_deref().map(|to| format!(" to {to}")).unwrap_or_default();
+        let forced = if asked.force { ", by force," } else { "" };
+        let audit = found.audit.add(name, by, &format!("a failover{to}{forced} was asked for"));
+        match request(state, name, RequestKind::Failover, &asked, audit).await {
             // A change of the document meanwhile is no reason against it: only its deletion is.
             Err(Error::Conflict(_)) if attempt < CONFLICTS_MAX => {}
             other => return other.map(|()| asked).map_err(Problem::from),
@@ -315,8 +380,15 @@ pub async fn request_failover(
 }
 
 /// Writes a request, if the document still has the revision that the request was made for.
-async fn request(state: &ApiState, name: &str, kind: RequestKind, asked: &Request) -> Result<(), Error> {
+async fn request(
+    state: &ApiState,
+    name: &str,
+    kind: RequestKind,
+    asked: &Request,
+    (guard, audit): (Guard, Op),
+) -> Result<(), Error> {
     let value = serde_json::to_vec(asked).expect("a request is JSON");
-    let guards = vec![Guard::Revision { key: instance_key(name), revision: asked.revision }];
-    put(state, Txn { guards, ops: vec![Op::Put { key: request_key(name, kind), value }] }).await.map(|_| ())
+    let guards = vec![Guard::Revision { key: instance_key(name), revision: asked.revision }, guard];
+    let ops = vec![Op::Put { key: request_key(name, kind), value }, audit];
+    put(state, Txn { guards, ops }).await.map(|_| ())
 }

@@ -229,6 +229,8 @@ pub enum RequestKind {
     Recreate,
     /// Make another node the master.
     Failover,
+    /// Changes that were made through the API are to be told of.
+    Audit,
 }
 
 impl RequestKind {
@@ -238,6 +240,7 @@ impl RequestKind {
             RequestKind::Delete => "delete",
             RequestKind::Recreate => "recreate",
             RequestKind::Failover => "failover",
+            RequestKind::Audit => "audit",
         }
     }
 }
@@ -257,6 +260,20 @@ pub struct Request {
     /// For `failover`: do it though confirmed writes may be lost. The user was told which.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// For `audit`: what was changed, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<AuditedChange>,
+}
+
+/// A change that was made through the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditedChange {
+    /// When.
+    pub at: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    /// What was done: `configured`.
+    pub what: String,
 }
 
 /// Something that happened to an instance, for people.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::failover;
-use crate::model::{EventKind, InstanceRecord, RequestKind, TaskRecord};
+use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, RequestKind, TaskRecord};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
@@ -30,6 +30,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         draft.wait(format!("the store has lost the record {key}, and its nodes may run: nothing is done"));
         return only_said(report::finish(draft));
     }
+    tell_changes(&mut draft);
     accept_document(&mut draft);
     settle_tasks(&mut draft);
     if !delete(&mut draft) {
@@ -63,6 +64,17 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
 /// What is known may be wrong: nothing is done and nothing is written, only said.
 fn only_said(plan: Plan) -> Plan {
     Plan { writes: Vec::new(), steps: Vec::new(), claims: Vec::new(), status_changed: false, ..plan }
+}
+
+/// Changes that were made through the API become events.
+fn tell_changes(d: &mut Draft) {
+    let Some(request) = d.o.instance.requests.get(&RequestKind::Audit) else { return };
+    for AuditedChange { at, by, what } in &request.value.changes {
+        let (reason, object, message) = ("Changed".to_string(), d.o.name.to_string(), format!("{what} by {by}"));
+        let (at, kind) = (*at, EventKind::Normal);
+        d.events.push(InstanceEvent { at, first_at: at, count: 1, kind, reason, object, message });
+    }
+    d.done.push(RequestKind::Audit);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ pub enum Outcome {
     Replies(Vec<Reply>),
     /// Send this, and close the connection.
     Close(Reply),
-    /// Ask for a switchover of this instance.
-    Failover(String),
+    /// Ask for a switchover of this instance, for this one.
+    Failover(String, Caller),
 }
 
 impl From<Reply> for Outcome {
@@ -517,7 +517,10 @@ fn failover(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome
         if !view::replicas(view).any(|node| node.link.as_deref() == Some("up")) {
             return error("NOGOODSLAVE No suitable replica to promote");
         }
-        Outcome::Failover(view.name.clone())
+        match &client.caller {
+            Some(caller) => Outcome::Failover(view.name.clone(), caller.clone()),
+            None => error("NOAUTH Authentication required."),
+        }
     })
 }
 

@@ -10,7 +10,7 @@
 //! does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -107,12 +107,13 @@ async fn talk(sentinel: &Sentinel, mut stream: TcpStream, peer: SocketAddr) -> s
     let (reader, writer) = stream.split();
     let id = sentinel.clients.fetch_add(1, Ordering::Relaxed);
     let client = Client::new(id, peer.to_string(), sentinel.state.access.caller(None));
-    Conversation { sentinel, client, reader, writer, news: None, replies: Vec::new() }.run().await
+    Conversation { sentinel, from: Some(peer.ip()), client, reader, writer, news: None, replies: Vec::new() }.run().await
 }
 
 /// One client's connection.
 struct Conversation<'a> {
     sentinel: &'a Sentinel,
+    from: Option<IpAddr>,
     client: Client,
     reader: ReadHalf<'a>,
     writer: WriteHalf<'a>,
@@ -186,8 +187,9 @@ impl Conversation<'_> {
                 self.reply(&reply);
                 return false;
             }
-            Outcome::Failover(name) => {
-                let asked = request_failover(&sentinel.state, &name, None, false).await;
+            Outcome::Failover(name, caller) => {
+                let caller = caller.at(self.from);
+                let asked = request_failover(&sentinel.state, &caller, &name, None, false).await;
                 self.reply(&asked.map_or_else(|problem| Reply::Error(format!("ERR {}", problem.detail)), |_| Reply::ok()));
             }
         }
