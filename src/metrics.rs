@@ -4,7 +4,8 @@
 //! is a label there, so their number does not grow with the number of instances ([`instances`] is for those). What can be read from the board
 //! (phases, roles, leadership, the state of the Mesos session) is read when Prometheus asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use prometheus::{
 
 use crate::board::Board;
 use crate::clock::now;
-use crate::model::{Role, TaskState};
+use crate::model::{InstanceEvent, Role, TaskState};
 use crate::status::{NodeState, Phase};
 
 mod instances;
@@ -55,6 +56,11 @@ pub struct Metrics {
     http_seconds: HistogramVec,
     http: IntCounterVec,
     watchers: IntGauge,
+    events: IntCounterVec,
+    failovers: IntCounterVec,
+    write_gaps: HistogramVec,
+    /// Of each instance: how many, and how long together.
+    gaps: Mutex<HashMap<String, (u64, Duration)>>,
 }
 
 /// Registers what it makes: one registry, so a name that is used twice shows at the first start.
@@ -135,6 +141,18 @@ impl Metrics {
             )),
             http_seconds: make.seconds("redisctl_http_request_duration_seconds", "Answers of the API.", &["route"]),
             http: make.counter("redisctl_http_requests_total", "Requests to the API.", &["route", "method", "code"]),
+            events: make.counter("redisctl_events_total", "Events of instances.", &["reason", "type"]),
+            failovers: make.counter(
+                "redisctl_failovers_total",
+                "Changes of a master: it was lost, or handed its role over.",
+                &["cause"],
+            ),
+            write_gaps: make.seconds(
+                "redisctl_write_gap_seconds",
+                "From the loss of a master to the next one that takes writes, as the operator saw it.",
+                &[],
+            ),
+            gaps: Mutex::default(),
             watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
             registry: make.0,
             started: Instant::now(),
@@ -167,6 +185,34 @@ impl Metrics {
     pub fn mesos_event(&self) {
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.mesos_event_ms.store(ms.max(1), Ordering::Relaxed);
+    }
+
+    /// Something happened to an instance, and is recorded.
+    pub fn event(&self, event: &InstanceEvent) {
+        self.events.with_label_values(&[event.reason.as_str(), event.kind.word()]).inc();
+        match event.reason.as_str() {
+            "FailedOver" => self.failovers.with_label_values(&["lost"]).inc(),
+            "SwitchoverStarted" => self.failovers.with_label_values(&["handed over"]).inc(),
+            _ => {}
+        }
+    }
+
+    /// An instance takes writes again.
+    pub fn write_gap(&self, name: &str, gap: Duration) {
+        self.write_gaps.with_label_values::<&str>(&[]).observe(gap.as_secs_f64());
+        let mut gaps = self.gaps.lock().expect("no holder panics");
+        let (count, sum) = gaps.entry(name.to_string()).or_default();
+        (*count, *sum) = (*count + 1, *sum + gap);
+    }
+
+    /// How often an instance took no writes since this operator leads, and how long together.
+    fn gaps(&self, name: &str) -> (u64, Duration) {
+        self.gaps.lock().expect("no holder panics").get(name).copied().unwrap_or_default()
+    }
+
+    /// An instance is gone.
+    pub fn forget(&self, name: &str) {
+        self.gaps.lock().expect("no holder panics").remove(name);
     }
 
     /// A call to the Mesos master was answered, or failed.
@@ -219,7 +265,7 @@ impl Metrics {
         self.observe(board);
         let mut text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default();
         if board.operator().leading {
-            instances::render(board, now(), &mut text);
+            instances::render(self, board, now(), &mut text);
         }
         text
     }

@@ -7,7 +7,11 @@
 //! The text is written here, not by the prometheus crate: at 3,000 nodes it has 60,000 lines, which the
 //! crate would keep as as many objects.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::Metrics;
 
 use crate::board::{Board, InstanceView, Measured};
 use crate::model::{Role, Timestamp};
@@ -59,6 +63,11 @@ families! { OfInstances:
     in_sync "redisctl_instance_replicas_in_sync" "gauge" "Replicas that follow the master, link up.",
     unreplicated "redisctl_instance_unreplicated_bytes" "gauge"
         "Bytes of the master's replication stream that no replica had when last asked.",
+    gaps "redisctl_instance_write_gaps_total" "counter"
+        "How often no master took writes, since this operator leads.",
+    gap_seconds "redisctl_instance_write_gap_seconds_total" "counter"
+        "How long no master took writes, as the operator saw it, since it leads.",
+    events "redisctl_instance_events" "gauge" "Events that are kept, each with how often it happened.",
     window "redisctl_instance_loss_window_seconds" "gauge"
         "How long a master that hangs or is cut off may take writes that are lost.",
 }
@@ -85,10 +94,10 @@ families! { OfNodes:
 }
 
 /// Appends all that is known of instances and nodes.
-pub(super) fn render(board: &Board, now: Timestamp, out: &mut String) {
+pub(super) fn render(metrics: &Metrics, board: &Board, now: Timestamp, out: &mut String) {
     let (mut instances, mut nodes) = (OfInstances::new(), OfNodes::new());
     for view in board.list() {
-        of_instance(&view, &mut instances);
+        of_instance(&view, metrics.gaps(&view.name), &mut instances);
         let master = view.status.nodes.iter().find(|node| node.role == Role::Master);
         let master_offset = master.and_then(|master| board.measured(&master.task_id)).map(|measured| measured.offset);
         for node in &view.status.nodes {
@@ -99,7 +108,7 @@ pub(super) fn render(board: &Board, now: Timestamp, out: &mut String) {
     nodes.append(out);
 }
 
-fn of_instance(view: &InstanceView, all: &mut OfInstances) {
+fn of_instance(view: &InstanceView, (gaps, gap): (u64, Duration), all: &mut OfInstances) {
     let status = &view.status;
     let labels = format!("redisinstance=\"{}\"", escaped(&view.name));
     let holds = |kind| status.condition(kind).is_some_and(|condition| condition.status == ConditionStatus::True);
@@ -113,6 +122,15 @@ fn of_instance(view: &InstanceView, all: &mut OfInstances) {
     all.epoch.add(&labels, status.epoch);
     all.nodes_ready.add(&labels, ready(None));
     all.in_sync.add(&labels, ready(Some(Role::Replica)));
+    all.gaps.add(&labels, gaps);
+    all.gap_seconds.add(&labels, gap.as_secs_f64());
+    let mut events: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for event in view.events.iter() {
+        *events.entry((&event.reason, event.kind.word())).or_default() += u64::from(event.count);
+    }
+    for ((reason, kind), count) in events {
+        all.events.add(&format!("{labels},reason=\"{}\",type=\"{kind}\"", escaped(reason)), count);
+    }
     if let Some(instance) = &view.instance {
         all.declared.add(&labels, instance.spec.nodes());
         all.promised.add(&labels, instance.spec.confirmations());

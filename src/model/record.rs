@@ -304,3 +304,13 @@ pub enum EventKind {
     Normal,
     Warning,
 }
+
+impl EventKind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            EventKind::Normal => "Normal",
+            EventKind::Warning => "Warning",
+        }
+    }
+}

@@ -14,6 +14,7 @@ use crate::clock::now;
 use crate::model::{MesosCall, MesosEvent, TaskState, Timestamp};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
+use crate::reconcile::gaps::Gaps;
 use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
 use crate::reconcile::invariants::{self, Broken};
 use crate::reconcile::offers::{Asked, plan_session};
@@ -43,6 +44,7 @@ pub struct Controller {
     /// New instances that wait for their first offers until then: see [`OFFERS_WAIT_MS`].
     fresh: BTreeMap<String, Timestamp>,
     session_revisit: Option<Timestamp>,
+    gaps: Gaps,
     /// The store has been read once.
     synced: bool,
     /// It has been read, and every change since.
@@ -68,6 +70,7 @@ impl Controller {
             wanting: BTreeSet::new(),
             fresh: BTreeMap::new(),
             session_revisit: None,
+            gaps: Gaps::default(),
             synced: false,
             watching: false,
             news: false,
@@ -301,7 +304,12 @@ impl Controller {
                 ..Plan::default()
             };
         }
-        self.parts.board.set(view::instance_view(name, instance, &plan));
+        let view = view::instance_view(name, instance, &plan);
+        let before = self.parts.board.get(name);
+        if let Some(gap) = self.gaps.see(name, before.as_ref().map(|view| &view.status), &view.status, now) {
+            self.parts.metrics.write_gap(name, gap);
+        }
+        self.parts.board.set(view);
         if plan.wants_offers {
             self.wanting.insert(name.to_string())
         } else {
@@ -324,6 +332,8 @@ impl Controller {
 
     fn gone(&mut self, name: &str) {
         self.parts.board.remove(name);
+        self.parts.metrics.forget(name);
+        self.gaps.forget(name);
         self.wanting.remove(name);
         self.fresh.remove(name);
         self.schedule.forget(name);

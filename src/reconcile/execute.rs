@@ -201,6 +201,11 @@ impl Ports {
             Ok(revision) => {
                 let status: Option<InstanceStatus> = work.plan.status.clone().filter(|_| work.plan.status_changed);
                 let (name, writes) = (work.name.clone(), work.plan.writes.clone());
+                for write in &writes {
+                    if let Write::Event(event) = write {
+                        self.metrics.event(event);
+                    }
+                }
                 self.tell(Input::Event(Event::Committed { name, writes, status, revision })).await;
                 Ok(())
             }

@@ -18,6 +18,7 @@ pub mod controller;
 pub mod draft;
 pub mod execute;
 pub mod framework;
+mod gaps;
 pub mod invariants;
 pub mod launch;
 pub mod leaving;
