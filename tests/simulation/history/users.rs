@@ -100,7 +100,7 @@ impl History {
         let nodes = self.store.instances.get(name).map(|stored| stored.nodes.len()).unwrap_or_default();
         let to = self.dice.percent(50).then(|| format!("{name}-{}", self.dice.below(nodes + 2)));
         self.say(|| format!("the user asks for a failover of {name} to {to:?}"));
-        let request = Request { at: self.now, revision, to, force: false };
+        let request = Request { at: self.now, revision, to, ..Request::default() };
         let request = serde_json::to_vec(&request).expect("plain");
         self.store.put(&request_key(name, RequestKind::Failover), request);
     }
