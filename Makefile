@@ -3,11 +3,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-failover bench-calm chaos schema rig clients clean packages
+.PHONY: help demo test check lint bench bench-failover bench-calm chaos dist schema rig clients clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
-TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux iproute2 findutils
+TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux iproute2 findutils openssl zookeeper default-jre-headless
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ bench-calm: packages rig ## Full load, saves and 50 ms stalls: no master may be 
 
 chaos: packages rig ## Faults one after the other while clients write; no confirmed write is lost (MINUTES=10 SEED=n)
 	@CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$${SEED:-$$RANDOM} cargo test --quiet --test chaos -- --nocapture
+
+dist: ## An archive with a static binary, man pages, completion and manifests, and its checksum
+	@scripts/need $(BUILD_PACKAGES)
+	@scripts/dist
 
 schema: ## Writes manifests/ again from the types
 	@scripts/need $(BUILD_PACKAGES)

@@ -71,6 +71,7 @@ pub struct OperatorView {
     /// Set: the operator launches and kills nothing, for this reason.
     pub frozen: Option<String>,
     /// The other operators of this store.
+    #[serde(default)]
     pub others: Vec<Peer>,
 }
 

@@ -53,7 +53,7 @@ fn all_errors_of_all_documents_are_told_at_once_in_the_order_of_their_lines() {
     let text = "\
 apiVersion: redisctl/v1
 kind: RedisInstanze
-metadata: {name: Orders, labels: {team: 5}}
+metadata: {name: Orders-, labels: {team: 5}}
 spec:
   replicas: many
   memroy: 64Mi
@@ -74,8 +74,8 @@ spec: {memory: 1Mi}
     let told = told(text);
     let expected = [
         "line 2: kind: \"RedisInstanze\" is not known: allowed is RedisInstance",
-        "line 3: metadata.name: \"Orders\" is not a name: allowed are 1 to 40 lower case letters, digits and -, \
-         with a letter first and no - last",
+        "line 3: metadata.name: \"Orders-\" is not a name: allowed are 1 to 40 letters, digits, - and _, \
+         with a letter first and no - or _ last",
         "line 3: metadata.labels.team: 5 is not text: write it in quotes, \"5\"",
         "line 4: spec.memory: is missing",
         "line 5: spec.replicas: \"many\" is not a whole number from 0 to 200",
@@ -324,7 +324,7 @@ fn images_labels_and_names_have_their_forms() {
         let told = told_of(&format!("  redis: {{image: \"{image}\"}}"));
         assert!(told.contains("is not an image: allowed is [HOST[:PORT]/]NAME[:TAG][@DIGEST]"), "{told}");
     }
-    for name in ["1st", "-a", "a-", "a_b", "a.b", &"a".repeat(41), "\"\""] {
+    for name in ["1st", "-a", "a-", "a_", "a.b", &"a".repeat(41), "\"\""] {
         let told = told(&spec("  memory: 64Mi").replace("orders", name));
         assert!(told.len() == 1 && told[0].contains("is not a name"), "{told:?}");
     }
@@ -478,7 +478,7 @@ fn small_instance() -> impl Strategy<Value = RedisInstance> {
     );
     let constraint = ("[a-z]{1,8}", prop::sample::select(vec!["in", "exists"]), "[ -~]{0,8}x");
     (
-        "[a-z]([-a-z0-9]{0,20}[a-z0-9])?",
+        "[a-zA-Z]([-_a-zA-Z0-9]{0,20}[a-zA-Z0-9])?",
         prop::collection::btree_map("[a-z0-9][a-z0-9._/-]{0,10}", "[A-Za-z0-9._-]{0,12}", 0..4),
         (0u32..=200, 2u64..=1 << 20, 10u64..=256_000, 1u32..=1000, 1000u64..=604_800_000),
         config,

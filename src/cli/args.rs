@@ -86,6 +86,9 @@ pub enum Command {
     Version,
     /// Print a completion script for a shell
     Completion(CompletionArgs),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Arguments of `operator`.
@@ -389,6 +392,13 @@ pub struct TokenArgs {
     /// With which instances: names, in which * and ? stand for any letters
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "*")]
     pub instances: Vec<String>,
+}
+
+/// Arguments of `man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Where they are written
+    pub directory: PathBuf,
 }
 
 /// Arguments of `completion`.

@@ -83,6 +83,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Token(args) => token::token(&args),
         Command::Schema => schema(),
         Command::Completion(args) => completion(args.shell),
+        Command::Man(args) => man(&args.directory),
         command => {
             // Commands mostly wait for one server: a thread of our own is enough, and starts faster.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -109,7 +110,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,
-        Command::Operator(_) | Command::Local(_) | Command::Token(_) | Command::Schema | Command::Completion(_) => {
+        Command::Operator(_) | Command::Local(_) | Command::Token(_) | Command::Schema | Command::Completion(_) | Command::Man(_) => {
             unreachable!("run() does these itself")
         }
     }
@@ -176,6 +177,12 @@ async fn version(client: &Client) -> Result<Exit> {
 
 fn schema() -> Result<Exit> {
     print(&(serde_json::to_string_pretty(&crate::spec::schema())? + "\n"))?;
+    Ok(Exit::Ok)
+}
+
+fn man(directory: &std::path::Path) -> Result<Exit> {
+    let written = clap_mangen::generate_to(Cli::command(), directory);
+    written.with_context(|| format!("write man pages into {}", directory.display()))?;
     Ok(Exit::Ok)
 }
 

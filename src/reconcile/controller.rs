@@ -186,7 +186,7 @@ impl Controller {
             Input::Event(event) => self.learn(event),
             Input::StoreLost(reason) => {
                 self.watching = false;
-                self.report();
+                self.parts.report(&self.world, self.watching, self.schedule.depth());
                 warn!("store: {reason}");
             }
             Input::Done { name, outcome } => self.done(&name, outcome),
@@ -268,7 +268,7 @@ impl Controller {
             tokio::spawn(self.ports().perform_round(vec![work]));
         }
         self.session_round(now);
-        self.report();
+        self.parts.report(&self.world, self.watching, self.schedule.depth());
     }
 
     fn plan(&mut self, name: &str, now: Timestamp) -> Option<Work> {
@@ -389,25 +389,5 @@ impl Controller {
             _ => return,
         };
         self.world.apply(Event::Noted(note), now);
-    }
-
-    // -----------------------------------------------------------------------------------------
-    // Probes and reports
-
-    fn report(&self) {
-        let (mesos, message) = match &self.world.session {
-            Session::Disconnected(reason) => ("disconnected", reason.clone()),
-            Session::Subscribed { .. } => ("subscribed", String::new()),
-            Session::Ended(message) => ("ended", message.clone()),
-        };
-        let (frozen, watching) = (self.world.frozen.clone(), self.watching);
-        let (dirty, busy) = self.schedule.depth();
-        self.parts.metrics.set_queue(dirty, busy);
-        self.parts.board.set_operator(|operator| {
-            operator.store_synced = watching;
-            operator.mesos = mesos.to_string();
-            operator.mesos_message = message;
-            operator.frozen = frozen;
-        });
     }
 }

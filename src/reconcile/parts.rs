@@ -13,6 +13,7 @@ use crate::model::{MesosEvent, Probe};
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::targets::Targets;
+use crate::reconcile::world::{Session, World};
 use crate::store::{Leadership, Store};
 
 /// What the controller needs to know.
@@ -57,4 +58,23 @@ pub struct Parts {
 pub enum Exit {
     /// Leadership was lost: stand by again.
     NotLeader,
+}
+
+impl Parts {
+    /// Puts on the board what the operator knows of itself.
+    pub fn report(&self, world: &World, watching: bool, (dirty, busy): (usize, usize)) {
+        let (mesos, message) = match &world.session {
+            Session::Disconnected(reason) => ("disconnected", reason.clone()),
+            Session::Subscribed { .. } => ("subscribed", String::new()),
+            Session::Ended(message) => ("ended", message.clone()),
+        };
+        let frozen = world.frozen.clone();
+        self.metrics.set_queue(dirty, busy);
+        self.board.set_operator(|operator| {
+            operator.store_synced = watching;
+            operator.mesos = mesos.to_string();
+            operator.mesos_message = message;
+            operator.frozen = frozen;
+        });
+    }
 }

@@ -28,11 +28,14 @@ use tracing::warn;
 use crate::api::{ApiState, request_failover};
 use crate::board::{Board, BoardChange};
 use crate::clock::now;
-use commands::{Client, Outcome, Sight};
+use commands::{Outcome, Sight};
+use connection::Client;
 use news::{News, Told};
 use wire::Reply;
 
 mod commands;
+mod connection;
+mod masters;
 mod news;
 mod view;
 mod wire;

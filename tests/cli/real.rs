@@ -92,14 +92,14 @@ fn errors_of_the_real_parser_are_found_in_the_right_file_and_line() {
     let good = crate::sample::document("good");
     let one = real.file(
         "1.yaml",
-        &format!("# a comment\n---\n{good}---\n# nothing\n--- # more\n\n{}", good.replace("good", "Bad")),
+        &format!("# a comment\n---\n{good}---\n# nothing\n--- # more\n\n{}", good.replace("good", "Bad-")),
     );
     let two = real.file("2.yaml", &format!("\n\n{}", good.replace("256Mi", "lots").replace("good", "two")));
     let three = real.file("3.json", "{\"apiVersion\": \"redisctl/v1\",\n \"kind\": \"Redis\"}\n");
     let done = real.run(&["apply", "-f", &one, "-f", &two, "-f", &three]);
     assert_eq!((done.code, done.out.as_str()), (2, ""), "{done:?}");
     for place in [
-        format!("{one}:18:9: metadata.name: \"Bad\""),
+        format!("{one}:18:9: metadata.name: \"Bad-\""),
         format!("{two}:10:11: spec.memory: \"lots\""),
         format!("{three}:2:10: kind: \"Redis\""),
     ] {

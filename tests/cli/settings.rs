@@ -65,7 +65,8 @@ fn help_names_the_default_and_the_variable_of_each_setting() {
     let shown = run(&GIVEN);
     for (name, value) in settings(&shown) {
         let variable = format!("[env: REDISCTL_{}=]", name.to_uppercase().replace('-', "_"));
-        let start = help.find(&format!("--{name} <")).unwrap_or_else(|| panic!("--{name} in {help}"));
+        let start = [" <", "[=<"].iter().find_map(|after| help.find(&format!("--{name}{after}")));
+        let start = start.unwrap_or_else(|| panic!("--{name} in {help}"));
         let about = &help[start..];
         let about = &about[..about.find("[env: ").unwrap() + variable.len()];
         assert!(about.ends_with(&variable), "{variable} in {about}");
@@ -102,8 +103,8 @@ fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
         ),
         (["--store", "etcd://a:1"], "--store \"etcd://a:1\": allowed are"),
         (["--store", "file:"], "--store \"file:\": allowed are"),
-        (["--mesos", "m1:5050"], "--mesos \"m1:5050\": allowed is http://HOST:PORT[,HOST:PORT...]"),
-        (["--mesos", "http://m1:5050,m2"], "\"m2\" is not HOST:PORT"),
+        (["--mesos", "m1:5050"], "--mesos: \"m1:5050\": allowed are http://HOST:PORT[,HOST:PORT...], https://"),
+        (["--mesos", "http://m1:5050,m2"], "--mesos: \"http://m1:5050,m2\": allowed are http://HOST:PORT"),
         (["--listen", "0.0.0.0:5656"], "set --advertise http://HOST:PORT too"),
         (["--listen", "localhost"], "invalid value 'localhost' for '--listen <IP:PORT>'"),
         (["--advertise", "ftp://x"], "--advertise \"ftp://x\": allowed is http://HOST:PORT"),

@@ -113,7 +113,7 @@ fn a_server_that_is_no_operator_is_told_from_one() {
     let shown = run(&["get", "--server", "localhost:5656"]);
     assert_eq!(
         (shown.code, shown.err.as_str()),
-        (2, "error: --server \"localhost:5656\": allowed is http://HOST:PORT\n")
+        (2, "error: --server \"localhost:5656\": allowed are http://HOST:PORT and https://HOST:PORT\n")
     );
 }
 

@@ -120,7 +120,8 @@ impl<'a> Info<'a> {
 
     /// A replica that never had a link to any master since it started.
     pub fn never_synced(&self) -> bool {
-        self.text("master_link_status") == Some("down") && self.link_down_s().is_none()
+        let said = self.text("master_link_down_since_seconds").is_some();
+        said && self.text("master_link_status") == Some("down") && self.link_down_s().is_none()
     }
 
     fn follows(&self) -> Option<Address> {
