@@ -7,8 +7,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::support::{Etcd, wait_until};
@@ -29,6 +32,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const CHANGES: usize = 200;
 /// Between two changes, so that one does not wait for what the last one has caused.
 const PAUSE: Duration = Duration::from_millis(30);
+const SCRAPES: usize = 30;
+/// Clients that read at once, ...
+const READERS: usize = 8;
+/// ... each once in this time: 10,000 reads in a second.
+const READ_EVERY: Duration = Duration::from_micros(800);
 /// How often a node is asked whether a change has arrived.
 const POLL: Duration = Duration::from_micros(300);
 
@@ -36,6 +44,7 @@ struct Bench {
     store: Store,
     operator: Operator,
     table: Table,
+    http: reqwest::Client,
     _cluster: Cluster,
     _etcd: Etcd,
 }
@@ -54,13 +63,17 @@ async fn main() {
     let operator = Operator::spawn(&etcd.url("bench"), &format!("http://{}", cluster.master_address()));
     operator.wait_until_in_charge().await;
     println!("{INSTANCES} instances of {} nodes, {AGENTS} simulated agents, store etcd", REPLICAS + 1);
-    let mut bench = Bench { store, operator, table: Table::default(), _cluster: cluster, _etcd: etcd };
+    let http = redisctl::tls::http().build().expect("a client");
+    let mut bench = Bench { store, operator, table: Table::default(), http, _cluster: cluster, _etcd: etcd };
     bench.create().await;
     bench.quiet().await;
     bench.idle().await;
+    bench.scrape().await;
     bench.restart().await;
     bench.quiet().await;
-    bench.change_config().await;
+    bench.change_config(100, "").await;
+    bench.quiet().await;
+    bench.change_config_under_load().await;
     bench.quiet().await;
     bench.scale_up().await;
     bench.table.print();
@@ -163,7 +176,7 @@ impl Bench {
     /// Waits until every node has answered the new operator.
     async fn all_heard(&self) {
         wait_until("all nodes are heard of", TIMEOUT, async || {
-            let text = reqwest::get(format!("{}/metrics", self.operator.url())).await?.text().await?;
+            let text = self.http.get(format!("{}/metrics", self.operator.url())).send().await?.text().await?;
             let ready: f64 = text
                 .lines()
                 .filter(|line| line.starts_with("redisctl_nodes{") && line.to_lowercase().contains("state=\"ready\""))
@@ -179,9 +192,9 @@ impl Bench {
     }
 
     /// One value of `redis.config` at a time: until the operator records it, and until the node has it.
-    async fn change_config(&mut self) {
+    async fn change_config(&mut self, first: usize, when: &str) {
         let (mut recorded, mut set) = (Vec::new(), Vec::new());
-        for i in 100..100 + CHANGES {
+        for i in first..first + CHANGES {
             let nodes = self.store.list(&nodes_of(i)).await.expect("etcd answers").items;
             let node: NodeRecord = serde_json::from_slice(&nodes[0].value).expect("a record");
             let mut ask = Ask::dial(&node.address.to_string());
@@ -203,8 +216,33 @@ impl Bench {
             recorded.push(noted.await.expect("no panic"));
             tokio::time::sleep(PAUSE).await; // Until what it has caused is over.
         }
-        self.tell("config changed: intent in the store", &recorded);
-        self.tell("config changed: CONFIG SET at the node", &set);
+        self.tell(&format!("config changed{when}: intent in the store"), &recorded);
+        self.tell(&format!("config changed{when}: CONFIG SET at the node"), &set);
+    }
+
+    /// The same while clients of the API read without end.
+    async fn change_config_under_load(&mut self) {
+        let readers = Readers::start(self.operator.url());
+        self.change_config(300, ", 10,000 reads/s").await;
+        let (took, part) = readers.finish();
+        let (p50, p99) = (quantile(&took, 0.5), quantile(&took, 0.99));
+        println!("reads: {part:.0} in a second, p50 {}, p99 {}", ms(p50), ms(p99));
+        self.table.row("  GET /v1/instances/NAME meanwhile", &format!("{part:.0} in a second"), &ms(p99), "", "10,000");
+    }
+
+    /// What Prometheus gets, and how long it takes.
+    async fn scrape(&mut self) {
+        let (mut took, mut lines) = (Vec::new(), 0);
+        for _ in 0..SCRAPES {
+            let start = Instant::now();
+            let answer = self.http.get(format!("{}/metrics", self.operator.url())).send().await;
+            let text = answer.expect("the operator answers").text().await.expect("all of it");
+            took.push(start.elapsed());
+            lines = text.lines().filter(|line| !line.starts_with('#')).count();
+        }
+        let (p50, worst) = (quantile(&took, 0.5), quantile(&took, 1.0));
+        println!("scrape: {lines} values, p50 {}, worst {}", ms(p50), ms(worst));
+        self.table.row("  one scrape of /metrics", &ms(p50), &format!("worst {}", ms(worst)), "", "200 ms");
     }
 
     /// One more replica at a time: until its launch is recorded.
@@ -235,6 +273,66 @@ impl Bench {
         let revision = self.store.list("operator/").await.expect("etcd answers").revision;
         self.store.watch(prefix, revision).await.expect("etcd answers")
     }
+}
+
+/// Clients that read instances, at a pace of 10,000 in a second together.
+struct Readers {
+    stop: Arc<AtomicBool>,
+    start: Instant,
+    threads: Vec<JoinHandle<Vec<Duration>>>,
+}
+
+impl Readers {
+    fn start(url: &str) -> Readers {
+        let (stop, address) = (Arc::new(AtomicBool::new(false)), url.trim_start_matches("http://").to_string());
+        let reader = |i: usize| {
+            let (stop, address) = (stop.clone(), address.clone());
+            std::thread::spawn(move || read(i, &address, &stop))
+        };
+        Readers { start: Instant::now(), threads: (0..READERS).map(reader).collect(), stop }
+    }
+
+    /// How long each read took, and how many there were in a second.
+    #[allow(clippy::cast_precision_loss)] // Some 100,000.
+    fn finish(self) -> (Vec<Duration>, f64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let took: Vec<Duration> = self.threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect();
+        let part = took.len() as f64 / self.start.elapsed().as_secs_f64();
+        (took, part)
+    }
+}
+
+fn read(reader: usize, address: &str, stop: &AtomicBool) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(address).expect("the API listens");
+    stream.set_nodelay(true).expect("a TCP socket");
+    let mut reader_of = BufReader::new(stream.try_clone().expect("a socket can be duplicated"));
+    let (mut took, start) = (Vec::new(), Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        let due = start + READ_EVERY * u32::try_from(took.len()).expect("few");
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let (begun, i) = (Instant::now(), (reader * 131 + took.len()) % INSTANCES);
+        let request = format!("GET /v1/instances/{} HTTP/1.1\r\nHost: {address}\r\n\r\n", name(i));
+        stream.write_all(request.as_bytes()).expect("the API reads");
+        answer(&mut reader_of);
+        took.push(begun.elapsed());
+    }
+    took
+}
+
+/// Reads one answer, which must be good.
+fn answer(reader: &mut BufReader<TcpStream>) {
+    let (mut line, mut length) = (String::new(), 0);
+    reader.read_line(&mut line).expect("the API answers");
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).expect("the API answers");
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a number");
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("all of it");
 }
 
 /// A connection to a node.
