@@ -13,6 +13,7 @@ pub mod mesos;
 pub mod metrics;
 pub mod model;
 pub mod operator;
+pub mod passwords;
 mod peers;
 pub mod placement;
 pub mod reconcile;
