@@ -24,7 +24,8 @@ use crate::peers;
 use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
-use crate::reconcile::framework;
+use crate::passwords::Key;
+use crate::reconcile::{framework, keys};
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
@@ -267,9 +268,9 @@ impl Operator {
     async fn lead(&self, leadership: Leadership) -> Result<Exit> {
         let leadership = Arc::new(leadership);
         let mut held = leadership.held.clone();
-        let framework_id = tokio::select! {
+        let (framework_id, key) = tokio::select! {
             _ = held.wait_for(|held| !held) => return Ok(Exit::NotLeader),
-            framework_id = self.sound_framework() => framework_id,
+            sound = async { (self.sound_framework().await, self.key(&leadership).await) } => sound,
         };
         let (out, inputs) = mpsc::channel(INPUTS_MAX);
         let (results, outcomes) = mpsc::channel(PROBES_MAX);
@@ -281,11 +282,12 @@ impl Operator {
         let prober = Prober::start(redis.clone(), results);
         let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
+        let interval = Duration::from_millis(self.settings.probe_interval.0);
         let parts = Parts {
             store: self.store.clone(),
             leadership,
             mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
-            probes: (Targets::new(prober, watches, Duration::from_millis(self.settings.probe_interval.0)), outcomes),
+            probes: (Targets::new(redis.clone(), prober, watches, interval, Some(key.clone())), outcomes),
             redis,
             inputs: (out, inputs),
             relist,
@@ -294,7 +296,7 @@ impl Operator {
             metrics: self.metrics.clone(),
         };
         let settings = Settings {
-            plan: PlanSettings { redis_server: self.settings.redis_server.clone() },
+            plan: PlanSettings { redis_server: self.settings.redis_server.clone(), key: Some(key) },
             resync_interval: Duration::from_millis(self.settings.resync_interval.0),
             passes_max: self.settings.reconcile_concurrency,
             rolling_max: self.settings.rolling_max,
@@ -313,6 +315,23 @@ impl Operator {
                     self.board.set_operator(|o| o.frozen = None);
                     return framework_id;
                 }
+                Ok(Err(reason)) => {
+                    if self.board.operator().frozen.as_ref() != Some(&reason) {
+                        error!("frozen, nothing is launched or killed: {reason}");
+                    }
+                    self.board.set_operator(|o| o.frozen = Some(reason));
+                }
+                Err(error) => warn!("store: {error:#}"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// What passwords follow from; made by the first leader.
+    async fn key(&self, leadership: &Leadership) -> Key {
+        loop {
+            match keys::find_or_make(&self.store, leadership).await {
+                Ok(Ok(key)) => return key,
                 Ok(Err(reason)) => {
                     if self.board.operator().frozen.as_ref() != Some(&reason) {
                         error!("frozen, nothing is launched or killed: {reason}");

@@ -195,6 +195,9 @@ pub struct InstanceRecord {
     /// Nodes are being replaced by such as run as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<Roll>,
+    /// Its nodes want passwords; none: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Passwords>,
     /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
     #[serde(default)]
     pub deleting: bool,
@@ -206,6 +209,25 @@ pub struct InstanceRecord {
     /// When the last of them died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+}
+
+/// Which passwords of an instance are valid: see `passwords`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passwords {
+    /// The newest generation.
+    pub generation: u64,
+    /// The generation before is valid until then; none: not any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_until: Option<Timestamp>,
+}
+
+impl Passwords {
+    /// Those that are valid, newest first.
+    pub fn generations(&self) -> Vec<u64> {
+        let former = self.former_until.map(|_| self.generation - 1);
+        [Some(self.generation), former].into_iter().flatten().collect()
+    }
 }
 
 /// Nodes that do not run as declared are being replaced, one by one.
@@ -231,6 +253,8 @@ pub enum RequestKind {
     Failover,
     /// Changes that were made through the API are to be told of.
     Audit,
+    /// Make new passwords.
+    Rotate,
 }
 
 impl RequestKind {
@@ -241,6 +265,7 @@ impl RequestKind {
             RequestKind::Recreate => "recreate",
             RequestKind::Failover => "failover",
             RequestKind::Audit => "audit",
+            RequestKind::Rotate => "rotate",
         }
     }
 }
@@ -260,6 +285,9 @@ pub struct Request {
     /// For `failover`: do it though confirmed writes may be lost. The user was told which.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// For `rotate`: how long the former passwords stay valid, in milliseconds; none: a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
     /// For `audit`: what was changed, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<AuditedChange>,

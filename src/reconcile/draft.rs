@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::model::{
     Answer, EventKind, InstanceEvent, InstanceRecord, Leaving, NoAnswer, NodeRecord, RequestKind, Timestamp, node_name,
 };
+use crate::passwords::Key;
 use crate::placement::Placement;
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::leaving::LeavingAgents;
@@ -41,11 +42,13 @@ pub struct Observed<'a> {
 pub struct PlanSettings {
     /// The redis-server binary on agents.
     pub redis_server: String,
+    /// What passwords follow from; none: there are none.
+    pub key: Option<Key>,
 }
 
 impl Default for PlanSettings {
     fn default() -> Self {
-        PlanSettings { redis_server: "redis-server".to_string() }
+        PlanSettings { redis_server: "redis-server".to_string(), key: None }
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Address, InstanceRecord, Launch, NodeRecord, TaskRecord, Timestamp, node_name, task_id};
+use crate::failover::redis::{MASTER_PASSWORD, USERS};
+use crate::model::{
+    Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id,
+};
+use crate::passwords::{Owner, Password, User, acl};
 use crate::placement::Placement;
+use crate::reconcile::draft::PlanSettings;
 use crate::spec::InstanceSpec;
 
 /// Time between SIGTERM and SIGKILL. A master waits on SIGTERM for its replicas to catch up, at
@@ -17,12 +22,20 @@ const SHUTDOWN_TIMEOUT_S: u64 = 5;
 /// `min-replicas-*`: a master that no replica hears any more stops taking writes by itself, so that
 /// another can take its place though nobody can ask it. A ping each second lets a replica tell a
 /// silent master from an idle one.
-pub fn owned_settings(spec: &InstanceSpec) -> BTreeMap<String, String> {
-    BTreeMap::from([
+///
+/// Users are recorded by the generations of their passwords, and made of these where they are used.
+pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::from([
         (MIN_REPLICAS.to_string(), spec.confirmations().to_string()),
         (MAX_LAG.to_string(), spec.failover.max_lag.0.div_ceil(1000).to_string()),
         (PING_PERIOD.to_string(), "1".to_string()),
-    ])
+    ]);
+    if let Some(auth) = auth {
+        let generations: Vec<String> = auth.generations().iter().map(ToString::to_string).collect();
+        settings.insert(USERS.to_string(), generations.join(","));
+        settings.insert(MASTER_PASSWORD.to_string(), auth.generation.to_string());
+    }
+    settings
 }
 
 /// So many replicas must be in sight of a master that takes writes.
@@ -32,7 +45,7 @@ const PING_PERIOD: &str = "repl-ping-replica-period";
 
 /// Whether the setting is one of [`owned_settings`].
 pub fn is_owned(key: &str) -> bool {
-    [MIN_REPLICAS, MAX_LAG, PING_PERIOD].contains(&key)
+    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, USERS, MASTER_PASSWORD].contains(&key)
 }
 
 /// The record of a node that is placed there.
@@ -44,6 +57,8 @@ pub fn node_record(
     now: Timestamp,
 ) -> NodeRecord {
     let spec = &record.spec;
+    let mut owned = owned_settings(spec, record.auth.as_ref());
+    owned.remove(MASTER_PASSWORD); // A task is seen by many: the node is told when it runs.
     NodeRecord {
         instance: instance.to_string(),
         ordinal,
@@ -59,7 +74,7 @@ pub fn node_record(
         config: spec.redis.config.clone(),
         launched_at: now,
         task: TaskRecord::Launching,
-        owned: owned_settings(spec),
+        owned,
         joined: true,
         deposed: None,
         stop: None,
@@ -68,11 +83,17 @@ pub fn node_record(
 
 /// The launch of a recorded node. Its role at boot comes from the record: the master (`follows` is
 /// none) starts empty, every other node starts as a replica of the recorded master.
-pub fn launch(node: &NodeRecord, at: &Placement, epoch: u64, follows: Option<&Address>, redis_server: &str) -> Launch {
+pub fn launch(
+    node: &NodeRecord,
+    at: &Placement,
+    record: &InstanceRecord,
+    follows: Option<&Address>,
+    settings: &PlanSettings,
+) -> Launch {
     let labels = BTreeMap::from([
         ("redisctl/instance".to_string(), node.instance.clone()),
         ("redisctl/node".to_string(), node.name()),
-        ("redisctl/epoch".to_string(), epoch.to_string()),
+        ("redisctl/epoch".to_string(), record.epoch.to_string()),
         ("redisctl/boot-role".to_string(), if follows.is_some() { "replica" } else { "master" }.to_string()),
     ]);
     Launch {
@@ -80,16 +101,21 @@ pub fn launch(node: &NodeRecord, at: &Placement, epoch: u64, follows: Option<&Ad
         name: node_name(&node.instance, node.ordinal),
         agent_id: node.agent_id.clone(),
         pieces: at.pieces.clone(),
-        argv: argv(node, follows, redis_server),
+        argv: argv(node, record, follows, settings),
         image: node.image.clone(),
         grace_ms: KILL_GRACE_MS,
         labels,
     }
 }
 
-fn argv(node: &NodeRecord, follows: Option<&Address>, redis_server: &str) -> Vec<String> {
+fn argv(
+    node: &NodeRecord,
+    record: &InstanceRecord,
+    follows: Option<&Address>,
+    settings: &PlanSettings,
+) -> Vec<String> {
     let Address { host, port } = &node.address;
-    let mut argv = vec![redis_server.to_string()];
+    let mut argv = vec![settings.redis_server.clone()];
     let mut add = |key: &str, values: &[&str]| {
         argv.push(format!("--{key}"));
         argv.extend(values.iter().map(ToString::to_string));
@@ -108,8 +134,11 @@ fn argv(node: &NodeRecord, follows: Option<&Address>, redis_server: &str) -> Vec
     // A replica that comes is served at once: by default the first waits 5 s for others.
     add("repl-diskless-sync", &["yes"]);
     add("repl-diskless-sync-delay", &["0"]);
-    for (key, value) in &node.owned {
+    for (key, value) in node.owned.iter().filter(|(key, _)| *key != USERS) {
         add(key, &[value]);
+    }
+    for user in users(node, record, settings) {
+        add("user", &user.iter().map(String::as_str).collect::<Vec<_>>());
     }
     // Data lives in memory and in replicas; a sandbox goes with its task. Users can turn both on.
     for (key, value) in [("save", ""), ("appendonly", "no")] {
@@ -125,6 +154,17 @@ fn argv(node: &NodeRecord, follows: Option<&Address>, redis_server: &str) -> Vec
         add("replicaof", &[&master.host, &master.port.to_string()]);
     }
     argv
+}
+
+/// What makes the node's users at its start: hashes stand for passwords.
+fn users(node: &NodeRecord, record: &InstanceRecord, settings: &PlanSettings) -> Vec<Vec<String>> {
+    let (Some(_), Some(auth), Some(key)) = (node.owned.get(USERS), &record.auth, &settings.key) else {
+        return Vec::new();
+    };
+    let owner = Owner { instance: node.instance.clone(), created_at: record.created_at };
+    let passwords =
+        |user: User| auth.generations().iter().map(|g| key.password(&owner, user, *g)).collect::<Vec<Password>>();
+    User::ALL.map(|user| acl(user, &passwords(user))).to_vec()
 }
 
 #[cfg(test)]
@@ -157,6 +197,7 @@ mod tests {
             confirmations: 0,
             unsettled: false,
             rolling: None,
+            auth: None,
             deleting: false,
             created_at: Timestamp(0),
             failures: 0,
@@ -165,7 +206,7 @@ mod tests {
         let node = node_record("orders", &record, 0, &placement, Timestamp(255));
         assert_eq!(node.task_id, "orders-0.ff");
         let master = Address { host: "10.0.0.8".into(), port: 20002 };
-        let line = launch(&node, &placement, 1, Some(&master), "redis-server").argv.join("|");
+        let line = launch(&node, &placement, &record, Some(&master), &PlanSettings::default()).argv.join("|");
         assert!(line.starts_with("redis-server|--port|20001|--bind|10.0.0.7|127.0.0.1|"), "{line}");
         assert!(line.contains("|--client-output-buffer-limit|replica|256mb|64mb|60|"), "{line}");
         assert!(line.contains("|--save||"), "{line}");

@@ -278,7 +278,8 @@ fn add_node(d: &mut Draft, ordinal: u32, placement: Placement) {
     node.joined = first || !initialized;
     let boots_with = if initialized { Some(node.address.clone()) } else { d.master().map(|m| m.address.clone()) };
     let follows = boots_with.filter(|_| !first);
-    let launch = launch::launch(&node, &placement, epoch, follows.as_ref(), &d.o.settings.redis_server);
+    let record = d.record.as_ref().expect("the caller has read it");
+    let launch = launch::launch(&node, &placement, record, follows.as_ref(), d.o.settings);
     let what = if first { format!("the master of epoch {epoch}") } else { "a replica".to_string() };
     let name = node.name();
     d.event(

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::failover;
-use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, RequestKind, TaskRecord};
+use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, Passwords, RequestKind, TaskRecord};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
@@ -16,9 +16,10 @@ use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up,
 use crate::reconcile::replication::{configure, handle_data_loss, note_initialized, repair_roles};
 use crate::reconcile::report;
 use crate::reconcile::rolling::{make_room, resize_in_place, roll};
+use crate::reconcile::rotation::rotate;
 use crate::reconcile::settle::settle_tasks;
 use crate::reconcile::world::Session;
-use crate::spec::RedisInstance;
+use crate::spec::{Auth, RedisInstance};
 use crate::store;
 
 /// Plans one pass of one instance. `pool` is the round's working set of offers: what a plan
@@ -40,6 +41,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
         resize_in_place(&mut draft);
+        rotate(&mut draft);
         configure(&mut draft);
         failover::keep_promise(&mut draft);
         forget_dead(&mut draft, &master);
@@ -102,6 +104,7 @@ fn accept_document(d: &mut Draft) {
 
 fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     let labels = instance.metadata.labels.clone();
+    let first = d.o.settings.key.as_ref().map(|_| Passwords { generation: 1, former_until: None });
     let Some(record) = &mut d.record else {
         d.record = Some(InstanceRecord {
             spec: instance.spec.clone(),
@@ -116,6 +119,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             confirmations: 0,
             unsettled: false,
             rolling: None,
+            auth: first.filter(|_| instance.spec.auth != Some(Auth::None)),
             deleting: false,
             created_at: d.o.now,
             failures: 0,
@@ -127,6 +131,11 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     let changed = record.spec != instance.spec;
     record.spec = instance.spec.clone();
     record.labels = labels;
+    record.auth = match instance.spec.auth {
+        Some(Auth::Generated) => record.auth.or(first),
+        Some(Auth::None) => None,
+        None => record.auth, // Clients of one that was made without passwords know none.
+    };
     record.spec_revision = revision;
     if changed {
         record.failures = 0; // What failed may go well now.

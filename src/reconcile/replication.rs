@@ -1,5 +1,6 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
+use crate::failover::redis::{MASTER_PASSWORD, NO_PASSWORD, USERS};
 use crate::failover::{self, Master, proved_empty};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role, Timestamp};
 use crate::reconcile::action::Action;
@@ -121,6 +122,8 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
         }
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
+        } else if !has_password(d, &node) {
+            continue; // Its master would not let it in. It is told below.
         } else if stray || !node.joined {
             admit(d, &node, answer);
             d.step(
@@ -134,6 +137,12 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
             );
         }
     }
+}
+
+/// Whether the node knows by what password it follows its master, if it needs one.
+fn has_password(d: &Draft, node: &NodeRecord) -> bool {
+    let wants = d.record.as_ref().is_some_and(|record| record.auth.is_some());
+    !wants || node.owned.contains_key(MASTER_PASSWORD)
 }
 
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything
@@ -197,9 +206,15 @@ pub fn configure(d: &mut Draft) {
 /// Settings of ours that the node does not have yet. A master is told to want more replicas when it
 /// has them: it would refuse writes before.
 fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
-    let Some(spec) = d.spec() else { return Vec::new() };
+    let Some(record) = &d.record else { return Vec::new() };
+    let mut wanted = launch::owned_settings(&record.spec, record.auth.as_ref());
+    if record.auth.is_none() && node.owned.contains_key(USERS) {
+        wanted.insert(USERS.to_string(), NO_PASSWORD.to_string());
+    }
     let number = |text: &String| text.parse::<usize>().unwrap_or(0);
-    let changed = launch::owned_settings(spec).into_iter().filter(|(key, value)| node.owned.get(key) != Some(value));
+    // Users first: who is to log in by a password must be known by it.
+    let (users, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(key, _)| key == USERS);
+    let changed = users.into_iter().chain(others).filter(|(key, value)| node.owned.get(key) != Some(value));
     let too_early = |key: &str, value: &String| {
         let raised = node.owned.get(key).map_or(0, number) < number(value);
         key == launch::MIN_REPLICAS
@@ -207,5 +222,13 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
             && d.is_master(node.ordinal)
             && failover::caught_up(d, Timestamp(0)) < number(value)
     };
-    changed.filter(|(key, value)| !too_early(key, value)).collect()
+    changed.filter(|(key, value)| !too_early(key, value) && !(key == MASTER_PASSWORD && !all_know(d, value))).collect()
+}
+
+/// Whether every node that may be the master lets replicas in by the password of that generation.
+fn all_know(d: &Draft, generation: &str) -> bool {
+    let knows = |node: &NodeRecord| {
+        node.owned.get(USERS).is_some_and(|users| users.split(',').any(|known| known == generation))
+    };
+    d.nodes.values().filter(|node| !node.task.is_dead()).all(knows)
 }

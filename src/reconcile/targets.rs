@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::failover::redis::{Pace, Prober, Target, Watches};
+use crate::failover::redis::{Login, Pace, Prober, Redis, Target, USERS, Watches};
 use crate::metrics::Metrics;
-use crate::model::{NoAnswer, Probe, parse_task_id};
+use crate::model::{NoAnswer, NodeRecord, Probe, parse_task_id};
+use crate::passwords::{Key, Owner};
 use crate::reconcile::world::{Instance, Node};
 
 /// Keeps the prober's targets and the watched masters in step with the instances' nodes.
 pub struct Targets {
     prober: Prober,
     watches: Watches,
+    /// Is told how to log in.
+    redis: Redis,
+    key: Option<Key>,
     /// A node that is ready is probed this often.
     interval: Duration,
     /// What the prober and the watches have been told, by instance and task.
@@ -27,8 +31,8 @@ struct Told {
 
 impl Targets {
     /// None yet.
-    pub fn new(prober: Prober, watches: Watches, interval: Duration) -> Targets {
-        Targets { prober, watches, interval, known: BTreeMap::new() }
+    pub fn new(redis: Redis, prober: Prober, watches: Watches, interval: Duration, key: Option<Key>) -> Targets {
+        Targets { prober, watches, redis, key, interval, known: BTreeMap::new() }
     }
 
     /// Tells of changes among the instance's nodes; `None`: the instance is gone.
@@ -41,6 +45,7 @@ impl Targets {
             if record.task.is_dead() {
                 continue;
             }
+            self.redis.set_login(&record.address, instance.and_then(|instance| self.login(name, instance, record)));
             let pace = if disturbed { Pace::Eager } else { self.pace(node) };
             let within = instance.and_then(|instance| watched_within(instance, node));
             let (task_id, told) = (&record.task_id, known.get(&record.task_id));
@@ -78,6 +83,18 @@ impl Targets {
             return;
         };
         known.keys().filter(|other| *other != task_id).for_each(|other| self.prober.probe_now(other));
+    }
+
+    /// How to log in at a node: by what is to be valid there, or by what was.
+    fn login(&self, name: &str, instance: &Instance, node: &NodeRecord) -> Option<Login> {
+        let (key, record) = (self.key.clone()?, &instance.record.as_ref()?.value);
+        let mut generations = record.auth.map(|auth| auth.generations()).unwrap_or_default();
+        let recorded = node.owned.get(USERS).map_or("", String::as_str);
+        generations.extend(recorded.split(',').filter_map(|text| text.parse::<u64>().ok()));
+        generations.sort_unstable_by(|a, b| b.cmp(a));
+        generations.dedup();
+        let owner = Owner { instance: name.to_string(), created_at: record.created_at };
+        (!generations.is_empty()).then_some(Login { key, owner, generations })
     }
 
     fn pace(&self, node: &Node) -> Pace {

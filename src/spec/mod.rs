@@ -91,9 +91,23 @@ pub struct InstanceSpec {
     /// it. By default `one` from two replicas on, `none` below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-    /// When the master counts as gone.
+    /// How clients log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Auth {
+    /// With a password that the operator makes: `redisctl password show NAME`.
+    Generated,
+    /// Without.
+    None,
+}
+
+/// When the master counts as gone.
     #[serde(default)]
     pub failover: FailoverSpec,
+    /// How clients log in. By default `generated` for a new instance; one that was made without
+    /// passwords has none until this says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
     /// Nodes are neither replaced for a change of the spec nor added nor removed; failovers go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,

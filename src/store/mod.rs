@@ -14,6 +14,7 @@
 //! | `events/NAME` | the leader | the newest [`crate::model::InstanceEvent`]s |
 //! | `requests/NAME/KIND` | the API | [`crate::model::Request`] |
 //! | `operator/framework` | the leader | the framework id |
+//! | `operator/key` | the first leader | what all passwords follow from: [`crate::passwords::Key`] |
 //! | `operator/leader` | candidates | who leads, and where its API is |
 //! | `operators/ID` | each operator | [`crate::board::Peer`]: where it listens; gone soon after it |
 
@@ -66,6 +67,8 @@ pub fn operator_key(id: &str) -> String {
 pub const OPERATORS: &str = "operators/";
 /// The key of the framework id.
 pub const FRAMEWORK_KEY: &str = "operator/framework";
+/// The key that all passwords follow from.
+pub const SECRET_KEY: &str = "operator/key";
 /// The key that the leader holds.
 pub const LEADER_KEY: &str = "operator/leader";
 

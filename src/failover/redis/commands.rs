@@ -14,6 +14,7 @@ use redis::{Cmd, Value};
 
 use super::connection::{self, Connection};
 use super::info::{Info, SECTIONS};
+use super::login::setting;
 use super::{INFO, Redis, command, info_commands};
 use crate::model::{Address, Answer, NoAnswer, Role};
 
@@ -116,12 +117,14 @@ impl Redis {
         Ok(())
     }
 
-    /// Changes settings (CONFIG SET), one after the other. An error names the first that Redis
+    /// Changes settings (CONFIG SET, and ACL SETUSER for passwords), one after the other. An error names the first that Redis
     /// refused; those before it are set.
     pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
         let mut connection = self.dial(node).await.with_context(|| format!("configure {node}"))?;
+        let login = self.login(node);
         for (name, value) in settings {
-            let set = [command(&["CONFIG", "SET", name, value])];
+            let set = setting(login.as_deref(), name, value);
+            let set = set.with_context(|| format!("set {name} of {node}: how to log in there is not known"))?;
             let done = self.order(&mut connection, &set, self.timeout).await;
             done.with_context(|| format!("set {name} to {value:?} on {node}"))?;
         }

@@ -12,6 +12,7 @@ use crate::model::{Address, Answer, NoAnswer};
 mod commands;
 mod connection;
 mod info;
+mod login;
 mod prober;
 mod switch;
 mod term;
@@ -20,6 +21,8 @@ mod watch;
 use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
+use login::{Logins, log_in};
+pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
 pub use term::Term;
@@ -41,6 +44,8 @@ pub struct Redis {
     term: Term,
     kept_max: usize,
     kept: Arc<Mutex<HashMap<Address, Connection>>>,
+    /// How to log in where that is needed.
+    logins: Logins,
     /// Storage for replies to probes, used again and again.
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
 }
@@ -51,7 +56,31 @@ impl Redis {
         // Half of the files are left to the store, Mesos and the API's clients.
         let files =
             getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
-        Redis { timeout, term, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), spare: Arc::default() }
+        Redis { timeout, term, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), logins: Arc::default(), spare: Arc::default() }
+    }
+
+    /// How to log in at a node from now on; none: it wants nothing.
+    pub fn set_login(&self, node: &Address, login: Option<Login>) {
+        let known = self.login(node);
+        if known.as_deref() == login.as_ref() {
+            return;
+        }
+        let mut logins = self.logins.write().expect("nobody panics with the lock held");
+        match login {
+            Some(login) => drop(logins.insert(node.clone(), Arc::new(login))),
+            None => drop(logins.remove(node)),
+        }
+    }
+
+    fn login(&self, node: &Address) -> Option<Arc<Login>> {
+        self.logins.read().expect("nobody panics with the lock held").get(node).cloned()
+    }
+
+    /// A connection on which we have logged in.
+    async fn connect(&self, node: &Address) -> Result<Connection, NoAnswer> {
+        let mut connection = Connection::dial(node).await?;
+        log_in(&self.logins, node, &mut connection).await?;
+        Ok(connection)
     }
 
     /// What the node says of itself.

@@ -39,7 +39,7 @@ impl Redis {
     /// Dials a node in the name of our term, and cuts the connections of earlier ones. Refused where a
     /// later one is.
     pub(super) async fn enter(&self, node: &Address) -> Result<Connection, Failure> {
-        let mut connection = Connection::dial(node).await.map_err(Failure::Lost)?;
+        let mut connection = self.connect(node).await.map_err(Failure::Lost)?;
         let ours = self.term.number;
         let name = command(&["CLIENT", "SETNAME", &format!("{PREFIX}{ours}")]);
         let look = command(&["CLIENT", "LIST", "TYPE", "normal"]);

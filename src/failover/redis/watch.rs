@@ -16,6 +16,7 @@ use tracing::info;
 
 use super::Redis;
 use super::connection::{Connection, Pong};
+use super::login::log_in;
 use crate::clock;
 use crate::model::{Address, Answer, NoAnswer, Probe};
 
@@ -237,6 +238,7 @@ impl Watching {
         let mut dialled = None;
         let attempt = async {
             let connection = dialled.insert(Connection::dial(&self.address).await?);
+            log_in(&self.redis.logins, &self.address, connection).await?;
             self.redis.inquire(connection).await
         };
         let result = timeout_at(deadline, attempt).await;
