@@ -371,7 +371,7 @@ fn nodes_of(i: usize) -> String {
 fn put(i: usize, replicas: u32, policy: &str) -> Op {
     let name = name(i);
     let value = format!(
-        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
+        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: none, replicas: {replicas}, \
          memory: 64Mi, cpus: 0.1, placement: {{spreadBy: rack}}, redis: {{config: {{maxmemory-policy: {policy}}}}}}}\n"
     );
     Op::Put { key: instance_key(&name), value: value.into_bytes() }

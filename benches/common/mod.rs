@@ -105,7 +105,7 @@ impl Operator {
 /// A document of small nodes.
 pub fn document(name: &str, replicas: u32, distribution: u32) -> String {
     format!(
-        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: {replicas}, \
+        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: none, replicas: {replicas}, \
          memory: 16Mi, cpus: 0.1, distribution: {distribution}, placement: {{spreadBy: rack}}}}\n"
     )
 }

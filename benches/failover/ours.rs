@@ -98,7 +98,7 @@ impl Ours<'_> {
     async fn declare(&self, n: usize) {
         let (name, more) = (self.nth(n), self.more);
         let document = format!(
-            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
+            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: none, replicas: 2, \
              cpus: 0.1, {more}}}\n"
         );
         self.cluster.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;

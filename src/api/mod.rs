@@ -42,6 +42,7 @@ mod limit;
 mod mrredis;
 mod openapi;
 mod operator;
+mod passwords;
 mod problem;
 mod query;
 mod requests;
@@ -175,6 +176,8 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/v1/instances/{name}/plan", get(operator::plan))
         .route("/v1/instances/{name}/events", get(events::of_instance))
         .route("/v1/instances/{name}/connect", get(connect::connect))
+        .route("/v1/instances/{name}/password", get(passwords::show))
+        .route("/v1/instances/{name}/password/rotate", post(passwords::rotate))
         .route("/v1/events", get(events::of_all))
         .route("/v1/operator", get(operator::operator))
         .route("/v1/schema", get(openapi::serve_schema))

@@ -87,6 +87,7 @@ async fn create_instance(
         .map_err(|err| told(StatusCode::BAD_REQUEST, format!("the body is not {{\"Distribution\": 1}}: {err}")))?;
     let spec = json!({
         "masters": masters, "replicas": slaves, "memory": format!("{capacity}Mi"), "distribution": create.distribution,
+        "auth": "none", // Its scripts know no passwords.
     });
     let document = json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec});
     let documents = parse_documents(&document.to_string()).map_err(|errors| failed(Problem::invalid(errors)))?;

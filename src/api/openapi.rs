@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{connect, events, instances, operator, requests, write};
+use super::{connect, events, instances, operator, passwords, requests, write};
 use crate::board;
 use crate::spec;
 
@@ -116,6 +116,8 @@ pub(super) struct Event {
         requests::delete,
         requests::recreate,
         requests::failover,
+        passwords::show,
+        passwords::rotate,
         operator::plan,
         events::of_instance,
         events::of_all,
@@ -141,6 +143,8 @@ pub(super) struct Event {
         requests::Recreating,
         requests::Failover,
         requests::FailingOver,
+        passwords::ClientPassword,
+        passwords::Rotating,
         write::Applied,
         write::Outcome,
         board::OperatorView,

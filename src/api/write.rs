@@ -352,6 +352,23 @@ pub async fn request_recreation(state: &ApiState, by: &Caller, name: &str) -> Re
     request(state, name, RequestKind::Recreate, &asked, audit).await.map_err(Problem::from)
 }
 
+/// Asks for new passwords; the former ones stay valid for so long.
+pub async fn request_rotation(
+    state: &ApiState,
+    by: &Caller,
+    name: &str,
+    keep_ms: Option<u64>,
+) -> Result<(), Problem> {
+    let found = read_one(state, name).await?;
+    if found.is_going() {
+        return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));
+    }
+    let document = found.document.ok_or_else(|| Problem::no_instance(name))?;
+    let asked = Request { at: now(), revision: document.revision, keep_ms, ..Request::default() };
+    let audit = found.audit.add(name, by, "a rotation of passwords was asked for");
+    request(state, name, RequestKind::Rotate, &asked, audit).await.map_err(Problem::from)
+}
+
 /// Asks for another node to be the master; `to`: this one. Asking again changes what is asked for.
 pub async fn request_failover(
     state: &ApiState,

@@ -78,6 +78,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Start an instance whose data is lost again, empty (`onDataLoss: hold` waits for this)
     Recreate(NameArgs),
+    /// Show what clients of an instance log in with, or make a new one
+    Password(PasswordArgs),
     /// Make a token for somebody who shall use the API
     Token(TokenArgs),
     /// Print the JSON Schema of documents
@@ -213,7 +215,7 @@ pub struct ConnectArgs {
 /// What is printed of a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Print {
-    /// `redis://HOST:PORT`.
+    /// `redis://HOST:PORT`, with the password if there is one.
     Url,
     /// `HOST:PORT`.
     Address,
@@ -377,6 +379,32 @@ pub struct DeleteArgs {
     /// How long to wait
     #[arg(long, value_name = "PERIOD", default_value = "5m")]
     pub timeout: Period,
+}
+
+/// Arguments of `password`.
+#[derive(Args, Debug)]
+pub struct PasswordArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: PasswordCommand,
+}
+
+/// What is done with passwords.
+#[derive(Debug, Subcommand)]
+pub enum PasswordCommand {
+    /// Print the newest password
+    Show {
+        /// The instance
+        name: String,
+    },
+    /// Make new ones on all nodes; the former ones stay valid for a while, and no client is cut off
+    Rotate {
+        /// The instance
+        name: String,
+        /// How long the former ones stay valid
+        #[arg(long, value_name = "PERIOD", default_value = "24h")]
+        keep_former: Period,
+    },
 }
 
 /// Arguments of `token`.

@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
-use super::view::{Applied, AppliedAll, Instance, Items, Problem};
+use super::view::{Applied, AppliedAll, ClientPassword, Instance, Items, Problem};
 use crate::board::{OperatorView, PlanView};
+use crate::spec::Period;
 
 /// To reach a machine that is up takes milliseconds; longer means that it is not.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -142,6 +143,17 @@ impl Client {
     pub async fn failover(&self, name: &str, to: Option<&str>, force: bool) -> Result<()> {
         let body = serde_json::json!({"to": to, "force": force});
         self.done(self.request(Method::POST, &["v1", "instances", name, "failover"]).json(&body)).await
+    }
+
+    /// What clients of an instance log in with.
+    pub async fn password(&self, name: &str) -> Result<ClientPassword> {
+        self.answer(self.request(Method::GET, &["v1", "instances", name, "password"])).await
+    }
+
+    /// Asks for new passwords; the former ones stay valid for so long.
+    pub async fn rotate(&self, name: &str, keep_former: Period) -> Result<()> {
+        let request = self.request(Method::POST, &["v1", "instances", name, "password", "rotate"]);
+        self.done(request.query(&[("keepFormer", keep_former.to_string())])).await
     }
 
     /// What the operator would do now.

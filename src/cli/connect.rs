@@ -19,18 +19,26 @@ pub async fn connect(client: &Client, args: &ConnectArgs) -> Result<Exit> {
         let why = if why.is_empty() { instance.status.phase.to_string() } else { why };
         return Err(failure(Exit::Failed, format!("{name} has no master that takes writes now: {why}")));
     };
-    match args.print {
-        Some(Print::Url) => print(&format!("redis://{master}\n"))?,
-        Some(Print::Address) => print(&format!("{master}\n"))?,
-        None => return Err(redis_cli(args, master)),
+    if args.print == Some(Print::Address) {
+        print(&format!("{master}\n"))?;
+        return Ok(Exit::Ok);
     }
-    Ok(Exit::Ok)
+    let password = client.password(name).await?.password;
+    if args.print == Some(Print::Url) {
+        let password = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        print(&format!("redis://{password}{master}\n"))?;
+        return Ok(Exit::Ok);
+    }
+    Err(redis_cli(args, master, password.as_deref()))
 }
 
 /// Becomes redis-cli. Only returns when it cannot.
-fn redis_cli(args: &ConnectArgs, master: &str) -> anyhow::Error {
+fn redis_cli(args: &ConnectArgs, master: &str, password: Option<&str>) -> anyhow::Error {
     let (host, port) = crate::sentinel::parts(master);
-    let error = Command::new(&args.redis_cli).args(["-h", host, "-p", port]).args(&args.arguments).exec();
+    let mut command = Command::new(&args.redis_cli);
+    // Not among the arguments, which everybody on the machine sees.
+    command.envs(password.map(|password| ("REDISCLI_AUTH", password)));
+    let error = command.args(["-h", host, "-p", port]).args(&args.arguments).exec();
     let advice = "name it by --redis-cli, or use --print url with another client";
     failure(Exit::Failed, format!("start {} for {master}: {error}; {advice}", args.redis_cli.display()))
 }

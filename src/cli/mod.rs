@@ -23,6 +23,7 @@ mod failover;
 mod follow;
 mod get;
 mod outcome;
+mod password;
 mod scale;
 mod serve;
 mod sse;
@@ -107,6 +108,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Wait(args) => wait::wait_for(client, &args).await,
         Command::Failover(args) => failover::failover(client, &args).await,
         Command::Scale(args) => scale::scale(client, &args).await,
+        Command::Password(args) => password::password(client, &args).await,
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,

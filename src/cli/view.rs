@@ -108,6 +108,13 @@ pub struct Items<T> {
     pub items: Vec<T>,
 }
 
+/// What clients log in with.
+#[derive(Deserialize)]
+pub struct ClientPassword {
+    /// None: nothing is needed.
+    pub password: Option<String>,
+}
+
 /// What became of one document.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Applied {

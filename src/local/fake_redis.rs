@@ -147,7 +147,7 @@ impl Registry {
             "ECHO" => bulk(argument(1)),
             "QUIT" => return None,
             "CLIENT" if argument(1).eq_ignore_ascii_case("LIST") => bulk(""),
-            "SELECT" | "CLIENT" | "AUTH" | "RESET" => b"+OK\r\n".to_vec(),
+            "SELECT" | "CLIENT" | "AUTH" | "ACL" | "RESET" => b"+OK\r\n".to_vec(),
             "DBSIZE" | "WAIT" => b":0\r\n".to_vec(),
             "HELLO" => {
                 *resp3 = argument(1) == "3";

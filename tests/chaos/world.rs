@@ -58,7 +58,7 @@ impl World {
         let world = World { operators, agents, etcd, mesos, home, machines };
         for (name, more) in INSTANCES {
             let document = format!(
-                "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{replicas: 2, \
+                "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: none, replicas: 2, \
                  memory: 256Mi, cpus: 0.1, durability: one{more}}}\n"
             );
             world.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;

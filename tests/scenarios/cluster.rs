@@ -94,7 +94,7 @@ impl Cluster {
     }
 
     /// The folder of everything: each task's process works in it.
-    fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         match self {
             Cluster::Local(cluster) => cluster.work_dir(),
             Cluster::Mesos(cluster) => cluster.home().to_path_buf(),

@@ -205,7 +205,7 @@ pub async fn a_successor_that_dies_at_once_is_followed_by_another(kind: Kind) {
 }
 
 /// A redis-server that tries again and again until the node's port is free.
-async fn waits_for_the_port_of(node: &NodeStatus, home: &Home) -> Process {
+pub async fn waits_for_the_port_of(node: &NodeStatus, home: &Home) -> Process {
     let port = node.address.rsplit(':').next().expect("an address has a port");
     let server = format!("redis-server --port {port} --bind 127.0.0.1 --save '' --repl-diskless-sync-delay 0");
     let process = home.spawn("stranger", Command::new("sh").args(["-c", &format!("until {server}; do :; done")]));

@@ -18,6 +18,7 @@ mod faults;
 mod lifecycle;
 mod nodes;
 mod operator;
+mod passwords;
 mod restarts;
 mod sentinel;
 mod world;
@@ -121,6 +122,12 @@ scenarios! {
         etcd_stops_and_comes_back,
         etcd_hangs_and_wakes,
         an_emptied_store_freezes_the_operator;
+    passwords:
+        nobody_gets_in_without_a_password_and_a_failover_works_as_ever,
+        a_password_is_shown_to_who_asks_for_it_and_nowhere_else,
+        passwords_are_rotated_and_no_client_is_cut_off,
+        passwords_are_introduced_and_taken_back_without_cutting_anybody_off,
+        a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password;
     sentinel:
         clients_of_others_find_the_new_master_by_name_and_write_on,
         a_new_master_is_published_when_it_takes_writes,

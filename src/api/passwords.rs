@@ -1,0 +1,110 @@
+//! `/v1/instances/NAME/password`: what clients log in with, and a new one. I/O.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::{Extension, Json};
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::query::Params;
+use super::write;
+use super::{Shares, Who, permit};
+use crate::access::Level;
+use crate::model::{InstanceRecord, Timestamp};
+use crate::passwords::{Owner, User};
+use crate::reconcile::keys;
+use crate::spec::Period;
+use crate::store::state_key;
+
+/// The longest time for which former passwords stay valid.
+const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
+
+/// What clients log in with.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientPassword {
+    /// The instance.
+    name: String,
+    /// The user, as Redis knows it.
+    user: &'static str,
+    /// Its newest password; null: none is needed.
+    password: Option<String>,
+    /// Until when the one before is valid too (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    former_until: Option<Timestamp>,
+}
+
+/// A rotation that has been asked for.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Rotating {
+    /// The instance.
+    name: String,
+    /// Always true.
+    rotating: bool,
+}
+
+/// The password of an instance's clients. Needs the right to change the instance.
+#[utoipa::path(get, path = "/v1/instances/{name}/password", tag = "instances",
+    params(("name" = String, Path)),
+    responses(
+        (status = 200, body = ClientPassword),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn show(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<Json<ClientPassword>, Problem> {
+    Params::read(&uri, &[])?;
+    permit(&caller, Level::Write, &name)?;
+    let state = &shared.state;
+    let found = Box::pin(state.store.get(&state_key(&name))).await?;
+    let record = found.and_then(|item| serde_json::from_slice::<InstanceRecord>(&item.value).ok());
+    let record = record.ok_or_else(|| Problem::no_instance(&name))?;
+    let user = User::Client;
+    let Some(auth) = record.auth else {
+        return Ok(Json(ClientPassword { name, user: user.name(), password: None, former_until: None }));
+    };
+    let unavailable = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    let key = Box::pin(keys::find(&state.store)).await.map_err(|error| unavailable(format!("{error:#}")))?;
+    let key = key.ok_or_else(|| unavailable("the store has no key of passwords".to_string()))?;
+    let owner = Owner { instance: name.clone(), created_at: record.created_at };
+    let password = key.password(&owner, user, auth.generation).reveal().to_string();
+    tracing::info!(instance = name, by = %caller, "its password was shown by the API");
+    Ok(Json(ClientPassword { name, user: user.name(), password: Some(password), former_until: auth.former_until }))
+}
+
+/// Asks for new passwords. The former ones stay valid for a while, and nobody is cut off.
+#[utoipa::path(post, path = "/v1/instances/{name}/password/rotate", tag = "instances",
+    params(
+        ("name" = String, Path),
+        ("keepFormer" = Option<String>, Query, description = "How long the former ones stay valid: `1h`; a day by \
+            default"),
+    ),
+    responses(
+        (status = 202, description = "It is asked for: watch for the event PasswordsRotated or RotationRefused",
+            body = Rotating),
+        (status = 404, description = "There is no such instance", body = Problem,
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn rotate(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<(StatusCode, Json<Rotating>), Problem> {
+    let params = Params::read(&uri, &["keepFormer"])?;
+    permit(&caller, Level::Admin, &name)?;
+    let keep = params.get("keepFormer").map(str::parse::<Period>).transpose();
+    let wrong = |why: String| Problem::new(StatusCode::BAD_REQUEST, format!("keepFormer: {why}"));
+    let keep_ms = keep.map_err(|why| wrong(why.to_string()))?.map(|Period(ms)| ms);
+    if let Some(ms) = keep_ms.filter(|ms| *ms > KEEP_MAX_MS) {
+        return Err(wrong(format!("{}: allowed is up to {}", Period(ms), Period(KEEP_MAX_MS))));
+    }
+    write::request_rotation(&shared.state, &caller, &name, keep_ms).await?;
+    tracing::info!(instance = name, by = %caller, "a rotation of passwords was asked for by the API");
+    Ok((StatusCode::ACCEPTED, Json(Rotating { name, rotating: true })))
+}
