@@ -239,7 +239,7 @@ impl Bench {
     async fn bare_scheduler(&self, shape: Shape) -> (Duration, Duration) {
         let settings = mesos::Settings {
             masters: redisctl::mesos::Masters::named(vec![self.mesos.master_address()]),
-            role: "bench".to_string(),
+            roles: vec!["bench".to_string()],
             name: "bench".to_string(),
             failover_timeout_s: 0.001, // Its tasks end with it.
             ..mesos::Settings::default()

@@ -349,7 +349,7 @@ impl Operator {
         mesos::Settings {
             masters: self.masters.clone(),
             ca_file: settings.mesos_ca.clone(),
-            role: settings.role.clone(),
+            roles: settings.role.split(',').map(ToString::to_string).collect(),
             principal: settings.principal.clone(),
             secret_file: settings.secret_file.clone(),
             user: settings.user.clone(),

@@ -309,7 +309,7 @@ fn check(settings: &OperatorSettings) -> Result<()> {
             bail!("--{flag} is empty: leave it out for its default");
         }
     }
-    check_role(&settings.role)?;
+    settings.role.split(',').try_for_each(check_role)?;
     match (&settings.principal, &settings.secret_file) {
         (None, Some(path)) => bail!("--secret-file {}: it needs --principal beside it", path.display()),
         _ => Ok(()),
@@ -329,7 +329,7 @@ fn check_role(role: &str) -> Result<()> {
     if role == "*" || role.split('/').all(part_is_good) {
         return Ok(());
     }
-    bail!("--role {role:?}: allowed are names such as redisctl or prod/redis, without spaces and backslashes");
+    bail!("--role {role:?}: allowed are names such as redisctl or prod/redis, without spaces and backslashes, with commas between");
 }
 
 /// The name of the user that runs this process.

@@ -562,7 +562,7 @@ fn settings_that_cannot_work_are_refused() {
     let good = Settings { masters: Masters::named(vec!["m:5050".into()]), ..Settings::default() };
     for (settings, said) in [
         (Settings::default(), "no Mesos master is given"),
-        (Settings { role: "-r".into(), ..good.clone() }, "role \"-r\""),
+        (Settings { roles: vec!["-r".into()], ..good.clone() }, "role \"-r\""),
         (Settings { failover_timeout_s: f64::NAN, ..good.clone() }, "failover timeout NaN"),
         (Settings { failover_timeout_s: 1e12, ..good.clone() }, "failover timeout 1000000000000 s"),
         (Settings { secret_file: Some("/s".into()), ..good }, "no principal"),

@@ -17,7 +17,7 @@ pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
     let mut info = json!({
         "user": settings.user,
         "name": settings.name,
-        "roles": [settings.role],
+        "roles": settings.roles,
         "failover_timeout": settings.failover_timeout_s,
         "checkpoint": true,
         "capabilities": CAPABILITIES.map(|capability| json!({"type": capability})),
@@ -35,7 +35,7 @@ pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
     }
     let mut call = json!({
         "type": "SUBSCRIBE",
-        "subscribe": {"framework_info": info, "suppressed_roles": [settings.role]},
+        "subscribe": {"framework_info": info, "suppressed_roles": settings.roles},
     });
     if let Some(id) = framework_id {
         call["framework_id"] = json!({"value": id});
@@ -44,7 +44,7 @@ pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
 }
 
 /// Any other call.
-pub fn call(call: &MesosCall, framework_id: &str, role: &str, containerizer: Containerizer) -> Value {
+pub fn call(call: &MesosCall, framework_id: &str, roles: &[String], containerizer: Containerizer) -> Value {
     let name = name(call);
     let body = match call {
         MesosCall::Accept { offer_ids, launches, refuse_s } => {
@@ -61,7 +61,7 @@ pub fn call(call: &MesosCall, framework_id: &str, role: &str, containerizer: Con
         MesosCall::AcceptInverse(offer_ids) => {
             json!({"inverse_offer_ids": ids(offer_ids), "filters": {"refuse_seconds": ASKED_AGAIN_S}})
         }
-        MesosCall::Suppress | MesosCall::Revive => json!({"roles": [role]}),
+        MesosCall::Suppress | MesosCall::Revive => json!({"roles": roles}),
         MesosCall::Kill { task_id, agent_id } => task_and_agent(task_id, agent_id.as_deref()),
         MesosCall::Acknowledge { task_id, agent_id, uuid } => {
             json!({"task_id": {"value": task_id}, "agent_id": {"value": agent_id}, "uuid": uuid})
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_first_subscription_has_no_id_and_asks_for_no_offers() {
         let settings = Settings {
-            role: "redis/prod".into(),
+            roles: vec!["redis/prod".into()],
             principal: Some("op".into()),
             labels: [("managed-by".to_string(), "redisctl".to_string())].into(),
             ..Settings::default()

@@ -138,8 +138,8 @@ impl Lane {
     }
 
     async fn attempt(&self, subscription: &Subscription, call: &MesosCall) -> Attempt {
-        let Settings { role, containerizer, timing, .. } = &*self.settings;
-        let body = encode(subscription, call, role, *containerizer);
+        let Settings { roles, containerizer, timing, .. } = &*self.settings;
+        let body = encode(subscription, call, roles, *containerizer);
         let reply = async {
             let sent = self.http.post(&subscription.master, SCHEDULER_PATH, body, Some(&subscription.stream_id)).await;
             match sent {
@@ -218,6 +218,6 @@ impl Lane {
     }
 }
 
-fn encode(subscription: &Subscription, call: &MesosCall, role: &str, containerizer: Containerizer) -> Vec<u8> {
-    call::call(call, &subscription.framework_id, role, containerizer).to_string().into_bytes()
+fn encode(subscription: &Subscription, call: &MesosCall, roles: &[String], containerizer: Containerizer) -> Vec<u8> {
+    call::call(call, &subscription.framework_id, roles, containerizer).to_string().into_bytes()
 }

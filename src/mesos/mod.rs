@@ -65,8 +65,8 @@ pub struct Settings {
     pub masters: Masters,
     /// The authorities that have signed their certificates, PEM; none: those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The role whose resources we are offered. It should be ours alone.
-    pub role: String,
+    /// The roles whose resources we are offered. They should be ours alone.
+    pub roles: Vec<String>,
     /// As whom we authenticate. It can never change for a framework.
     pub principal: Option<String>,
     /// Holds the principal's secret; read again at every subscription and when it is refused. None:
@@ -99,7 +99,7 @@ impl Default for Settings {
         Settings {
             masters: Masters::named(Vec::new()),
             ca_file: None,
-            role: "redis".to_string(),
+            roles: vec!["redis".to_string()],
             principal: None,
             secret_file: None,
             user: "nobody".to_string(),
@@ -119,8 +119,11 @@ impl Default for Settings {
 impl Settings {
     fn check(&self) -> Result<()> {
         ensure!(!self.masters.is_none(), "no Mesos master is given: at least one host:port is needed");
-        let role_ok = !self.role.is_empty() && !self.role.starts_with('-') && !self.role.contains(char::is_whitespace);
-        ensure!(role_ok, "role {:?}: allowed is a name without white space that does not start with -", self.role);
+        ensure!(!self.roles.is_empty(), "no role is given: at least one is needed");
+        for role in &self.roles {
+            let role_ok = !role.is_empty() && !role.starts_with('-') && !role.contains(char::is_whitespace);
+            ensure!(role_ok, "role {role:?}: allowed is a name without white space that does not start with -");
+        }
         let timeout_ok = self.failover_timeout_s > 0.0 && self.failover_timeout_s <= FAILOVER_TIMEOUT_S_MAX;
         ensure!(
             timeout_ok,

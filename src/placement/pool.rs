@@ -43,6 +43,8 @@ pub(super) struct Agent {
     hostname: String,
     host: String,
     attributes: BTreeMap<String, String>,
+    /// The role of its offers: Mesos takes no launch from offers of several.
+    role: String,
     offers: Vec<HeldOffer>,
     claims: Vec<Claim>,
     /// What the offers leave after the claims; without offers, what was last known.
@@ -91,17 +93,28 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Takes in an offer. The same offer twice is one.
-    pub fn add(&mut self, offer: Offer) {
+    /// Takes in an offer. The same offer twice is one. Answers offers that are of no use now, to be given
+    /// back: of an agent, offers of one role are held at a time, reserved ones rather than others.
+    pub fn add(&mut self, offer: Offer) -> Vec<String> {
         if self.offers.contains_key(&offer.id) {
-            return;
+            return Vec::new();
         }
         let id: Arc<str> = offer.agent_id.as_str().into();
+        let mut spare = Vec::new();
+        if let Some(agent) = self.agents.get(&id).filter(|agent| !agent.offers.is_empty() && agent.role != offer.role) {
+            let reserved = |pieces: &[Piece]| pieces.iter().any(|piece| !piece.reservations.is_null());
+            let holds_reserved = agent.offers.iter().any(|held| reserved(&held.pieces));
+            if !agent.claims.is_empty() || holds_reserved || !reserved(&offer.pieces) {
+                return vec![offer.id];
+            }
+            spare = self.take_agent(&id);
+        }
         self.offers.insert(offer.id.clone(), id.clone());
         let agent = self.agents.entry(id.clone()).or_insert_with(|| Agent {
             hostname: String::new(),
             host: String::new(),
             attributes: BTreeMap::new(),
+            role: String::new(),
             offers: Vec::new(),
             claims: Vec::new(),
             free: Free::default(),
@@ -111,10 +124,12 @@ impl Pool {
         agent.hostname = offer.hostname;
         agent.host = offer.host;
         agent.attributes = offer.attributes;
+        agent.role = offer.role;
         let held = HeldOffer { id: offer.id, unavailable_from: offer.unavailable_from, pieces: offer.pieces };
         agent.offers.push(held);
         agent.recount();
         self.changed(&id);
+        spare
     }
 
     /// An offer is void. Whether it was held; claims on its agent can no longer be accepted.

@@ -32,7 +32,8 @@ impl World {
                     self.leaving.soften(offer, now);
                 }
                 for offer in offers {
-                    self.pool.add(offer);
+                    let spare = self.pool.add(offer);
+                    self.spare_offers.extend(spare);
                 }
                 Dirty::default() // Those who wait for offers are known to the controller.
             }

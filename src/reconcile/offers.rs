@@ -9,6 +9,9 @@ use crate::reconcile::world::{Session, World};
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
 /// of the agent's free resources.
 pub const DECLINE_S: f64 = 3600.0;
+/// How long an offer is withheld whose agent has offered the same of another role, too: by then that is
+/// used or has gone back.
+const SPARE_S: f64 = 1.0;
 /// Somebody still waits: ask for all offers again after this time, should a REVIVE have been lost.
 const REVIVE_AGAIN_MS: u64 = 30_000;
 /// The least time between two REVIVEs: each makes the master allocate anew.
@@ -86,6 +89,10 @@ pub fn plan_session(
         meet_strangers(world, busy, now, &mut plan);
     }
     answer_inverse_offers(world, &mut plan);
+    let spare = std::mem::take(&mut world.spare_offers);
+    if !spare.is_empty() {
+        plan.calls.push(MesosCall::Decline { offer_ids: spare, refuse_s: SPARE_S });
+    }
     give_back_offers(world, wanting, busy, &mut plan);
     turn_offers(world, asked, wanting, busy, now, &mut plan);
     plan

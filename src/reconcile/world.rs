@@ -255,6 +255,8 @@ pub struct World {
     pub instances: BTreeMap<String, Instance>,
     /// What is on offer.
     pub pool: Pool,
+    /// Offers beside those of the pool, of another role: they go back for a moment.
+    pub spare_offers: Vec<String>,
     /// The Mesos session.
     pub session: Session,
     /// The framework id that the master knows us by.

@@ -102,7 +102,8 @@ pub struct Flags {
     /// of the system]
     #[arg(long, env = "REDISCTL_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// The Mesos role whose resources are used [default: redisctl]
+    /// The Mesos role whose resources are used, or several: a,b. Of each, reserved ones are used first
+    /// [default: redisctl]
     #[arg(long, env = "REDISCTL_ROLE", value_name = "ROLE")]
     pub role: Option<String>,
     /// The principal to authenticate as with Mesos [default: none]
