@@ -34,7 +34,7 @@ fn offer(agent: &str, mem_mib: u64, attributes: &[(&str, &str)]) -> Offer {
 
 fn pool(offers: impl IntoIterator<Item = Offer>) -> Pool {
     let mut pool = Pool::default();
-    offers.into_iter().for_each(|offer| pool.add(offer));
+    offers.into_iter().for_each(|offer| drop(pool.add(offer)));
     pool
 }
 
@@ -68,6 +68,26 @@ fn agents(placed: &[Place]) -> Vec<&str> {
 }
 
 // --- Rules ----------------------------------------------------------------------------------
+
+#[test]
+fn offers_of_one_role_are_held_for_an_agent_and_reserved_ones_rather_than_others() {
+    let of_role = |id: &str, role: &str, reserved: bool| {
+        let mut offer = offer("a1", 1000, &[]);
+        (offer.id, offer.role) = (id.to_string(), role.to_string());
+        for piece in offer.pieces.iter_mut().filter(|_| reserved) {
+            piece.reservations = serde_json::json!([{"type": "STATIC", "role": role}]);
+        }
+        offer
+    };
+    let mut pool = Pool::default();
+    assert_eq!(pool.add(of_role("o1", "a", false)), Vec::<String>::new());
+    assert_eq!(pool.add(of_role("o2", "a", false)), Vec::<String>::new(), "the same role adds up");
+    assert_eq!(pool.add(of_role("o3", "b", false)), ["o3"], "another role does not");
+    assert_eq!(pool.add(of_role("o4", "b", true)), ["o1", "o2"], "but what is reserved goes first");
+    assert_eq!(pool.add(of_role("o5", "a", true)), ["o5"]);
+    assert_eq!(pool.take_agent("a1"), ["o4"]);
+    assert_eq!(pool.add(of_role("o6", "a", false)), Vec::<String>::new(), "when they are gone, others come");
+}
 
 #[test]
 fn three_nodes_land_on_three_racks() {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::task::{labels, task_info};
 use super::{Containerizer, Settings};
 use crate::model::MesosCall;
+use crate::spec::{Constraint, Operator};
 
 /// What the master may rely on with us; never take one out again once a framework has it.
 const CAPABILITIES: [&str; 4] = ["MULTI_ROLE", "PARTITION_AWARE", "TASK_KILLING_STATE", "RESERVATION_REFINEMENT"];
@@ -14,6 +15,66 @@ const ASKED_AGAIN_S: f64 = 60.0;
 
 /// SUBSCRIBE. It asks for no offers yet: a REVIVE does, once the operator knows its tasks.
 pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
+    let mut call = json!({
+        "type": "SUBSCRIBE",
+        "subscribe": {"framework_info": framework(settings, framework_id), "suppressed_roles": settings.roles},
+    });
+    if let Some(id) = framework_id {
+        call["framework_id"] = json!({"value": id});
+    }
+    call
+}
+
+/// UPDATE_FRAMEWORK: the same framework, with constraints on what it is offered. It ends a SUPPRESS.
+pub fn constrain(settings: &Settings, framework_id: &str, groups: &[Vec<Constraint>]) -> Value {
+    let groups: Vec<Value> = groups
+        .iter()
+        .map(|group| json!({"attribute_constraints": group.iter().map(attribute_constraint).collect::<Vec<_>>()}))
+        .collect();
+    let roles = settings.roles.iter().map(|role| (role.clone(), json!({"groups": groups})));
+    let roles: serde_json::Map<String, Value> = roles.filter(|_| !groups.is_empty()).collect();
+    json!({
+        "type": "UPDATE_FRAMEWORK",
+        "framework_id": {"value": framework_id},
+        "update_framework": {
+            "framework_info": framework(settings, Some(framework_id)),
+            "offer_constraints": {"role_constraints": roles},
+        },
+    })
+}
+
+/// A constraint in Mesos' words. An attribute that is no text satisfies all of them but existence: what is
+/// offered is looked at again.
+fn attribute_constraint(constraint: &Constraint) -> Value {
+    let pseudo = |kind: &str| json!({"pseudoattribute_type": kind});
+    let selector = match constraint.attribute.as_str() {
+        "hostname" => pseudo("HOSTNAME"),
+        "@region" => pseudo("REGION"),
+        "@zone" => pseudo("ZONE"),
+        name => json!({"attribute_name": name}),
+    };
+    let any = || {
+        let values: Vec<String> = constraint.values.iter().map(|value| escaped(value)).collect();
+        json!({"regex": format!("^({})$", values.join("|"))})
+    };
+    let predicate = match (constraint.operator, constraint.values.as_slice()) {
+        (Operator::Exists, _) => json!({"exists": {}}),
+        (Operator::DoesNotExist, _) => json!({"not_exists": {}}),
+        (Operator::In, [value]) => json!({"text_equals": {"value": value}}),
+        (Operator::In, _) => json!({"text_matches": any()}),
+        (Operator::NotIn, [value]) => json!({"text_not_equals": {"value": value}}),
+        (Operator::NotIn, _) => json!({"text_not_matches": any()}),
+    };
+    json!({"selector": selector, "predicate": predicate})
+}
+
+/// The text as a regular expression that fits it alone.
+fn escaped(text: &str) -> String {
+    let is_special = |c: char| c.is_ascii_punctuation() && c != '_';
+    text.chars().flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+fn framework(settings: &Settings, framework_id: Option<&str>) -> Value {
     let mut info = json!({
         "user": settings.user,
         "name": settings.name,
@@ -33,14 +94,7 @@ pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
     if let Some(id) = framework_id {
         info["id"] = json!({"value": id});
     }
-    let mut call = json!({
-        "type": "SUBSCRIBE",
-        "subscribe": {"framework_info": info, "suppressed_roles": settings.roles},
-    });
-    if let Some(id) = framework_id {
-        call["framework_id"] = json!({"value": id});
-    }
-    call
+    info
 }
 
 /// Any other call.
@@ -66,6 +120,7 @@ pub fn call(call: &MesosCall, framework_id: &str, roles: &[String], containerize
         MesosCall::Acknowledge { task_id, agent_id, uuid } => {
             json!({"task_id": {"value": task_id}, "agent_id": {"value": agent_id}, "uuid": uuid})
         }
+        MesosCall::Constrain(_) => unreachable!("`constrain` encodes it"),
         MesosCall::Reconcile(tasks) if tasks.is_empty() => json!({}),
         MesosCall::Reconcile(tasks) => {
             let tasks: Vec<Value> =
@@ -100,6 +155,7 @@ pub fn name(call: &MesosCall) -> &'static str {
         MesosCall::Revive => "REVIVE",
         MesosCall::Kill { .. } => "KILL",
         MesosCall::Acknowledge { .. } => "ACKNOWLEDGE",
+        MesosCall::Constrain(_) => "UPDATE_FRAMEWORK",
         MesosCall::Reconcile(_) => "RECONCILE",
     }
 }
@@ -110,7 +166,11 @@ pub fn task_ids(call: &MesosCall) -> Vec<String> {
         MesosCall::Accept { launches, .. } => launches.iter().map(|launch| launch.task_id.clone()).collect(),
         MesosCall::Kill { task_id, .. } | MesosCall::Acknowledge { task_id, .. } => vec![task_id.clone()],
         MesosCall::Reconcile(tasks) => tasks.iter().map(|(task_id, _)| task_id.clone()).collect(),
-        MesosCall::Decline { .. } | MesosCall::AcceptInverse(_) | MesosCall::Suppress | MesosCall::Revive => Vec::new(),
+        MesosCall::Decline { .. }
+        | MesosCall::AcceptInverse(_)
+        | MesosCall::Constrain(_)
+        | MesosCall::Suppress
+        | MesosCall::Revive => Vec::new(),
     }
 }
 

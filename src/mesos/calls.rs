@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::call::{self, Reply};
 use super::client::{Http, SCHEDULER_PATH, describe, error_text};
-use super::{Containerizer, Settings};
+use super::Settings;
 use crate::model::{MesosCall, MesosEvent};
 
 /// How often a call is sent before the subscription is taken for broken.
@@ -21,6 +21,9 @@ const LATE_REPLY_WAIT: Duration = Duration::from_secs(1);
 
 /// How long offers are withheld whose ACCEPT did not get through, in seconds.
 const DECLINE_FAILED_S: f64 = 1.0;
+
+/// Masters know constraints on offers since then.
+const CONSTRAINTS_SINCE: (u32, u32) = (1, 11);
 
 /// What became of a call, as far as offers go.
 enum Outcome {
@@ -40,6 +43,8 @@ pub(super) struct Subscription {
     pub(super) master: String,
     /// What the master knows it by.
     pub(super) stream_id: String,
+    /// The master's version.
+    pub(super) version: (u32, u32),
 }
 
 /// The subscription in force, if there is one.
@@ -138,8 +143,11 @@ impl Lane {
     }
 
     async fn attempt(&self, subscription: &Subscription, call: &MesosCall) -> Attempt {
-        let Settings { roles, containerizer, timing, .. } = &*self.settings;
-        let body = encode(subscription, call, roles, *containerizer);
+        let timing = &self.settings.timing;
+        if matches!(call, MesosCall::Constrain(_)) && subscription.version < CONSTRAINTS_SINCE {
+            return Attempt::Done; // There it would do nothing, or not be understood.
+        }
+        let body = encode(subscription, call, &self.settings);
         let reply = async {
             let sent = self.http.post(&subscription.master, SCHEDULER_PATH, body, Some(&subscription.stream_id)).await;
             match sent {
@@ -218,6 +226,11 @@ impl Lane {
     }
 }
 
-fn encode(subscription: &Subscription, call: &MesosCall, roles: &[String], containerizer: Containerizer) -> Vec<u8> {
-    call::call(call, &subscription.framework_id, roles, containerizer).to_string().into_bytes()
+fn encode(subscription: &Subscription, call: &MesosCall, settings: &Settings) -> Vec<u8> {
+    let id = &subscription.framework_id;
+    let json = match call {
+        MesosCall::Constrain(groups) => call::constrain(settings, id, groups),
+        call => call::call(call, id, &settings.roles, settings.containerizer),
+    };
+    json.to_string().into_bytes()
 }

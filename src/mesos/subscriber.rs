@@ -271,6 +271,7 @@ impl Subscriber {
             framework_id: framework_id.clone(),
             master: stream.master.clone(),
             stream_id: stream.id.clone(),
+            version: version(&master_version),
         })));
         self.pass_on(MesosEvent::Subscribed { framework_id, subscription: self.number })
     }
@@ -330,6 +331,12 @@ struct EventStream {
     silence: Duration,
     /// When it is over.
     deadline: Instant,
+}
+
+/// `1.11.0` as (1, 11); 0 for what is not said.
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// What the master's own end of a subscription means for the session.

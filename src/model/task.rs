@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Offer, Piece, Timestamp};
+use crate::spec::Constraint;
 
 /// Every state of a Mesos task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -267,6 +268,9 @@ pub enum MesosCall {
         /// The uuid of the update.
         uuid: String,
     },
+    /// Offer only agents that satisfy all constraints of one of these groups; without a group, all agents.
+    /// Masters before 1.11 offer all of them all the same.
+    Constrain(Vec<Vec<Constraint>>),
     /// Ask for the state of these tasks (task id, agent id); of all that the master knows when empty.
     Reconcile(Vec<(String, Option<String>)>),
 }

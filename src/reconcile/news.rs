@@ -82,6 +82,7 @@ impl World {
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.
     fn lose_sight(&mut self) {
         self.pool.clear();
+        self.spare_offers.clear();
         self.leaving.forget_asked();
         for stranger in self.strangers.values_mut() {
             (stranger.killed_at, stranger.asked_at) = (None, None);

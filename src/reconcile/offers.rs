@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 
 use crate::model::{MesosCall, TaskRecord, Timestamp, parse_task_id};
 use crate::reconcile::world::{Session, World};
+use crate::spec::Constraint;
 
 /// How long an offer that nobody can use is withheld. REVIVE ends it at once, and so does a change
 /// of the agent's free resources.
 pub const DECLINE_S: f64 = 3600.0;
+/// More groups of constraints than that are not told: each agent is compared with all of them.
+const GROUPS_MAX: usize = 64;
 /// How long an offer is withheld whose agent has offered the same of another role, too: by then that is
 /// used or has gone back.
 const SPARE_S: f64 = 1.0;
@@ -39,6 +42,8 @@ pub struct Asked {
     offers_on: bool,
     revived_at: Option<Timestamp>,
     wanting: BTreeSet<String>,
+    /// What offers are limited to.
+    constraints: Vec<Vec<Constraint>>,
     sent_at: Option<Timestamp>,
     ask_delay_ms: u64,
     doubtful_at: Option<Timestamp>,
@@ -251,6 +256,11 @@ fn turn_offers(
         None => now,
     };
     if due <= now {
+        let constraints = constraints(world, wanting);
+        if constraints != asked.constraints {
+            plan.calls.push(MesosCall::Constrain(constraints.clone()));
+            asked.constraints = constraints;
+        }
         plan.calls.push(MesosCall::Revive);
         asked.offers_on = true;
         asked.revived_at = Some(now);
@@ -259,4 +269,22 @@ fn turn_offers(
     } else {
         plan.revisit(due);
     }
+}
+
+/// What agents must satisfy for one of those who wait to use them: nothing, when one of them does not mind.
+fn constraints(world: &World, wanting: &BTreeSet<String>) -> Vec<Vec<Constraint>> {
+    let declared = |name: &String| {
+        let record = world.instances.get(name).and_then(|instance| instance.record.as_ref());
+        record.map(|record| record.value.spec.placement.constraints.clone()).unwrap_or_default()
+    };
+    let mut groups: Vec<Vec<Constraint>> = Vec::new();
+    for group in wanting.iter().map(declared) {
+        if group.is_empty() || groups.len() >= GROUPS_MAX {
+            return Vec::new();
+        }
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
 }

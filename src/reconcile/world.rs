@@ -288,6 +288,7 @@ impl Default for World {
         World {
             instances: BTreeMap::new(),
             pool: Pool::default(),
+            spare_offers: Vec::new(),
             session: Session::Disconnected("not connected yet".to_string()),
             framework_id: None,
             leaving: LeavingAgents::default(),

@@ -256,7 +256,7 @@ impl Scene {
     /// The plan, which keeps all rules.
     pub fn plan(&self) -> Plan {
         let mut pool = Pool::default();
-        self.offers.iter().cloned().for_each(|offer| pool.add(offer));
+        self.offers.iter().cloned().for_each(|offer| drop(pool.add(offer)));
         self.plan_with(&mut pool)
     }
 

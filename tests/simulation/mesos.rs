@@ -330,6 +330,7 @@ impl Mesos {
             }
             MesosCall::AcceptInverse(ids) => ids.iter().for_each(|id| self.agree(id)),
             MesosCall::Suppress => self.offering = false,
+            MesosCall::Constrain(_) => {} // Here all agents are alike.
             MesosCall::Revive => {
                 self.offering = true;
                 self.filters.clear();
