@@ -112,6 +112,7 @@ fn stop_signal() -> Result<CancellationToken> {
 async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, stop: CancellationToken) -> Result<()> {
     let board = Arc::new(Board::default());
     let metrics = Arc::new(Metrics::default());
+    let masters = Masters::find(&settings.mesos, settings.mesos_tls)?;
     let access = Arc::new(Access::read(settings.auth_tokens.as_deref())?);
     let state = ApiState {
         board: board.clone(),
@@ -120,6 +121,7 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
         access,
         limit: Arc::new(Limit::new(settings.rate_limit)),
         peers: api::peers(settings.tls_ca.as_deref())?,
+        mesos: Some(Arc::new(mesos_settings(&settings, &masters, &metrics))),
     };
     info!("API: {}", settings.advertise);
     let sentinel = sentinel_listener(&settings).await?;
@@ -135,7 +137,6 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
         info!("Sentinel: {}", me.sentinel.as_deref().unwrap_or_default());
         AbortOnDropHandle::new(tokio::spawn(sentinel::serve(listener, state, me.id, stop.clone())))
     });
-    let masters = Masters::find(&settings.mesos, settings.mesos_tls)?;
     let operator = Operator { settings, masters, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,
@@ -345,21 +346,24 @@ impl Operator {
     }
 
     fn mesos_settings(&self) -> mesos::Settings {
-        let settings = &self.settings;
-        mesos::Settings {
-            masters: self.masters.clone(),
-            ca_file: settings.mesos_ca.clone(),
-            roles: settings.role.split(',').map(ToString::to_string).collect(),
-            principal: settings.principal.clone(),
-            secret_file: settings.secret_file.clone(),
-            user: settings.user.clone(),
-            name: settings.framework_name.clone(),
-            failover_timeout_s: Duration::from_millis(settings.failover_timeout.0).as_secs_f64(),
-            webui_url: Some(settings.advertise.clone()),
-            containerizer: settings.containerizer,
-            metrics: self.metrics.clone(),
-            ..mesos::Settings::default()
-        }
+        mesos_settings(&self.settings, &self.masters, &self.metrics)
+    }
+}
+
+fn mesos_settings(settings: &OperatorSettings, masters: &Masters, metrics: &Arc<Metrics>) -> mesos::Settings {
+    mesos::Settings {
+        masters: masters.clone(),
+        ca_file: settings.mesos_ca.clone(),
+        roles: settings.role.split(',').map(ToString::to_string).collect(),
+        principal: settings.principal.clone(),
+        secret_file: settings.secret_file.clone(),
+        user: settings.user.clone(),
+        name: settings.framework_name.clone(),
+        failover_timeout_s: Duration::from_millis(settings.failover_timeout.0).as_secs_f64(),
+        webui_url: Some(settings.advertise.clone()),
+        containerizer: settings.containerizer,
+        metrics: metrics.clone(),
+        ..mesos::Settings::default()
     }
 }
 

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Caller, Level};
 use crate::board::Board;
+use crate::mesos;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::tls::TlsListener;
@@ -43,6 +44,7 @@ mod mrredis;
 mod openapi;
 mod operator;
 mod passwords;
+mod placement;
 mod problem;
 mod query;
 mod requests;
@@ -77,6 +79,8 @@ pub struct ApiState {
     pub limit: Arc<Limit>,
     /// Asks other operators.
     pub peers: reqwest::Client,
+    /// Where Mesos is, to be asked for the room that its agents have.
+    pub mesos: Option<Arc<mesos::Settings>>,
 }
 
 impl ApiState {
@@ -84,7 +88,7 @@ impl ApiState {
     pub fn open(board: Arc<Board>, store: Store, metrics: Arc<Metrics>) -> ApiState {
         let limit = Arc::new(Limit::new(u32::MAX));
         let peers = peers(None).expect("nothing of it could fail");
-        ApiState { board, store, metrics, access: Arc::new(Access::Open), limit, peers }
+        ApiState { board, store, metrics, access: Arc::new(Access::Open), limit, peers, mesos: None }
     }
 }
 
@@ -178,6 +182,7 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/v1/instances/{name}/connect", get(connect::connect))
         .route("/v1/instances/{name}/password", get(passwords::show))
         .route("/v1/instances/{name}/password/rotate", post(passwords::rotate))
+        .route("/v1/instances/{name}/placement", get(placement::placement))
         .route("/v1/events", get(events::of_all))
         .route("/v1/operator", get(operator::operator))
         .route("/v1/schema", get(openapi::serve_schema))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{connect, events, instances, operator, passwords, requests, write};
+use super::{connect, events, instances, operator, passwords, placement, requests, write};
 use crate::board;
 use crate::spec;
 
@@ -116,6 +116,7 @@ pub(super) struct Event {
         requests::delete,
         requests::recreate,
         requests::failover,
+        placement::placement,
         passwords::show,
         passwords::rotate,
         operator::plan,
@@ -143,6 +144,7 @@ pub(super) struct Event {
         requests::Recreating,
         requests::Failover,
         requests::FailingOver,
+        crate::placement::Explanation,
         passwords::ClientPassword,
         passwords::Rotating,
         write::Applied,

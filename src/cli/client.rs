@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
-use super::view::{Applied, AppliedAll, ClientPassword, Instance, Items, Problem};
+use super::view::{Applied, AppliedAll, ClientPassword, Instance, Items, Placement, Problem};
 use crate::board::{OperatorView, PlanView};
 use crate::spec::Period;
 
@@ -143,6 +143,11 @@ impl Client {
     pub async fn failover(&self, name: &str, to: Option<&str>, force: bool) -> Result<()> {
         let body = serde_json::json!({"to": to, "force": force});
         self.done(self.request(Method::POST, &["v1", "instances", name, "failover"]).json(&body)).await
+    }
+
+    /// Why nodes of an instance find no place.
+    pub async fn placement(&self, name: &str) -> Result<Placement> {
+        self.answer(self.request(Method::GET, &["v1", "instances", name, "placement"])).await
     }
 
     /// What clients of an instance log in with.

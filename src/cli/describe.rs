@@ -7,11 +7,11 @@ use super::client::Client;
 use super::events;
 use super::outcome::Exit;
 use super::text::{self, Cell, STRONG, Table, age, cell, indent, print, size, styled};
-use super::view::Instance;
+use super::view::{Instance, Placement};
 use crate::board::OperatorView;
 use crate::clock::now;
 use crate::model::{InstanceEvent, Role, Timestamp};
-use crate::status::{FailoverStatus, NodeStatus};
+use crate::status::{ConditionStatus, ConditionType, FailoverStatus, NodeStatus};
 
 /// The width of the names in front of values.
 const LABEL_WIDTH: usize = 10;
@@ -21,8 +21,25 @@ pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
     let instance = client.expect(name).await?;
     let events = client.events(Some(name)).await?;
     let events = events.iter().map(InstanceEvent::deserialize).collect::<Result<Vec<_>, _>>()?;
-    print(&page(&instance, &events, now())?)?;
+    let mut page = page(&instance, &events, now())?;
+    if instance.has_condition(ConditionType::Placed, ConditionStatus::False) {
+        // What cannot be told is no reason to tell nothing.
+        let told = client.placement(name).await.map_or_else(|error| format!("{error:#}\n"), |told| placement(&told));
+        page += &section("Placement", &told);
+    }
+    print(&page)?;
     Ok(Exit::Ok)
+}
+
+/// What a node needs, and what is in its way.
+fn placement(told: &Placement) -> String {
+    let fitting = match told.fitting {
+        0 => "no agent would do now".to_string(),
+        1 => "1 agent would do, once it is offered".to_string(),
+        fitting => format!("{fitting} agents would do, once they are offered"),
+    };
+    let lines = told.quotas.iter().chain(&told.agents).map(|line| format!("- {line}\n"));
+    format!("each node needs {}: {fitting}\n{}", told.needs, lines.collect::<String>())
 }
 
 fn page(instance: &Instance, events: &[InstanceEvent], now: Timestamp) -> Result<String> {

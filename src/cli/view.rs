@@ -108,6 +108,19 @@ pub struct Items<T> {
     pub items: Vec<T>,
 }
 
+/// Why nodes of an instance find no place.
+#[derive(Debug, Deserialize)]
+pub struct Placement {
+    /// What a node needs.
+    pub needs: String,
+    /// How many agents would do.
+    pub fitting: usize,
+    /// Quotas that forbid it.
+    pub quotas: Vec<String>,
+    /// Agents that would not do, and why.
+    pub agents: Vec<String>,
+}
+
 /// What clients log in with.
 #[derive(Deserialize)]
 pub struct ClientPassword {

@@ -165,6 +165,12 @@ impl Machine {
     }
 }
 
+/// The agents that are to be emptied, in the answers to `GET_AGENTS` and `GET_MAINTENANCE_SCHEDULE`.
+pub(super) fn leaving_in(agents: &Value, schedule: &Value) -> Result<BTreeMap<String, Leaving>> {
+    let (agents, schedule) = (AgentsAnswer::deserialize(agents)?, ScheduleAnswer::deserialize(schedule)?);
+    Ok(leaving(&agents.get_agents.agents, &schedule.get_maintenance_schedule.schedule.windows))
+}
+
 /// The agents that are to be emptied.
 fn leaving(agents: &[Agent], windows: &[Window]) -> BTreeMap<String, Leaving> {
     let why = |agent: &Agent| {

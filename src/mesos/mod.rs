@@ -31,6 +31,7 @@ mod call;
 mod calls;
 mod client;
 mod masters;
+mod room;
 pub mod recordio;
 mod session;
 mod subscriber;
@@ -39,6 +40,7 @@ pub mod wire;
 
 pub use client::{FrameworkInfo, frameworks};
 pub use masters::{Address, FORMS, Masters};
+pub use room::rooms;
 pub use session::{NotSent, Session};
 
 /// Four weeks: an operator that is away for a holiday does not cost anybody's data.

@@ -21,10 +21,12 @@ mod index;
 mod pool;
 mod refusal;
 mod resources;
+mod room;
 mod rules;
 
 pub use pool::{Pool, REMEMBERED_AGENTS_MAX};
 pub use refusal::{Refusal, Shortfall};
+pub use room::{Amounts, Explanation, Quota, Room, explain};
 pub use rules::{Reason, failed};
 
 /// What a node needs; one port always.

@@ -35,22 +35,26 @@ struct UrlAddress {
     ip: String,
 }
 
+/// Where an agent is.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Domain {
-    fault_domain: FaultDomain,
+pub struct Domain {
+    /// The region and the zone.
+    pub fault_domain: FaultDomain,
 }
 
+/// Its region and zone.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct FaultDomain {
+pub struct FaultDomain {
     region: Name,
     zone: Name,
 }
 
+/// One of them.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Name {
+pub struct Name {
     name: String,
 }
 
@@ -83,7 +87,7 @@ struct Time {
 /// `Attribute` and `Resource` share Mesos' ways to give a value: of these, one is set.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Attribute {
+pub struct Attribute {
     name: String,
     text: Option<Text>,
     scalar: Option<Scalar>,
@@ -91,9 +95,10 @@ struct Attribute {
     set: Option<Set>,
 }
 
-#[derive(Deserialize, Default)]
+/// A resource, offered or had.
+#[derive(Clone, Deserialize, Default)]
 #[serde(default)]
-struct Resource {
+pub struct Resource {
     name: String,
     scalar: Option<Scalar>,
     ranges: Option<Ranges>,
@@ -105,34 +110,39 @@ struct Resource {
     disk: Option<Value>,
 }
 
+/// A text.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Text {
+pub struct Text {
     value: String,
 }
 
-#[derive(Deserialize, Default)]
+/// An amount.
+#[derive(Clone, Deserialize, Default)]
 #[serde(default)]
-struct Scalar {
+pub struct Scalar {
     value: f64,
 }
 
-#[derive(Deserialize, Default)]
+/// Ranges.
+#[derive(Clone, Deserialize, Default)]
 #[serde(default)]
-struct Ranges {
+pub struct Ranges {
     range: Vec<Range>,
 }
 
-#[derive(Deserialize, Default)]
+/// A range, both ends in it.
+#[derive(Clone, Deserialize, Default)]
 #[serde(default)]
-struct Range {
+pub struct Range {
     begin: u64,
     end: u64,
 }
 
+/// A set.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Set {
+pub struct Set {
     item: Vec<String>,
 }
 
@@ -168,7 +178,7 @@ impl WireOffer {
 }
 
 /// Attributes as text. An attribute may be there twice: the first counts, as for Mesos itself.
-fn attributes(attributes: Vec<Attribute>, fault_domain: FaultDomain) -> BTreeMap<String, String> {
+pub fn attributes(attributes: Vec<Attribute>, fault_domain: FaultDomain) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
     for attribute in attributes {
         let text = attribute.text();
@@ -203,7 +213,7 @@ impl Attribute {
 impl Resource {
     /// `None` for what a database must not be put on, or what we do not use: revocable and shared
     /// resources, volumes and disks of their own, sets.
-    fn convert(self) -> Option<Piece> {
+    pub fn convert(self) -> Option<Piece> {
         // A reservation in the former form could not be echoed as it came.
         let former_reservation = self.reservations.is_none() && !matches!(self.role.as_str(), "" | "*");
         if self.revocable.is_some() || self.shared.is_some() || self.disk.is_some() || former_reservation {
