@@ -36,6 +36,7 @@ use crate::store::Store;
 use crate::tls::TlsListener;
 use problem::{PROBLEM_JSON, Problem};
 
+mod audit;
 mod connect;
 mod events;
 mod instances;

@@ -10,10 +10,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ApiState;
+use super::audit::Audit;
 use super::problem::Problem;
 use crate::access::Caller;
 use crate::clock::now;
-use crate::model::{AuditedChange, InstanceRecord, Request, RequestKind};
+use crate::model::{InstanceRecord, Request, RequestKind};
 use crate::spec::{Parsed, join_errors, parse_document, parse_documents};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
@@ -21,8 +22,6 @@ use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, r
 const CONFLICTS_MAX: usize = 5;
 /// Reads under way at once: enough to hide the way to the store, few enough not to flood it.
 const READS_MAX: usize = 32;
-/// Changes that are kept until the leader tells of them: more only come while there is none.
-const CHANGES_MAX: usize = 50;
 /// For more documents than this, all instances are listed instead of read one by one.
 const READ_SINGLY_MAX: usize = 16;
 
@@ -113,32 +112,6 @@ struct Stored {
     record: Option<InstanceRecord>,
     delete: Option<Request>,
     audit: Audit,
-}
-
-/// Changes that the leader has not told of yet, and the revision of that list.
-#[derive(Clone, Default)]
-struct Audit {
-    changes: Vec<AuditedChange>,
-    revision: i64,
-}
-
-impl Audit {
-    fn read(item: &KeyValue) -> Audit {
-        let changes = decode::<Request>(item).map(|request| request.changes).unwrap_or_default();
-        Audit { changes, revision: item.revision }
-    }
-
-    /// What is to be written with a change, and what must not have changed meanwhile.
-    fn add(&self, name: &str, by: &Caller, what: &str) -> (Guard, Op) {
-        let key = request_key(name, RequestKind::Audit);
-        let change = AuditedChange { at: now(), by: by.to_string(), what: what.to_string() };
-        let mut changes = self.changes.clone();
-        changes.push(change);
-        let excess = changes.len().saturating_sub(CHANGES_MAX);
-        changes.drain(..excess);
-        let value = serde_json::to_vec(&Request { at: now(), changes, ..Request::default() }).expect("a request is JSON");
-        (Guard::Revision { key: key.clone(), revision: self.revision }, Op::Put { key, value })
-    }
 }
 
 impl Stored {

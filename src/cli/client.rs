@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
-use reqwest::header::{AUTHORIZATION, HeaderValue, CONTENT_TYPE, IF_MATCH};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
+use super::token;
 use super::view::{Applied, AppliedAll, ClientPassword, Instance, Items, Placement, Problem};
 use crate::board::{OperatorView, PlanView};
 use crate::spec::Period;
@@ -39,9 +40,6 @@ pub struct Client {
     base: Url,
 }
 
-/// Holds the token where no file is named.
-const TOKEN_VARIABLE: &str = "REDISCTL_TOKEN";
-
 /// What became of documents.
 #[derive(Debug)]
 pub enum Outcome {
@@ -63,7 +61,7 @@ impl Client {
         let usage = |error: anyhow::Error| failure(Exit::Usage, format!("{error:#}"));
         // No proxy: operators are near, and a proxy of the environment cannot reach 127.0.0.1.
         let http = crate::tls::http_with(ca_file).map_err(usage)?.no_proxy().connect_timeout(CONNECT_TIMEOUT);
-        let token = token(token_file).map_err(usage)?;
+        let token = token::header(token_file).map_err(usage)?;
         let http = http.default_headers(token.map(|token| (AUTHORIZATION, token)).into_iter().collect());
         Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
     }
@@ -258,22 +256,6 @@ impl Client {
             ),
         )
     }
-}
-
-/// The header of the token: of the file, or of the variable that scripts set.
-fn token(file: Option<&Path>) -> Result<Option<HeaderValue>> {
-    let (token, from) = match (file, std::env::var(TOKEN_VARIABLE)) {
-        (Some(file), _) => {
-            let from = format!("--token-file {}", file.display());
-            (std::fs::read_to_string(file).with_context(|| from.clone())?, from)
-        }
-        (None, Ok(token)) => (token, TOKEN_VARIABLE.to_string()),
-        (None, Err(_)) => return Ok(None),
-    };
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-        .with_context(|| format!("{from}: what it holds is no token"))?;
-    value.set_sensitive(true);
-    Ok(Some(value))
 }
 
 /// The version of this binary.

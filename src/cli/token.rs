@@ -1,12 +1,18 @@
-//! `redisctl token`: a new token, and the line of the file that lets it in. I/O.
+//! Tokens: a new one with the line of the file that lets it in, and the one that is shown to the API. I/O.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use reqwest::header::HeaderValue;
 use serde_json::json;
 
 use super::args::TokenArgs;
 use super::outcome::Exit;
 use super::text::print;
 use crate::access::new_token;
+
+/// Holds the token where no file is named.
+const TOKEN_VARIABLE: &str = "REDISCTL_TOKEN";
 
 /// Runs `redisctl token`: the line goes to the standard output, to be appended to the file of
 /// `--auth-tokens`, and the token to the standard error, for nobody but its owner.
@@ -18,4 +24,20 @@ pub fn token(args: &TokenArgs) -> Result<Exit> {
     print(&serde_yaml::to_string(&line)?)?;
     anstream::eprintln!("the token of {}, which is shown only now: {token}", args.name);
     Ok(Exit::Ok)
+}
+
+/// The header of the token: of the file, or of the variable that scripts set.
+pub fn header(file: Option<&Path>) -> Result<Option<HeaderValue>> {
+    let (token, from) = match (file, std::env::var(TOKEN_VARIABLE)) {
+        (Some(file), _) => {
+            let from = format!("--token-file {}", file.display());
+            (std::fs::read_to_string(file).with_context(|| from.clone())?, from)
+        }
+        (None, Ok(token)) => (token, TOKEN_VARIABLE.to_string()),
+        (None, Err(_)) => return Ok(None),
+    };
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+        .with_context(|| format!("{from}: what it holds is no token"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }

@@ -11,7 +11,7 @@ use crate::model::{MesosEvent, TaskState, TaskUpdate};
 
 mod offer;
 
-pub(super) use self::offer::Unavailability;
+pub(super) use self::offer::{Attribute, Domain, Resource, Unavailability, attributes};
 
 /// An event of the master, in our words.
 #[derive(Clone, Debug, PartialEq)]

@@ -248,8 +248,14 @@ pub enum Session {
     Ended(String),
 }
 
+impl Default for Session {
+    fn default() -> Session {
+        Session::Disconnected("not connected yet".to_string())
+    }
+}
+
 /// Everything that has been learned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct World {
     /// All instances that are declared or recorded.
     pub instances: BTreeMap<String, Instance>,
@@ -281,28 +287,6 @@ pub struct World {
     /// Instances whose roll begins with the writes that are under way.
     pub(super) beginning: BTreeSet<String>,
     pub(super) tasks: BTreeMap<String, (String, u32)>,
-}
-
-impl Default for World {
-    fn default() -> Self {
-        World {
-            instances: BTreeMap::new(),
-            pool: Pool::default(),
-            spare_offers: Vec::new(),
-            session: Session::Disconnected("not connected yet".to_string()),
-            framework_id: None,
-            leaving: LeavingAgents::default(),
-            strangers: BTreeMap::new(),
-            revision: 0,
-            store_id: None,
-            frozen: None,
-            doubt: false,
-            forgetting: BTreeMap::new(),
-            planned: BTreeMap::new(),
-            beginning: BTreeSet::new(),
-            tasks: BTreeMap::new(),
-        }
-    }
 }
 
 impl World {
