@@ -3,18 +3,22 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-failover bench-calm chaos dist schema rig clients clean packages
+.PHONY: help demo demo-monitoring test check lint bench bench-failover bench-calm chaos dist schema rig clients clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
-TEST_PACKAGES := etcd-server etcd-client redis-server procps util-linux iproute2 findutils openssl zookeeper default-jre-headless
+TEST_PACKAGES := etcd-server etcd-client redis-server prometheus procps util-linux iproute2 findutils openssl zookeeper default-jre-headless
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## From nothing to a replicated Redis on a local cluster, and back to nothing
 	@scripts/need $(BUILD_PACKAGES) redis-server
 	@scripts/demo
+
+demo-monitoring: ## Instances with a load, Prometheus with the alert rules, and where to look (DEMO_SECONDS=20)
+	@scripts/need $(BUILD_PACKAGES) redis-server prometheus
+	@scripts/demo-monitoring
 
 test: packages rig clients ## All tests, on real etcd, Redis and Mesos (installs what they need)
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; \
