@@ -102,6 +102,41 @@ impl User {
     }
 }
 
+/// Passwords of clients that a user has chosen and put into the store, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// Of the key in the store.
+    pub revision: i64,
+    /// Any of them lets clients in.
+    pub passwords: Vec<Password>,
+}
+
+/// The most passwords of a secret: the newest, and such as clients still use.
+const SECRET_PASSWORDS_MAX: usize = 8;
+/// The longest password of a secret.
+const SECRET_CHARS_MAX: usize = 512;
+
+impl Secret {
+    /// From what the store has: a password on each line.
+    pub fn parse(text: &[u8], revision: i64) -> Result<Secret, String> {
+        let wrong = || {
+            format!(
+                "no secret: allowed are 1 to {SECRET_PASSWORDS_MAX} lines with a password each, of 1 to \
+                 {SECRET_CHARS_MAX} visible ASCII characters"
+            )
+        };
+        let text = std::str::from_utf8(text).map_err(|_| wrong())?;
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let fits = |line: &&str| {
+            (1..=SECRET_CHARS_MAX).contains(&line.len()) && line.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if !(1..=SECRET_PASSWORDS_MAX).contains(&lines.len()) || !lines.iter().all(fits) {
+            return Err(wrong());
+        }
+        Ok(Secret { revision, passwords: lines.into_iter().map(Password::new).collect() })
+    }
+}
+
 /// Whose passwords: a name alone may be used again after a deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -177,6 +212,15 @@ mod tests {
         assert_eq!(Key::from_text(&key.to_text()), Some(key));
         for text in ["", "short", &"a".repeat(44)] {
             assert_eq!(Key::from_text(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_a_password_on_each_line() {
+        let of = |text: &str| Secret::parse(text.as_bytes(), 7).map(|secret| secret.passwords);
+        assert_eq!(of("new\r\nold\n"), Ok(vec![Password::new("new"), Password::new("old")]));
+        for text in ["", "\n", "a b", "a\n\nb", "é", &"a".repeat(513), &"a\n".repeat(9)] {
+            assert!(of(text).is_err_and(|why| why.contains("allowed are 1 to 8 lines")), "{text:?}");
         }
     }
 

@@ -1,23 +1,29 @@
-//! `/v1/instances/NAME/password`: what clients log in with, and a new one. I/O.
+//! `/v1/instances/NAME/password`, `/v1/secrets/NAME`: what clients log in with, and new ones. I/O.
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::{Extension, Json};
 use serde::Serialize;
 
+use super::instances::text;
 use super::problem::Problem;
 use super::query::Params;
 use super::write;
 use super::{Shares, Who, permit};
 use crate::access::Level;
 use crate::model::{InstanceRecord, Timestamp};
-use crate::passwords::{Owner, User};
+use crate::passwords::{Owner, Secret, User};
 use crate::reconcile::keys;
 use crate::spec::Period;
-use crate::store::state_key;
+use crate::spec::validate_name;
+use crate::store::{Op, Txn, secret_key, state_key};
 
 /// The longest time for which former passwords stay valid.
 const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
+
+/// More than a secret needs.
+const SECRET_BYTES_MAX: usize = 8 << 10;
 
 /// What clients log in with.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -69,6 +75,14 @@ pub(super) async fn show(
         return Ok(Json(ClientPassword { name, user: user.name(), password: None, former_until: None }));
     };
     let unavailable = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    if let Some(secret) = record.spec.secret() {
+        let found = Box::pin(state.store.get(&secret_key(secret))).await?;
+        let read = found.and_then(|item| Secret::parse(&item.value, item.revision).ok());
+        let read = read.ok_or_else(|| unavailable(format!("the store has no secret {secret}")))?;
+        let password = read.passwords.first().map(|password| password.reveal().to_string());
+        tracing::info!(instance = name, by = %caller, "its password was shown by the API");
+        return Ok(Json(ClientPassword { name, user: user.name(), password, former_until: None }));
+    }
     let key = Box::pin(keys::find(&state.store)).await.map_err(|error| unavailable(format!("{error:#}")))?;
     let key = key.ok_or_else(|| unavailable("the store has no key of passwords".to_string()))?;
     let owner = Owner { instance: name.clone(), created_at: record.created_at };
@@ -107,4 +121,41 @@ pub(super) async fn rotate(
     write::request_rotation(&shared.state, &caller, &name, keep_ms).await?;
     tracing::info!(instance = name, by = %caller, "a rotation of passwords was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(Rotating { name, rotating: true })))
+}
+
+/// A secret that was written.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct SecretWritten {
+    /// Its name.
+    name: String,
+    /// The revision of the store.
+    revision: i64,
+}
+
+/// Writes a secret: passwords that clients of all instances with `auth: {secretRef: NAME}` log in with.
+#[utoipa::path(put, path = "/v1/secrets/{name}", tag = "instances",
+    params(("name" = String, Path)),
+    request_body(content = String, content_type = "text/plain",
+        description = "A password on each line, the newest first: any of them lets clients in"),
+    responses(
+        (status = 200, body = SecretWritten),
+        (status = 422, description = "It is no secret", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn put_secret(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path(name): Path<String>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<SecretWritten>, Problem> {
+    Params::read(&uri, &[])?;
+    permit(&caller, Level::Admin, &name)?;
+    let invalid = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
+    validate_name(&name).map_err(invalid)?;
+    let text = text(body, SECRET_BYTES_MAX).await?;
+    Secret::parse(text.as_bytes(), 0).map_err(invalid)?;
+    let put = Op::Put { key: secret_key(&name), value: text.into_bytes() };
+    let revision = Box::pin(shared.state.store.commit(Txn { guards: Vec::new(), ops: vec![put] })).await?;
+    tracing::info!(secret = name, by = %caller, "a secret was written by the API");
+    Ok(Json(SecretWritten { name, revision }))
 }

@@ -80,6 +80,8 @@ pub enum Command {
     Recreate(NameArgs),
     /// Show what clients of an instance log in with, or make a new one
     Password(PasswordArgs),
+    /// Put passwords of your own into the store, for instances with `auth: {secretRef: NAME}`
+    Secret(SecretArgs),
     /// Make a token for somebody who shall use the API
     Token(TokenArgs),
     /// Print the JSON Schema of documents
@@ -356,6 +358,27 @@ pub enum PasswordCommand {
         /// How long the former ones stay valid
         #[arg(long, value_name = "PERIOD", default_value = "24h")]
         keep_former: Period,
+    },
+}
+
+/// Arguments of `secret`.
+#[derive(Args, Debug)]
+pub struct SecretArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+/// What is done with secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Write one: a password on each line, the newest first; any of them lets clients in
+    Set {
+        /// Its name
+        name: String,
+        /// A file with the passwords, or - for the standard input
+        #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+        file: PathBuf,
     },
 }
 

@@ -159,6 +159,11 @@ impl Client {
         self.done(request.query(&[("keepFormer", keep_former.to_string())])).await
     }
 
+    /// Writes a secret.
+    pub async fn put_secret(&self, name: &str, text: String) -> Result<()> {
+        self.done(self.request(Method::PUT, &["v1", "secrets", name]).body(text)).await
+    }
+
     /// What the operator would do now.
     pub async fn plan(&self, name: &str) -> Result<PlanView> {
         self.answer(self.request(Method::GET, &["v1", "instances", name, "plan"])).await

@@ -109,6 +109,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Failover(args) => failover::failover(client, &args).await,
         Command::Scale(args) => scale::scale(client, &args).await,
         Command::Password(args) => password::password(client, &args).await,
+        Command::Secret(args) => password::secret(client, &args).await,
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,

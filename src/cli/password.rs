@@ -1,8 +1,11 @@
-//! `redisctl password`: what clients of an instance log in with, and a new one. I/O.
+//! `redisctl password` and `redisctl secret`: what clients of an instance log in with, and new ones. I/O.
 
-use anyhow::Result;
+use std::io::Read as _;
+use std::path::Path;
 
-use super::args::{PasswordArgs, PasswordCommand};
+use anyhow::{Context as _, Result};
+
+use super::args::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand};
 use super::client::Client;
 use super::outcome::{Exit, failure};
 use super::text::print;
@@ -26,4 +29,21 @@ pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Runs `redisctl secret`.
+pub async fn secret(client: &Client, args: &SecretArgs) -> Result<Exit> {
+    let SecretCommand::Set { name, file } = &args.command;
+    client.put_secret(name, read(file)?).await?;
+    print(&format!("secret/{name} written\n"))?;
+    Ok(Exit::Ok)
+}
+
+fn read(file: &Path) -> Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("read the standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
 }

@@ -284,6 +284,7 @@ impl Controller {
             cut_off: self.world.cut_off(instance),
             leaving: &self.world.leaving,
             may_roll: self.world.rolling(instance, now) < self.settings.rolling_max,
+            secret: self.world.secret(instance).map(|secret| secret.revision),
             settings: &self.settings.plan,
             now,
         };
@@ -326,7 +327,9 @@ impl Controller {
         self.schedule.revisit(name, plan.revisit_at);
         let txn = transaction(name, instance, &plan, &self.parts.leadership.token);
         self.world.expect(name, &plan.writes);
-        self.parts.probes.0.update(name, self.world.instances.get(name));
+        let instance = self.world.instances.get(name);
+        let secret = instance.and_then(|instance| self.world.secret(instance));
+        self.parts.probes.0.update(name, instance, secret);
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
     }
 
@@ -337,7 +340,7 @@ impl Controller {
         self.wanting.remove(name);
         self.fresh.remove(name);
         self.schedule.forget(name);
-        self.parts.probes.0.update(name, None);
+        self.parts.probes.0.update(name, None, None);
     }
 
     /// Offers of which something was claimed are accepted or declined by the round.

@@ -31,6 +31,8 @@ pub struct Observed<'a> {
     pub leaving: &'a LeavingAgents,
     /// Another instance may begin to replace nodes.
     pub may_roll: bool,
+    /// The revision of the secret that its clients log in with, if the store has it.
+    pub secret: Option<i64>,
     /// Settings of the operator that plans depend on.
     pub settings: &'a PlanSettings,
     /// The moment.

@@ -23,8 +23,9 @@ const SHUTDOWN_TIMEOUT_S: u64 = 5;
 /// another can take its place though nobody can ask it. A ping each second lets a replica tell a
 /// silent master from an idle one.
 ///
-/// Users are recorded by the generations of their passwords, and made of these where they are used.
-pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>) -> BTreeMap<String, String> {
+/// Users are recorded by the generations of their passwords and the revision of a secret of the user's own,
+/// and made of these where they are used.
+pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Option<i64>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::from([
         (MIN_REPLICAS.to_string(), spec.confirmations().to_string()),
         (MAX_LAG.to_string(), spec.failover.max_lag.0.div_ceil(1000).to_string()),
@@ -32,7 +33,8 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>) -> BTreeMap
     ]);
     if let Some(auth) = auth {
         let generations: Vec<String> = auth.generations().iter().map(ToString::to_string).collect();
-        settings.insert(USERS.to_string(), generations.join(","));
+        let secret = spec.secret().map(|_| format!(";{}", secret.unwrap_or(0))).unwrap_or_default();
+        settings.insert(USERS.to_string(), generations.join(",") + &secret);
         settings.insert(MASTER_PASSWORD.to_string(), auth.generation.to_string());
     }
     settings
@@ -57,8 +59,10 @@ pub fn node_record(
     now: Timestamp,
 ) -> NodeRecord {
     let spec = &record.spec;
-    let mut owned = owned_settings(spec, record.auth.as_ref());
-    owned.remove(MASTER_PASSWORD); // A task is seen by many: the node is told when it runs.
+    // A task is seen by many, and passwords that people choose are found from their hashes: the node is told
+    // of them when it runs.
+    let mut owned = owned_settings(spec, record.auth.as_ref(), None);
+    owned.remove(MASTER_PASSWORD);
     NodeRecord {
         instance: instance.to_string(),
         ordinal,
@@ -162,8 +166,10 @@ fn users(node: &NodeRecord, record: &InstanceRecord, settings: &PlanSettings) ->
         return Vec::new();
     };
     let owner = Owner { instance: node.instance.clone(), created_at: record.created_at };
-    let passwords =
-        |user: User| auth.generations().iter().map(|g| key.password(&owner, user, *g)).collect::<Vec<Password>>();
+    let passwords = |user: User| match user {
+        User::Client if record.spec.secret().is_some() => Vec::new(),
+        user => auth.generations().iter().map(|g| key.password(&owner, user, *g)).collect::<Vec<Password>>(),
+    };
     User::ALL.map(|user| acl(user, &passwords(user))).to_vec()
 }
 

@@ -35,6 +35,7 @@ mod rolling;
 mod rotation;
 pub mod schedule;
 mod settle;
+mod secrets;
 pub mod sight;
 mod stored;
 pub mod strangers;

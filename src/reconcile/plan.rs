@@ -131,8 +131,8 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     let changed = record.spec != instance.spec;
     record.spec = instance.spec.clone();
     record.labels = labels;
-    record.auth = match instance.spec.auth {
-        Some(Auth::Generated) => record.auth.or(first),
+    record.auth = match &instance.spec.auth {
+        Some(Auth::Generated | Auth::SecretRef(_)) => record.auth.or(first),
         Some(Auth::None) => None,
         None => record.auth, // Clients of one that was made without passwords know none.
     };

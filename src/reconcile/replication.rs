@@ -1,6 +1,6 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
-use crate::failover::redis::{MASTER_PASSWORD, NO_PASSWORD, USERS};
+use crate::failover::redis::{MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
 use crate::failover::{self, Master, proved_empty};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role, Timestamp};
 use crate::reconcile::action::Action;
@@ -185,6 +185,9 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.
 pub fn configure(d: &mut Draft) {
     let Some(spec) = d.spec().cloned() else { return };
+    if let Some(secret) = spec.secret().filter(|_| d.o.secret.is_none()) {
+        d.wait(format!("clients' passwords are not changed: the store has no secret {secret} (redisctl secret set {secret})"));
+    }
     let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
     let nodes: Vec<NodeRecord> = d.nodes.values().filter(lives).cloned().collect();
     for node in nodes {
@@ -207,7 +210,11 @@ pub fn configure(d: &mut Draft) {
 /// has them: it would refuse writes before.
 fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
     let Some(record) = &d.record else { return Vec::new() };
-    let mut wanted = launch::owned_settings(&record.spec, record.auth.as_ref());
+    let known = node.owned.get(USERS).and_then(|users| secret_revision(users));
+    let mut wanted = launch::owned_settings(&record.spec, record.auth.as_ref(), d.o.secret.or(known));
+    if record.spec.secret().is_some() && d.o.secret.or(known).is_none() {
+        wanted.remove(USERS); // Clients go on as before until there is a secret.
+    }
     if record.auth.is_none() && node.owned.contains_key(USERS) {
         wanted.insert(USERS.to_string(), NO_PASSWORD.to_string());
     }
@@ -228,7 +235,7 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
 /// Whether every node that may be the master lets replicas in by the password of that generation.
 fn all_know(d: &Draft, generation: &str) -> bool {
     let knows = |node: &NodeRecord| {
-        node.owned.get(USERS).is_some_and(|users| users.split(',').any(|known| known == generation))
+        node.owned.get(USERS).is_some_and(|users| generations(users).iter().any(|known| known.to_string() == generation))
     };
     d.nodes.values().filter(|node| !node.task.is_dead()).all(knows)
 }

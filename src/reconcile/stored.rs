@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use crate::passwords::Secret;
 use crate::model::{Address, InstanceEvent, NodeRecord, RequestKind};
 use crate::reconcile::action::Write;
 use crate::reconcile::world::{Dirty, Document, Instance, Node, Stored, World};
@@ -69,6 +70,7 @@ impl World {
             self.store_id = Some(listing.store_id);
             self.revision = listing.revision;
         }
+        self.secrets.clear();
         for item in &listing.items {
             self.put(item);
         }
@@ -105,6 +107,9 @@ impl World {
     pub(super) fn put(&mut self, item: &KeyValue) -> Dirty {
         let Some((kind, rest)) = item.key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, None), |(name, sub)| (name, Some(sub)));
+        if kind == "secrets" {
+            return self.keep_secret(rest, Secret::parse(&item.value, item.revision).ok());
+        }
         if !matches!(kind, "instances" | "state" | "nodes" | "status" | "events" | "requests") || name.is_empty() {
             return Dirty::default();
         }
@@ -181,6 +186,9 @@ impl World {
     pub(super) fn deleted(&mut self, key: &str, revision: i64) -> Dirty {
         let Some((kind, rest)) = key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, ""), |(name, sub)| (name, sub));
+        if kind == "secrets" {
+            return self.keep_secret(rest, None);
+        }
         // Our own commits are known before the store tells of what was before them.
         let newer = |instance: &Instance| revision_of(instance, kind, sub) > revision;
         if self.instances.get(name).is_none_or(newer) {

@@ -1,12 +1,13 @@
 //! What the prober and the watches are told: which nodes, and how often. I/O.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::failover::redis::{Login, Pace, Prober, Redis, Target, USERS, Watches};
+use crate::failover::redis::{Login, Pace, Prober, Redis, Target, USERS, Watches, generations};
 use crate::metrics::Metrics;
 use crate::model::{NoAnswer, NodeRecord, Probe, parse_task_id};
-use crate::passwords::{Key, Owner};
+use crate::passwords::{Key, Owner, Secret};
 use crate::reconcile::world::{Instance, Node};
 
 /// Keeps the prober's targets and the watched masters in step with the instances' nodes.
@@ -36,7 +37,7 @@ impl Targets {
     }
 
     /// Tells of changes among the instance's nodes; `None`: the instance is gone.
-    pub fn update(&mut self, name: &str, instance: Option<&Instance>) {
+    pub fn update(&mut self, name: &str, instance: Option<&Instance>, secret: Option<&Arc<Secret>>) {
         let known = self.known.remove(name).unwrap_or_default();
         let mut wanted = BTreeMap::new();
         let disturbed = instance.is_some_and(is_disturbed);
@@ -45,7 +46,7 @@ impl Targets {
             if record.task.is_dead() {
                 continue;
             }
-            self.redis.set_login(&record.address, instance.and_then(|instance| self.login(name, instance, record)));
+            self.redis.set_login(&record.address, instance.and_then(|instance| self.login(name, instance, record, secret)));
             let pace = if disturbed { Pace::Eager } else { self.pace(node) };
             let within = instance.and_then(|instance| watched_within(instance, node));
             let (task_id, told) = (&record.task_id, known.get(&record.task_id));
@@ -86,15 +87,14 @@ impl Targets {
     }
 
     /// How to log in at a node: by what is to be valid there, or by what was.
-    fn login(&self, name: &str, instance: &Instance, node: &NodeRecord) -> Option<Login> {
+    fn login(&self, name: &str, instance: &Instance, node: &NodeRecord, secret: Option<&Arc<Secret>>) -> Option<Login> {
         let (key, record) = (self.key.clone()?, &instance.record.as_ref()?.value);
-        let mut generations = record.auth.map(|auth| auth.generations()).unwrap_or_default();
-        let recorded = node.owned.get(USERS).map_or("", String::as_str);
-        generations.extend(recorded.split(',').filter_map(|text| text.parse::<u64>().ok()));
-        generations.sort_unstable_by(|a, b| b.cmp(a));
-        generations.dedup();
+        let mut valid = record.auth.map(|auth| auth.generations()).unwrap_or_default();
+        valid.extend(generations(node.owned.get(USERS).map_or("", String::as_str)));
+        valid.sort_unstable_by(|a, b| b.cmp(a));
+        valid.dedup();
         let owner = Owner { instance: name.to_string(), created_at: record.created_at };
-        (!generations.is_empty()).then_some(Login { key, owner, generations })
+        (!valid.is_empty()).then(|| Login { key, owner, generations: valid, secret: secret.cloned() })
     }
 
     fn pace(&self, node: &Node) -> Pace {

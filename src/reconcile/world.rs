@@ -4,11 +4,13 @@
 //! at again; what happened is otherwise forgotten: a pass reads the state, not the event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::model::{
     Address, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request,
     RequestKind, TaskUpdate, Timestamp,
 };
+use crate::passwords::Secret;
 use crate::placement::Pool;
 use crate::reconcile::action::Write;
 use crate::reconcile::leaving::LeavingAgents;
@@ -128,7 +130,7 @@ pub struct Instance {
     /// The status as stored.
     pub status: Option<Stored<InstanceStatus>>,
     /// The events as stored, oldest first.
-    pub events: Option<Stored<std::sync::Arc<Vec<InstanceEvent>>>>,
+    pub events: Option<Stored<Arc<Vec<InstanceEvent>>>>,
     /// Open requests.
     pub requests: BTreeMap<RequestKind, Stored<Request>>,
 }
@@ -267,6 +269,8 @@ pub struct World {
     pub session: Session,
     /// The framework id that the master knows us by.
     pub framework_id: Option<String>,
+    /// Passwords that users have chosen, by name.
+    pub(super) secrets: BTreeMap<String, Arc<Secret>>,
     /// The agents that are to be emptied.
     pub leaving: LeavingAgents,
     /// Tasks of ours that are not recorded.

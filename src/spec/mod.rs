@@ -20,6 +20,7 @@ pub use error::{Path, SpecError, Step, join_errors};
 pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
 pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
+pub use validate::name as validate_name;
 
 /// The only `apiVersion`.
 pub const API_VERSION: &str = "redisctl/v1";
@@ -91,26 +92,77 @@ pub struct InstanceSpec {
     /// it. By default `one` from two replicas on, `none` below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-    /// How clients log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+    /// When the master counts as gone.
+    #[serde(default)]
+    pub failover: FailoverSpec,
+    /// How clients log in. By default `generated` for a new instance; one that was made without
+    /// passwords has none until this says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<WrittenAuth>")]
+    pub auth: Option<Auth>,
+    /// Nodes are neither replaced for a change of the spec nor added nor removed; failovers go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+/// How clients log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenAuth", into = "WrittenAuth")]
 pub enum Auth {
+    /// With a password that the operator makes: `redisctl password show NAME`.
+    Generated,
+    /// Without.
+    None,
+    /// With a password of the user's own, which is in the store under `secrets/` and this name.
+    SecretRef(String),
+}
+
+/// The same as it is written.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum WrittenAuth {
+    /// A word.
+    Word(AuthWord),
+    /// The name of a secret.
+    Secret(SecretRef),
+}
+
+/// How clients log in, in a word.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+enum AuthWord {
     /// With a password that the operator makes: `redisctl password show NAME`.
     Generated,
     /// Without.
     None,
 }
 
-/// When the master counts as gone.
-    #[serde(default)]
-    pub failover: FailoverSpec,
-    /// How clients log in. By default `generated` for a new instance; one that was made without
-    /// passwords has none until this says otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
-    /// Nodes are neither replaced for a change of the spec nor added nor removed; failovers go on.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub paused: bool,
+/// A secret of the user's own: `redisctl secret set NAME`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SecretRef {
+    /// Its name.
+    secret_ref: String,
+}
+
+impl From<WrittenAuth> for Auth {
+    fn from(written: WrittenAuth) -> Auth {
+        match written {
+            WrittenAuth::Word(AuthWord::Generated) => Auth::Generated,
+            WrittenAuth::Word(AuthWord::None) => Auth::None,
+            WrittenAuth::Secret(SecretRef { secret_ref }) => Auth::SecretRef(secret_ref),
+        }
+    }
+}
+
+impl From<Auth> for WrittenAuth {
+    fn from(auth: Auth) -> WrittenAuth {
+        match auth {
+            Auth::Generated => WrittenAuth::Word(AuthWord::Generated),
+            Auth::None => WrittenAuth::Word(AuthWord::None),
+            Auth::SecretRef(secret_ref) => WrittenAuth::Secret(SecretRef { secret_ref }),
+        }
+    }
 }
 
 fn one() -> u32 {
@@ -126,6 +178,14 @@ impl InstanceSpec {
     /// The durability in force.
     pub fn durability(&self) -> Durability {
         self.durability.unwrap_or(if self.replicas >= 2 { Durability::One } else { Durability::None })
+    }
+
+    /// The secret that clients log in with, if it is one of the user's own.
+    pub fn secret(&self) -> Option<&str> {
+        match &self.auth {
+            Some(Auth::SecretRef(name)) => Some(name),
+            _ => None,
+        }
     }
 
     /// How many replicas must have a write for it to survive any failover: the k of `WAIT k`, and

@@ -85,6 +85,7 @@ fn allowed(path: &Path) -> Option<String> {
     Some(match path.to_string().as_str() {
         "spec.masters" => "1".to_string(),
         "spec.replicas" | "spec.slaves" => format!("a whole number from 0 to {}", validate::REPLICAS_MAX),
+        "spec.auth" => "generated, none or {secretRef: NAME}".to_string(),
         "spec.distribution" => format!("a whole number from 1 to {}", validate::DISTRIBUTION_MAX),
         _ => return None,
     })

@@ -52,6 +52,9 @@ pub(super) fn validate(instance: &RedisInstance) -> Vec<SpecError> {
     found.require(metadata.key("name"), &instance.metadata.name, name(&instance.metadata.name));
     labels(&mut found, &metadata.key("labels"), &instance.metadata.labels);
     numbers(&mut found, &instance.spec);
+    if let Some(secret) = instance.spec.secret() {
+        found.require(Path::of(["spec", "auth", "secretRef"]), secret, name(secret));
+    }
     failover(&mut found, &instance.spec);
     placement(&mut found, &instance.spec);
     redis(&mut found, &instance.spec);
@@ -74,7 +77,8 @@ fn is(value: &str, allowed: &str) -> Result<(), String> {
     check(value == allowed, || format!("{value:?} is not known: allowed is {allowed}"))
 }
 
-fn name(name: &str) -> Result<(), String> {
+/// Whether something may be called so.
+pub fn name(name: &str) -> Result<(), String> {
     let well_formed = name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.ends_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));

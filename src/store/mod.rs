@@ -59,6 +59,10 @@ pub fn events_key(name: &str) -> String {
 pub fn request_key(name: &str, kind: crate::model::RequestKind) -> String {
     format!("requests/{name}/{}", kind.as_str())
 }
+/// The key of passwords that a user has chosen.
+pub fn secret_key(name: &str) -> String {
+    format!("secrets/{name}")
+}
 /// The key of an operator that runs.
 pub fn operator_key(id: &str) -> String {
     format!("{OPERATORS}{id}")

@@ -127,6 +127,7 @@ scenarios! {
         a_password_is_shown_to_who_asks_for_it_and_nowhere_else,
         passwords_are_rotated_and_no_client_is_cut_off,
         passwords_are_introduced_and_taken_back_without_cutting_anybody_off,
+        clients_log_in_with_a_secret_of_the_users_own,
         a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password;
     sentinel:
         clients_of_others_find_the_new_master_by_name_and_write_on,

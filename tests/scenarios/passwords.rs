@@ -200,6 +200,36 @@ pub async fn passwords_are_introduced_and_taken_back_without_cutting_anybody_off
     tokio::time::timeout(Duration::from_secs(60), world.finish()).await.expect("it ends");
 }
 
+pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {
+    let world = World::start(kind, &AgentSpec::racks(3)).await;
+    world.put("orders", &Document::new("orders", 1).with("auth", serde_json::json!({"secretRef": "shop"})).yaml()).await;
+    let status = world.ready("orders", 2).await;
+    let plan = world.cli(&["plan", "orders"], "").await;
+    assert!(plan.contains("the store has no secret shop"), "{plan}");
+    for node in &status.nodes {
+        assert!(cli(&node.address, None, &["PING"]).await.starts_with("NOAUTH"), "nobody gets in meanwhile");
+    }
+    for (secret, valid, void) in [("first\n", vec!["first"], "second"), ("second\nfirst\n", vec!["first", "second"], "third"), ("second\n", vec!["second"], "first")] {
+        world.cli(&["secret", "set", "shop"], secret).await;
+        for node in &status.nodes {
+            wait_until(&format!("{} takes {valid:?} and not {void}", node.name), TIMEOUT, async || {
+                for password in &valid {
+                    let answer = cli(&node.address, Some(password), &["PING"]).await;
+                    anyhow::ensure!(answer == "PONG", "{answer}");
+                }
+                let answer = cli(&node.address, Some(void), &["PING"]).await;
+                anyhow::ensure!(answer.contains("NOAUTH"), "{answer}");
+                anyhow::Ok(())
+            })
+            .await;
+        }
+    }
+    assert_eq!(password(&world).await, "second");
+    let status = world.cli(&["get", "orders", "-o", "json"], "").await;
+    assert!(!status.contains("second"), "{status}");
+    finish(world).await;
+}
+
 pub async fn a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password(kind: Kind) {
     let (world, before, password) = start(kind).await;
     let old = master(&before).clone();

@@ -30,6 +30,7 @@ pub struct Scene {
     pub cut_off: Option<Sight>,
     pub leaving: LeavingAgents,
     pub may_roll: bool,
+    pub secret: Option<i64>,
     pub now: Timestamp,
     pub offers: Vec<Offer>,
 }
@@ -86,7 +87,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         config: spec.redis.config.clone(),
         launched_at: BEFORE,
         task: TaskRecord::Running,
-        owned: owned_settings(spec, None),
+        owned: owned_settings(spec, None, None),
         joined: true,
         deposed: None,
         stop: None,
@@ -140,6 +141,7 @@ impl Scene {
             cut_off: None,
             leaving: LeavingAgents::default(),
             may_roll: true,
+            secret: None,
             now: NOW,
             offers: (1..=5).map(offer).collect(),
         }
@@ -248,6 +250,7 @@ impl Scene {
             cut_off: self.cut_off,
             leaving: &self.leaving,
             may_roll: self.may_roll,
+            secret: self.secret,
             settings,
             now: self.now,
         }

@@ -12,14 +12,27 @@ use redis::Cmd;
 use super::connection::Connection;
 use super::{command, packed};
 use crate::model::{Address, NoAnswer};
-use crate::passwords::{Key, Owner, Password, User, acl};
+use crate::passwords::{Key, Owner, Password, Secret, User, acl};
 
-/// The setting by which users and their passwords are recorded: generations, newest first, or [`NO_PASSWORD`].
+/// The setting by which users and their passwords are recorded: generations, newest first, as `3,2`. Where
+/// clients have a secret of the user's own, its revision follows, as `3,2;1201`, or 0 where they have none
+/// yet. Or [`NO_PASSWORD`].
 pub const USERS: &str = "users";
 /// The setting by which it is recorded with which password a node follows its master: a generation.
 pub const MASTER_PASSWORD: &str = "masterauth";
 /// The value of [`USERS`] where clients need no password.
 pub const NO_PASSWORD: &str = "none";
+
+/// The generations of a value of [`USERS`].
+pub fn generations(users: &str) -> Vec<u64> {
+    let before = users.split(';').next().unwrap_or_default();
+    before.split(',').filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The revision of the secret of a value of [`USERS`]; none: clients' passwords follow from the key.
+pub fn secret_revision(users: &str) -> Option<i64> {
+    users.split_once(';')?.1.parse().ok()
+}
 
 /// What is needed to log in at a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +43,22 @@ pub struct Login {
     pub owner: Owner,
     /// Which may be valid, newest first.
     pub generations: Vec<u64>,
+    /// What clients log in with, if it is of the user's own.
+    pub secret: Option<Arc<Secret>>,
 }
 
 impl Login {
     fn password(&self, user: User, generation: u64) -> Password {
         self.key.password(&self.owner, user, generation)
+    }
+
+    /// The passwords of a user, as recorded. None: a secret that is not known here.
+    fn passwords(&self, user: User, recorded: &str) -> Option<Vec<Password>> {
+        match secret_revision(recorded).filter(|_| user == User::Client) {
+            None => Some(generations(recorded).into_iter().map(|g| self.password(user, g)).collect()),
+            Some(0) => Some(Vec::new()),
+            Some(_) => Some(self.secret.as_ref()?.passwords.clone()),
+        }
     }
 }
 
@@ -60,21 +84,19 @@ pub(super) async fn log_in(logins: &Logins, node: &Address, connection: &mut Con
 /// The commands for one setting: those of passwords are made of what is recorded and of the login.
 /// None: the login for it is not known.
 pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<Vec<Cmd>> {
-    let generations = || value.split(',').filter_map(|text| text.parse().ok()).collect::<Vec<u64>>();
     match name {
         USERS if value == NO_PASSWORD => Some(vec![command(&["ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all"])]),
         USERS => {
             let login = login?;
             let set = |user: User| {
-                let passwords: Vec<Password> = generations().iter().map(|g| login.password(user, *g)).collect();
-                let words = acl(user, &passwords);
+                let words = acl(user, &login.passwords(user, value)?);
                 let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(words.iter().map(String::as_str)).collect();
-                command(&words)
+                Some(command(&words))
             };
-            Some(User::ALL.map(set).to_vec())
+            User::ALL.into_iter().map(set).collect()
         }
         MASTER_PASSWORD => {
-            let password = login?.password(User::Replica, *generations().first()?);
+            let password = login?.password(User::Replica, *generations(value).first()?);
             let user = command(&["CONFIG", "SET", "masteruser", User::Replica.name()]);
             Some(vec![user, command(&["CONFIG", "SET", "masterauth", password.reveal()])])
         }

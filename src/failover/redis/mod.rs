@@ -22,7 +22,7 @@ use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
 use login::{Logins, log_in};
-pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS};
+pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
 pub use term::Term;

@@ -457,6 +457,7 @@ impl Operator {
             cut_off: self.world.cut_off(instance),
             leaving: &self.world.leaving,
             may_roll: self.world.rolling(instance, around.now) < 2,
+            secret: None,
             settings: &self.settings,
             now: around.now,
         };
