@@ -27,6 +27,7 @@ pub struct Operator {
     home: Home,
     args: Vec<String>,
     url: String,
+    sentinel: String,
     client: reqwest::Client,
     _ports: Ports,
 }
@@ -34,14 +35,17 @@ pub struct Operator {
 impl Operator {
     /// `redisctl operator` with its default settings, on a free port. Does not wait for anything.
     pub fn spawn(store: &str, mesos: &str) -> Operator {
-        let (ports, home) = (Ports::lease(1), Home::new("bench-operator"));
+        let (ports, home) = (Ports::lease(2), Home::new("bench-operator"));
         let listen = format!("127.0.0.1:{}", ports.next());
-        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", "none", "--insecure-no-auth"];
+        let sentinel = format!("127.0.0.1:{}", ports.next());
+        let listen_at = ["--listen", &listen, "--sentinel-listen", &sentinel, "--insecure-no-auth"];
+        let args = [&["operator", "--store", store, "--mesos", mesos][..], &listen_at].concat();
         let mut operator = Operator {
             process: Process::none(),
             home,
-            args: args.map(ToString::to_string).to_vec(),
+            args: args.into_iter().map(ToString::to_string).collect(),
             url: format!("http://{listen}"),
+            sentinel,
             client: redisctl::tls::http().timeout(Duration::from_secs(3)).build().expect("a client"),
             _ports: ports,
         };
@@ -62,6 +66,11 @@ impl Operator {
     /// Where its API listens.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it speaks Sentinel's protocol.
+    pub fn sentinel(&self) -> &str {
+        &self.sentinel
     }
 
     /// What it has logged since its first start.

@@ -53,16 +53,17 @@ impl Finder {
         finder
     }
 
-    /// Follows a server's lines; finds the addresses that `read` sees in them, apart from `old`.
-    pub fn of_lines(servers: &[String], request: &str, old: &str, read: fn(&str) -> Option<String>) -> Finder {
+    /// Listens for `+switch-master` at these sentinels, or operators, which speak like them; finds the new
+    /// addresses, apart from `old`.
+    pub fn of_switches(sentinels: &[String], old: &str) -> Finder {
         let mut finder = Finder::new();
-        for server in servers {
-            let mut stream = TcpStream::connect(server).expect("the server listens");
+        for sentinel in sentinels {
+            let mut stream = TcpStream::connect(sentinel).expect("it listens");
             stream.set_nodelay(true).expect("a TCP socket");
-            stream.write_all(request.as_bytes()).expect("the server reads");
+            stream.write_all(b"SUBSCRIBE +switch-master\r\n").expect("it reads");
             finder.clients.streams.push(stream.try_clone().expect("a socket can be duplicated"));
             let (out, old) = (finder.clients.out.clone(), old.to_string());
-            thread::spawn(move || follow(stream, &old, read, &out));
+            thread::spawn(move || follow(stream, &old, &out));
         }
         finder
     }
@@ -153,16 +154,22 @@ fn on<T>(
     }
 }
 
-fn follow(stream: TcpStream, old: &str, read: fn(&str) -> Option<String>, out: &UnboundedSender<Sighting>) {
+fn follow(stream: TcpStream, old: &str, out: &UnboundedSender<Sighting>) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|size| size > 0) {
         let at = Instant::now();
-        if let Some(address) = read(line.trim_end()).filter(|address| address != old) {
+        if let Some(address) = switched_to(line.trim_end()).filter(|address| address != old) {
             let _ = out.send((at, address)); // Nobody may want to know any more.
         }
         line.clear();
     }
+}
+
+/// `NAME OLD-IP OLD-PORT NEW-IP NEW-PORT`.
+fn switched_to(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split(' ').collect();
+    (words.len() == 5).then(|| format!("{}:{}", words[3], words[4]))
 }
 
 fn ask(sentinel: &str, old: &str, stop: &AtomicBool, out: &UnboundedSender<Sighting>) {

@@ -122,10 +122,7 @@ impl System for Ours<'_> {
     }
 
     fn listen(&self, old: &str) -> Finder {
-        let server = self.cluster.operator.url().trim_start_matches("http://").to_string();
-        // Version 1.0: the lines come as they are, not in chunks.
-        let request = format!("GET /v1/instances/{}?watch=true HTTP/1.0\r\nHost: {server}\r\n\r\n", self.name());
-        Finder::of_lines(&[server], &request, old, master_in)
+        Finder::of_switches(&[self.cluster.operator.sentinel().to_string()], old)
     }
 
     async fn recover(&mut self, _old: &str, _new: Option<&str>, pid: Pid, signal: Signal) -> bool {
@@ -146,10 +143,4 @@ impl System for Ours<'_> {
     fn log(&self) -> String {
         self.cluster.log()
     }
-}
-
-/// The master that an event of the watch shows.
-fn master_in(line: &str) -> Option<String> {
-    let event: Value = serde_json::from_str(line.strip_prefix("data: ")?).ok()?;
-    Some(event["status"]["master"].as_str()?.to_string())
 }

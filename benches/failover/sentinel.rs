@@ -85,7 +85,7 @@ impl System for Sentinel<'_> {
 
     fn listen(&self, old: &str) -> Finder {
         let servers = sentinels();
-        Finder::of_lines(&servers, "SUBSCRIBE +switch-master\r\n", old, master_in).and_of_questions(&servers, old)
+        Finder::of_switches(&servers, old).and_of_questions(&servers, old)
     }
 
     async fn recover(&mut self, old: &str, new: Option<&str>, pid: Pid, _signal: Signal) -> bool {
@@ -172,11 +172,6 @@ fn master_at(connection: &mut Connection) -> Result<String, RedisError> {
 }
 
 /// The new master of a publication: `bench OLD-IP OLD-PORT NEW-IP NEW-PORT`.
-fn master_in(line: &str) -> Option<String> {
-    let words: Vec<&str> = line.split(' ').collect();
-    (words.len() == 5 && words[0] == "bench").then(|| format!("{}:{}", words[3], words[4]))
-}
-
 fn address(i: usize) -> String {
     format!("{}:{SERVER_PORT}", ip(i))
 }
