@@ -171,7 +171,6 @@ fn master_at(connection: &mut Connection) -> Result<String, RedisError> {
     ask.query::<(String, u16)>(connection).map(|(ip, port)| format!("{ip}:{port}"))
 }
 
-/// The new master of a publication: `bench OLD-IP OLD-PORT NEW-IP NEW-PORT`.
 fn address(i: usize) -> String {
     format!("{}:{SERVER_PORT}", ip(i))
 }
