@@ -177,6 +177,11 @@ impl Cluster {
         answers.into_iter().filter_map(|(host, mut given)| Some((agent_of(&host), given.pop()?))).collect()
     }
 
+    /// A quota: so much memory in MiB at most for a role.
+    pub async fn limit_mem(&self, role: &str, mib: u64) {
+        self.administrator().limit_mem(role, mib).await.expect("the master allows it");
+    }
+
     fn administrator(&self) -> Administrator {
         Administrator::of(&self.url())
     }

@@ -21,6 +21,7 @@ mod operator;
 mod passwords;
 mod restarts;
 mod sentinel;
+mod sharing;
 mod world;
 
 /// Makes a test of each scenario for each kind of cluster.
@@ -60,6 +61,15 @@ scenarios_on! {
         launches_and_answers_that_get_lost_are_found_out,
         offers_that_are_taken_back_cost_nothing_but_time,
         a_master_that_answers_nobody_is_waited_for;
+}
+
+// What is shared with others: the local cluster is nobody else's.
+scenarios_on! {
+    mesos_shared Mesos:
+    sharing:
+        what_finds_no_place_is_told_why_agent_by_agent,
+        of_several_roles_what_is_reserved_for_one_is_used_first,
+        agents_that_nobody_can_use_are_not_offered;
 }
 
 scenarios! {

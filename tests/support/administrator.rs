@@ -70,6 +70,12 @@ impl Administrator {
             .collect())
     }
 
+    /// A quota: so much memory in MiB at most for a role.
+    pub async fn limit_mem(&self, role: &str, mib: u64) -> Result<()> {
+        let config = json!({"role": role, "limits": {"mem": {"value": mib}}});
+        self.post("UPDATE_QUOTA", &json!({"force": true, "quota_configs": [config]})).await.map(drop)
+    }
+
     async fn schedule(&self, windows: &[Value]) -> Result<()> {
         self.post("UPDATE_MAINTENANCE_SCHEDULE", &json!({"schedule": {"windows": windows}})).await.map(drop)
     }

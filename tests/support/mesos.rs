@@ -29,13 +29,15 @@ pub struct AgentSpec {
     pub mem: u64,
     /// How many ports, at most 99; which is chosen at the start.
     pub ports: u16,
+    /// A role, and memory in MiB that is reserved for it beside `mem`.
+    pub reserved: Option<(String, u64)>,
     /// Attributes: `rack` and the like.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for AgentSpec {
     fn default() -> Self {
-        AgentSpec { hostname: None, cpus: 16.0, mem: 8192, ports: 99, attributes: BTreeMap::new() }
+        AgentSpec { hostname: None, cpus: 16.0, mem: 8192, ports: 99, reserved: None, attributes: BTreeMap::new() }
     }
 }
 
@@ -75,6 +77,13 @@ impl AgentSpec {
     #[must_use]
     pub fn mem(mut self, mem: u64) -> Self {
         self.mem = mem;
+        self
+    }
+
+    /// The same with further memory, in MiB, that is reserved for a role.
+    #[must_use]
+    pub fn reserved(mut self, role: &str, mem: u64) -> Self {
+        self.reserved = Some((role.into(), mem));
         self
     }
 
@@ -369,7 +378,9 @@ fn spawn_master(home: &Home, port: u16, options: &MesosOptions) -> Process {
 
 fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, agent: &Agent) -> Process {
     let (spec, ports) = (&agent.spec, agent.task_ports.range());
-    let resources = format!("cpus:{};mem:{};disk:10000;ports:[{}-{}]", spec.cpus, spec.mem, ports.start(), ports.end());
+    let reserved = spec.reserved.iter().map(|(role, mem)| format!("mem({role}):{mem};")).collect::<String>();
+    let (cpus, mem, first, last) = (spec.cpus, spec.mem, ports.start(), ports.end());
+    let resources = format!("cpus:{cpus};mem:{mem};{reserved}disk:10000;ports:[{first}-{last}]");
     let attributes: Vec<String> = spec.attributes.iter().map(|(name, value)| format!("{name}:{value}")).collect();
     let mut command = Command::new(rig("node"));
     command
