@@ -43,7 +43,7 @@ pub async fn what_finds_no_place_is_told_why_agent_by_agent(kind: Kind) {
         "the quota of role redis is 200 MiB, and 0 are used",
         "agent-1 has 100 of 100 MiB free",
         "agent-2 has 64 of 8064 MiB free, and others have reserved 8000 MiB for web",
-        "agent-3 does not satisfy rack in [r1,r2,r4]: it has r9",
+        "agent-3 does not satisfy rack in [r1, r2, r4]: it has r9",
         "agent-4 is to be emptied",
     ] {
         assert!(page.contains(told), "{told:?} is missing:\n{page}");
