@@ -85,7 +85,8 @@ fn announcement(mesos: &Mesos) -> Vec<u8> {
 }
 
 async fn announce(client: &Client, name: &str, mesos: &Mesos, acls: Acls<'static>) {
-    let created = client.create(&format!("/mesos/{name}"), &announcement(mesos), &CreateMode::Ephemeral.with_acls(acls));
+    let node = format!("/mesos/{name}");
+    let created = client.create(&node, &announcement(mesos), &CreateMode::Ephemeral.with_acls(acls));
     created.await.expect("it can be written");
 }
 

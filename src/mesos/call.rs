@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     fn json_of(call: &MesosCall) -> Value {
-        super::call(call, "F", "redis/prod", Containerizer::Mesos)
+        super::call(call, "F", &["redis/prod".to_string()], Containerizer::Mesos)
     }
 
     #[test]
