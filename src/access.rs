@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_with_the_reason() {
         let (_, hash) = new_token();
-        let twice = format!("tokens: [{{name: a, hash: '{hash}', access: read}}, {{name: a, hash: '{hash}', access: read}}]");
+        let twice =
+            format!("tokens: [{{name: a, hash: '{hash}', access: read}}, {{name: a, hash: '{hash}', access: read}}]");
         for (text, why) in [
             ("tokens: [{name: a, hash: abc, access: read}]", "\"abc\": allowed is sha256: and 64 hexadecimal digits"),
             ("tokens: [{name: a, hash: 'sha256:éé', access: read}]", "allowed is sha256:"),

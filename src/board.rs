@@ -203,9 +203,8 @@ impl Board {
 
     /// Nodes that are not there any more are forgotten.
     fn forget(&self, before: Option<&InstanceView>, now: Option<&InstanceView>) {
-        let stays = |task_id: &str| {
-            now.is_some_and(|view| view.status.nodes.iter().any(|node| node.task_id == task_id))
-        };
+        let stays =
+            |task_id: &str| now.is_some_and(|view| view.status.nodes.iter().any(|node| node.task_id == task_id));
         let nodes = before.map_or(&[][..], |view| view.status.nodes.as_slice());
         let mut gone = nodes.iter().map(|node| node.task_id.as_str()).filter(|task_id| !stays(task_id)).peekable();
         if gone.peek().is_some() {

@@ -20,22 +20,22 @@ use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Term, Watches};
 use crate::mesos::{self, Masters};
 use crate::metrics::Metrics;
+use crate::passwords::Key;
 use crate::peers;
 use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
-use crate::passwords::Key;
-use crate::reconcile::{framework, keys};
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
 use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
+use crate::reconcile::{framework, keys};
 use crate::sentinel;
 use crate::settings::{Listen, OperatorSettings};
-use crate::tls::TlsListener;
 use crate::store::{Candidate, LEADER_KEY, Leadership, Process, Store};
+use crate::tls::TlsListener;
 
 mod local;
 

@@ -90,13 +90,26 @@ impl User {
     /// What it may do, as Redis' ACL rules.
     fn rules(self) -> &'static [&'static str] {
         match self {
-            User::Operator => &[
-                "+info", "+ping", "+client", "+config", "+replicaof", "+acl", "+multi", "+exec", "+role", "+wait",
-            ],
+            User::Operator => {
+                &["+info", "+ping", "+client", "+config", "+replicaof", "+acl", "+multi", "+exec", "+role", "+wait"]
+            }
             User::Replica => &["+ping", "+psync", "+replconf"],
             User::Client => &[
-                "~*", "&*", "+@all", "-acl", "+acl|whoami", "-config", "-debug", "-failover", "-module", "-psync",
-                "-replconf", "-replicaof", "-shutdown", "-slaveof", "-sync",
+                "~*",
+                "&*",
+                "+@all",
+                "-acl",
+                "+acl|whoami",
+                "-config",
+                "-debug",
+                "-failover",
+                "-module",
+                "-psync",
+                "-replconf",
+                "-replicaof",
+                "-shutdown",
+                "-slaveof",
+                "-sync",
             ],
         }
     }

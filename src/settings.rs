@@ -232,7 +232,9 @@ fn advertise(given: Option<String>, listen: SocketAddr, tls: bool) -> Result<Str
     let scheme = if tls { "https" } else { "http" };
     let Some(url) = given else {
         if listen.ip().is_unspecified() {
-            bail!("--listen {listen} names no address that others could reach: set --advertise {scheme}://HOST:PORT too");
+            bail!(
+                "--listen {listen} names no address that others could reach: set --advertise {scheme}://HOST:PORT too"
+            );
         }
         return Ok(format!("{scheme}://{listen}"));
     };
@@ -329,7 +331,9 @@ fn check_role(role: &str) -> Result<()> {
     if role == "*" || role.split('/').all(part_is_good) {
         return Ok(());
     }
-    bail!("--role {role:?}: allowed are names such as redisctl or prod/redis, without spaces and backslashes, with commas between");
+    bail!(
+        "--role {role:?}: allowed are names such as redisctl or prod/redis, without spaces and backslashes, with commas between"
+    );
 }
 
 /// The name of the user that runs this process.

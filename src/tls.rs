@@ -76,7 +76,8 @@ impl Files {
             Ok(all)
         };
         let chain = certificates().with_context(|| format!("--tls-certificate {}", self.certificate.display()))?;
-        let key = || PrivateKeyDer::from_pem_file(&self.key).with_context(|| format!("--tls-key {}", self.key.display()));
+        let key =
+            || PrivateKeyDer::from_pem_file(&self.key).with_context(|| format!("--tls-key {}", self.key.display()));
         let certified = CertifiedKey::from_der(chain, key()?, &ring::default_provider());
         certified.with_context(|| {
             format!("--tls-key {} does not fit --tls-certificate {}", self.key.display(), self.certificate.display())

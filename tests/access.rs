@@ -31,7 +31,8 @@ impl Operator {
         command.args(["operator", "--store", &store, "--mesos", "http://127.0.0.1:1", "--listen", &listen]);
         let process = home.spawn("operator", command.args(["--sentinel-listen", &sentinel]).args(more));
         let scheme = if more.contains(&"--tls-key") { "https" } else { "http" };
-        let operator = Operator { url: format!("{scheme}://{listen}"), sentinel, home, _process: process, _ports: ports };
+        let operator =
+            Operator { url: format!("{scheme}://{listen}"), sentinel, home, _process: process, _ports: ports };
         wait_until("the operator listens", TIMEOUT, async || {
             tokio::net::TcpStream::connect(&listen).await?;
             tokio::net::TcpStream::connect(&operator.sentinel).await.map(drop)
@@ -101,7 +102,11 @@ async fn each_token_opens_what_its_line_says() {
             items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_string()).collect::<Vec<_>>()
         };
         let (of_root, of_shop) = (names(&root).await, names(&shop).await);
-        if of_root == ["invoices", "orders"] && of_shop == ["orders"] { Ok(()) } else { Err(format!("{of_root:?} {of_shop:?}")) }
+        if of_root == ["invoices", "orders"] && of_shop == ["orders"] {
+            Ok(())
+        } else {
+            Err(format!("{of_root:?} {of_shop:?}"))
+        }
     })
     .await;
     for (token, answer) in [none, &look, &shop, &root].into_iter().zip([401, 403, 403, 202]) {
@@ -229,7 +234,10 @@ fn what_would_let_everybody_in_is_refused_unless_it_is_said_so() {
     };
     let (code, told) = run(&["--listen", "10.0.0.1:5656"]);
     assert_eq!(code, Some(2));
-    assert!(told.contains("--listen 10.0.0.1:5656: without --auth-tokens only loopback addresses are allowed"), "{told}");
+    assert!(
+        told.contains("--listen 10.0.0.1:5656: without --auth-tokens only loopback addresses are allowed"),
+        "{told}"
+    );
     let (code, told) = run(&["--sentinel-listen", "0.0.0.0:26379"]);
     assert_eq!(code, Some(2), "{told}");
     for allowed in [

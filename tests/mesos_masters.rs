@@ -79,7 +79,8 @@ impl ZooKeeper {
 
 /// What a master writes of itself.
 fn announcement(mesos: &Mesos) -> Vec<u8> {
-    let (ip, port) = mesos.master_address().rsplit_once(':').map(|(ip, port)| (ip.to_string(), port.to_string())).unwrap();
+    let (ip, port) =
+        mesos.master_address().rsplit_once(':').map(|(ip, port)| (ip.to_string(), port.to_string())).unwrap();
     let address = json!({"hostname": ip, "ip": ip, "port": port.parse::<u16>().unwrap()});
     json!({"id": "x", "ip": 16_777_343, "port": 1, "pid": "master@x", "address": address}).to_string().into_bytes()
 }
@@ -106,9 +107,8 @@ fn find(address: &str) -> Masters {
 
 /// The next subscription; what came before it is passed over.
 async fn subscribed(events: &mut Receiver<MesosEvent>) {
-    let subscribed = async {
-        while !matches!(events.recv().await.expect("the session lives"), MesosEvent::Subscribed { .. }) {}
-    };
+    let subscribed =
+        async { while !matches!(events.recv().await.expect("the session lives"), MesosEvent::Subscribed { .. }) {} };
     tokio::time::timeout(TIMEOUT, subscribed).await.expect("a subscription in time");
 }
 

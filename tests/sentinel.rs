@@ -10,9 +10,7 @@ use redisctl::board::{Board, InstanceView};
 use redisctl::model::{Role, Timestamp};
 use redisctl::sentinel;
 use redisctl::spec::parse_document;
-use redisctl::status::{
-    Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase,
-};
+use redisctl::status::{Condition, ConditionStatus, ConditionType, InstanceStatus, NodeState, NodeStatus, Phase};
 use redisctl::store::{Candidate, Store};
 use support::{Home, Ports, Process, Redis, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,7 +109,8 @@ fn view(master: &str, replica: &str) -> InstanceView {
         lag: None,
         used_memory: None,
     };
-    let document = b"{apiVersion: redisctl/v1, kind: RedisInstance, metadata: {name: orders}, spec: {replicas: 1, memory: 8Mi}}";
+    let document =
+        b"{apiVersion: redisctl/v1, kind: RedisInstance, metadata: {name: orders}, spec: {replicas: 1, memory: 8Mi}}";
     let available = Condition {
         kind: ConditionType::MasterAvailable,
         status: ConditionStatus::True,

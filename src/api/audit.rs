@@ -29,7 +29,8 @@ impl Audit {
         changes.push(change);
         let excess = changes.len().saturating_sub(CHANGES_MAX);
         changes.drain(..excess);
-        let value = serde_json::to_vec(&Request { at: now(), changes, ..Request::default() }).expect("a request is JSON");
+        let value =
+            serde_json::to_vec(&Request { at: now(), changes, ..Request::default() }).expect("a request is JSON");
         (Guard::Revision { key: key.clone(), revision: self.revision }, Op::Put { key, value })
     }
 }

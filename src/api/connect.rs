@@ -1,17 +1,17 @@
 //! `/v1/instances/NAME/connect`: where clients connect, for those who want no Sentinel. I/O.
 
-use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::{Shares, Who, permit};
 use super::instances::wants_watch;
 use super::problem::Problem;
 use super::query::Params;
-use super::watch::{self, Scope};
 use super::selector::Selector;
+use super::watch::{self, Scope};
+use super::{Shares, Who, permit};
 use crate::access::Level;
 use crate::board::InstanceView;
 use crate::model::Role;

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 
-use super::{Shares, Who, permit};
 use super::instances::wants_watch;
 use super::problem::Problem;
 use super::query::Params;
 use super::selector::Selector;
 use super::view::EventJson;
 use super::watch::{self, Scope};
+use super::{Shares, Who, permit};
 use crate::access::Level;
 use crate::board::InstanceView;
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Json};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::problem::Problem;
@@ -61,9 +61,8 @@ pub(super) async fn list(
         return watch::instances(&shared, Scope { name: None, selector, caller });
     }
     let views = shared.state.board.list();
-    let selected = |view: &&InstanceView| {
-        selector.selects(super::view::labels(view)) && caller.may(Level::Read, &view.name)
-    };
+    let selected =
+        |view: &&InstanceView| selector.selects(super::view::labels(view)) && caller.may(Level::Read, &view.name);
     let selected = views.iter().map(Arc::as_ref).filter(selected);
     Ok(Json(ListJson::new(selected)).into_response())
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::{Extension, Router};
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
@@ -24,6 +23,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::{IncomingStream, Listener};
+use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -144,11 +144,7 @@ pub fn router(state: ApiState) -> Router {
 }
 
 /// Serves the API until `shutdown` completes; requests under way are finished, watches are ended.
-pub async fn serve<L>(
-    listener: L,
-    state: ApiState,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()>
+pub async fn serve<L>(listener: L, state: ApiState, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()>
 where
     L: Listener<Addr = SocketAddr>,
     Peer: for<'a> Connected<IncomingStream<'a, L>>,

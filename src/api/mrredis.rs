@@ -71,7 +71,9 @@ pub(super) async fn create(
     if let Err(refused) = permit(&caller, Level::Write, &name) {
         return failed(refused);
     }
-    create_instance(&shared, &caller, &name, sizes.map(|(field, value)| number(field, value)), body).await.unwrap_or_else(|t| t)
+    create_instance(&shared, &caller, &name, sizes.map(|(field, value)| number(field, value)), body)
+        .await
+        .unwrap_or_else(|t| t)
 }
 
 async fn create_instance(

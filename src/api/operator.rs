@@ -1,9 +1,9 @@
 //! The operator itself: its state, its health, its metrics, and what it would do now. I/O.
 
-use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 
 use super::problem::Problem;
 use super::query::Params;

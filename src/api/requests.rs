@@ -1,16 +1,16 @@
 //! What is asked for beside the spec: delete, recreate, failover. I/O.
 
-use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::{Shares, Who, permit};
 use super::instances::text;
 use super::problem::Problem;
 use super::query::Params;
 use super::write;
+use super::{Shares, Who, permit};
 use crate::access::Level;
 use crate::model::{Request, Timestamp, node_name};
 use crate::status::Phase;

@@ -167,7 +167,9 @@ async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<S
         }
     }
     for item in requests {
-        let Some((name, kind)) = item.key.strip_prefix("requests/").and_then(|rest| rest.split_once('/')) else { continue };
+        let Some((name, kind)) = item.key.strip_prefix("requests/").and_then(|rest| rest.split_once('/')) else {
+            continue;
+        };
         match (all.get_mut(name), kind) {
             (Some(stored), "delete") => stored.delete = decode(&item),
             (Some(stored), "audit") => stored.audit = Audit::read(&item),
@@ -326,12 +328,7 @@ pub async fn request_recreation(state: &ApiState, by: &Caller, name: &str) -> Re
 }
 
 /// Asks for new passwords; the former ones stay valid for so long.
-pub async fn request_rotation(
-    state: &ApiState,
-    by: &Caller,
-    name: &str,
-    keep_ms: Option<u64>,
-) -> Result<(), Problem> {
+pub async fn request_rotation(state: &ApiState, by: &Caller, name: &str, keep_ms: Option<u64>) -> Result<(), Problem> {
     let found = read_one(state, name).await?;
     if found.is_going() {
         return Err(Problem::new(StatusCode::CONFLICT, format!("{name} is being deleted")));

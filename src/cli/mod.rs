@@ -113,7 +113,12 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
         Command::Version => version(client).await,
-        Command::Operator(_) | Command::Local(_) | Command::Token(_) | Command::Schema | Command::Completion(_) | Command::Man(_) => {
+        Command::Operator(_)
+        | Command::Local(_)
+        | Command::Token(_)
+        | Command::Schema
+        | Command::Completion(_)
+        | Command::Man(_) => {
             unreachable!("run() does these itself")
         }
     }

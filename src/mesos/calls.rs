@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::Settings;
 use super::call::{self, Reply};
 use super::client::{Http, SCHEDULER_PATH, describe, error_text};
-use super::Settings;
 use crate::model::{MesosCall, MesosEvent};
 
 /// How often a call is sent before the subscription is taken for broken.

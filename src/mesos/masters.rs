@@ -69,7 +69,9 @@ impl std::str::FromStr for Address {
             "file" if rest.starts_with('/') => Ok(Address::File(PathBuf::from(rest))),
             "http" | "https" => {
                 let other = format!("{scheme}://");
-                let host = |host: &str| host.trim().strip_prefix(&other).unwrap_or(host.trim()).trim_end_matches('/').to_string();
+                let host = |host: &str| {
+                    host.trim().strip_prefix(&other).unwrap_or(host.trim()).trim_end_matches('/').to_string()
+                };
                 let hosts: Vec<String> = rest.split(',').map(host).collect();
                 ensure!(hosts.iter().all(|host| is_host_port(host)), wrong());
                 Ok(Address::Named { tls: scheme == "https", hosts })
@@ -80,7 +82,8 @@ impl std::str::FromStr for Address {
                     None => (None, rest),
                 };
                 let (servers, path) = rest.split_once('/').with_context(wrong)?;
-                let auth_ok = auth.as_ref().is_none_or(|auth| auth.split_once(':').is_some_and(|(user, _)| !user.is_empty()));
+                let auth_ok =
+                    auth.as_ref().is_none_or(|auth| auth.split_once(':').is_some_and(|(user, _)| !user.is_empty()));
                 ensure!(auth_ok && !path.trim_matches('/').is_empty() && servers.split(',').all(is_host_port), wrong());
                 let path = format!("/{}", path.trim_matches('/'));
                 Ok(Address::ZooKeeper(ZooKeeper { servers: servers.to_string(), path, auth }))
@@ -255,7 +258,8 @@ async fn session(zk: &ZooKeeper, out: &watch::Sender<Result<String, String>>) ->
         connector = connector.with_auth("digest", auth.as_bytes());
     }
     let connecting = timeout(PATIENCE, connector.connect(&zk.servers)).await;
-    let client = connecting.with_context(|| format!("{zk} does not answer"))?.with_context(|| format!("connect to {zk}"))?;
+    let client =
+        connecting.with_context(|| format!("{zk} does not answer"))?.with_context(|| format!("connect to {zk}"))?;
     let mut states = client.state_watcher();
     loop {
         let looked = timeout(PATIENCE, look(&client, &zk.path)).await;
@@ -296,7 +300,8 @@ async fn look(client: &Client, path: &str) -> Result<Look> {
     let Some(first) = leading(&children) else {
         return Ok((Err(format!("no master has announced itself below {path}")), watcher));
     };
-    let (data, _) = client.get_data(&format!("{path}/{first}")).await.with_context(|| format!("read {path}/{first}"))?;
+    let (data, _) =
+        client.get_data(&format!("{path}/{first}")).await.with_context(|| format!("read {path}/{first}"))?;
     let master: MasterInfo = serde_json::from_slice(&data).with_context(|| format!("understand {path}/{first}"))?;
     Ok((Ok(master.host_port()), watcher))
 }
@@ -366,8 +371,20 @@ mod tests {
     #[test]
     fn addresses_that_cannot_be_are_refused_with_what_is_allowed() {
         for text in [
-            "", "m:5050", "http://", "http://m", "http://m:0", "http://m:70000", "http://user:pw@m:5050", "http://m:5050/x",
-            "zk://a:2181", "zk://a:2181/", "zk://a/mesos", "zk://:pw@a:2181/mesos", "zk://user@a:2181/mesos", "file://x",
+            "",
+            "m:5050",
+            "http://",
+            "http://m",
+            "http://m:0",
+            "http://m:70000",
+            "http://user:pw@m:5050",
+            "http://m:5050/x",
+            "zk://a:2181",
+            "zk://a:2181/",
+            "zk://a/mesos",
+            "zk://:pw@a:2181/mesos",
+            "zk://user@a:2181/mesos",
+            "file://x",
             "etcd://a:2379/mesos",
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
@@ -378,9 +395,18 @@ mod tests {
     #[test]
     fn the_lowest_number_leads_whatever_else_is_there() {
         let children = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let some = children(&["log_replicas", "info_0000000001", "json.info_0000000010", "json.info_0000000009", "json.info_x"]);
+        let some = children(&[
+            "log_replicas",
+            "info_0000000001",
+            "json.info_0000000010",
+            "json.info_0000000009",
+            "json.info_x",
+        ]);
         assert_eq!(leading(&some).unwrap(), "json.info_0000000009");
-        assert_eq!(leading(&children(&["json.info_-2147483648", "json.info_2147483647"])).unwrap(), "json.info_-2147483648");
+        assert_eq!(
+            leading(&children(&["json.info_-2147483648", "json.info_2147483647"])).unwrap(),
+            "json.info_-2147483648"
+        );
         assert_eq!(leading(&children(&["log_replicas"])), None);
     }
 

@@ -99,7 +99,8 @@ fn lacks(needs: &Needs, occupied: &BTreeMap<String, u32>, room: &Room) -> Option
         return Some(format!("is to be emptied: it {leaving}"));
     }
     if let Some(constraint) = failed(&needs.placement.constraints, &room.hostname, &room.attributes) {
-        let has = room.attributes.get(&constraint.attribute).map_or("has none".to_string(), |value| format!("has {value}"));
+        let has =
+            room.attributes.get(&constraint.attribute).map_or("has none".to_string(), |value| format!("has {value}"));
         return Some(format!("does not satisfy {constraint}: it {has}"));
     }
     let nodes = occupied.get(&room.id).copied().unwrap_or(0);
@@ -111,7 +112,12 @@ fn lacks(needs: &Needs, occupied: &BTreeMap<String, u32>, room: &Room) -> Option
         return Some(format!("has {mem_mib} of {} MiB free{}", room.total.mem_mib, reserved(room)));
     }
     if cpus_milli < needs.cpus_milli {
-        return Some(format!("has {} of {} CPUs free{}", cpus(cpus_milli), cpus(room.total.cpus_milli), reserved(room)));
+        return Some(format!(
+            "has {} of {} CPUs free{}",
+            cpus(cpus_milli),
+            cpus(room.total.cpus_milli),
+            reserved(room)
+        ));
     }
     (ports == 0).then(|| format!("has no port free of {}", room.total.ports))
 }
@@ -153,7 +159,8 @@ mod tests {
 
     #[test]
     fn each_agent_is_told_with_what_it_lacks_and_those_that_would_do_are_counted() {
-        let constraint = |value: &str| Constraint { attribute: "rack".into(), operator: Operator::In, values: vec![value.into()] };
+        let constraint =
+            |value: &str| Constraint { attribute: "rack".into(), operator: Operator::In, values: vec![value.into()] };
         let placement = Placement { constraints: vec![constraint("r1")], ..Placement::default() };
         let needs = Needs { instance: "orders", mem_mib: 132, cpus_milli: 100, distribution: 1, placement: &placement };
         let (mut reserved, mut elsewhere, mut leaving) = (room("a2", 64), room("a3", 4096), room("a4", 4096));
@@ -170,7 +177,10 @@ mod tests {
         let told = explain(&needs, &BTreeMap::from([("a5".to_string(), 1)]), &rooms, &[quota]);
         assert_eq!(told.fitting, 1);
         assert_eq!(told.quotas, ["the quota of role redis is 1000 MiB, and 900 are used"]);
-        assert_eq!(told.needs, "132 MiB, 0.1 CPUs and a port, on an agent with rack in [r1] that runs fewer than 1 of its nodes");
+        assert_eq!(
+            told.needs,
+            "132 MiB, 0.1 CPUs and a port, on an agent with rack in [r1] that runs fewer than 1 of its nodes"
+        );
         assert_eq!(told.agents.len(), 4);
         assert_eq!(told.agents[0], "a2.example has 64 of 4096 MiB free, and others have reserved 2000 MiB for web");
         assert_eq!(told.agents[1], "a3.example does not satisfy rack in [r1]: it has r2");

@@ -25,9 +25,11 @@ pub async fn find(store: &Store, settings: &mesos::Settings) -> Result<Result<Op
     }
     match mesos::frameworks(settings).await {
         Ok(frameworks) => {
-            let ours = frameworks
-                .iter()
-                .find(|f| f.name == settings.name && settings.roles.iter().any(|role| f.roles.contains(role)) && !f.tasks.is_empty());
+            let ours = frameworks.iter().find(|f| {
+                f.name == settings.name
+                    && settings.roles.iter().any(|role| f.roles.contains(role))
+                    && !f.tasks.is_empty()
+            });
             Ok(ours.map_or(Ok(None), |f| {
                 Err(format!(
                     "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",

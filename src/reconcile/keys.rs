@@ -21,9 +21,9 @@ pub async fn find_or_make(store: &Store, leadership: &Leadership) -> Result<Resu
         return Ok(Ok(key));
     }
     let records = store.list("state/").await.context("list instances")?.items;
-    let with_passwords = records.iter().filter(|item| {
-        serde_json::from_slice::<InstanceRecord>(&item.value).is_ok_and(|record| record.auth.is_some())
-    });
+    let with_passwords = records
+        .iter()
+        .filter(|item| serde_json::from_slice::<InstanceRecord>(&item.value).is_ok_and(|record| record.auth.is_some()));
     let with_passwords = with_passwords.count();
     if with_passwords > 0 {
         return Ok(Err(format!(

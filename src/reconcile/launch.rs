@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::failover::redis::{MASTER_PASSWORD, USERS};
-use crate::model::{
-    Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id,
-};
+use crate::model::{Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id};
 use crate::passwords::{Owner, Password, User, acl};
 use crate::placement::Placement;
 use crate::reconcile::draft::PlanSettings;
@@ -112,12 +110,7 @@ pub fn launch(
     }
 }
 
-fn argv(
-    node: &NodeRecord,
-    record: &InstanceRecord,
-    follows: Option<&Address>,
-    settings: &PlanSettings,
-) -> Vec<String> {
+fn argv(node: &NodeRecord, record: &InstanceRecord, follows: Option<&Address>, settings: &PlanSettings) -> Vec<String> {
     let Address { host, port } = &node.address;
     let mut argv = vec![settings.redis_server.clone()];
     let mut add = |key: &str, values: &[&str]| {

@@ -186,7 +186,9 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
 pub fn configure(d: &mut Draft) {
     let Some(spec) = d.spec().cloned() else { return };
     if let Some(secret) = spec.secret().filter(|_| d.o.secret.is_none()) {
-        d.wait(format!("clients' passwords are not changed: the store has no secret {secret} (redisctl secret set {secret})"));
+        d.wait(format!(
+            "clients' passwords are not changed: the store has no secret {secret} (redisctl secret set {secret})"
+        ));
     }
     let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
     let nodes: Vec<NodeRecord> = d.nodes.values().filter(lives).cloned().collect();
@@ -235,7 +237,9 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
 /// Whether every node that may be the master lets replicas in by the password of that generation.
 fn all_know(d: &Draft, generation: &str) -> bool {
     let knows = |node: &NodeRecord| {
-        node.owned.get(USERS).is_some_and(|users| generations(users).iter().any(|known| known.to_string() == generation))
+        node.owned
+            .get(USERS)
+            .is_some_and(|users| generations(users).iter().any(|known| known.to_string() == generation))
     };
     d.nodes.values().filter(|node| !node.task.is_dead()).all(knows)
 }

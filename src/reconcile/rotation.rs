@@ -22,9 +22,11 @@ fn begin(d: &mut Draft, keep_ms: u64) {
     let Some(record) = &mut d.record else { return };
     let (kind, reason, message) = match record.auth {
         None => (EventKind::Warning, "RotationRefused", "it has no passwords (spec.auth)".to_string()),
-        Some(Passwords { former_until: Some(until), .. }) => {
-            (EventKind::Warning, "RotationRefused", format!("the former passwords are valid until {until}: one after the other"))
-        }
+        Some(Passwords { former_until: Some(until), .. }) => (
+            EventKind::Warning,
+            "RotationRefused",
+            format!("the former passwords are valid until {until}: one after the other"),
+        ),
         Some(Passwords { generation, former_until: None }) => {
             let until = now.plus_ms(keep_ms);
             record.auth = Some(Passwords { generation: generation + 1, former_until: Some(until) });

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::passwords::Secret;
 use crate::model::{Address, InstanceEvent, NodeRecord, RequestKind};
+use crate::passwords::Secret;
 use crate::reconcile::action::Write;
 use crate::reconcile::world::{Dirty, Document, Instance, Node, Stored, World};
 use crate::spec::{self, RedisInstance};

@@ -46,7 +46,8 @@ impl Targets {
             if record.task.is_dead() {
                 continue;
             }
-            self.redis.set_login(&record.address, instance.and_then(|instance| self.login(name, instance, record, secret)));
+            self.redis
+                .set_login(&record.address, instance.and_then(|instance| self.login(name, instance, record, secret)));
             let pace = if disturbed { Pace::Eager } else { self.pace(node) };
             let within = instance.and_then(|instance| watched_within(instance, node));
             let (task_id, told) = (&record.task_id, known.get(&record.task_id));

@@ -35,10 +35,11 @@ pub fn role(sight: &Sight<'_>, client: &mut Client, _: &[String]) -> Outcome {
 pub fn info(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     let wanted = |section: &str| {
         let all = ["all", "default", "everything"];
-        words.len() == 1 || words[1..].iter().any(|word| {
-            let word = word.to_lowercase();
-            word == section || all.contains(&word.as_str())
-        })
+        words.len() == 1
+            || words[1..].iter().any(|word| {
+                let word = word.to_lowercase();
+                word == section || all.contains(&word.as_str())
+            })
     };
     let mut sections = Vec::new();
     if wanted("server") {
@@ -115,11 +116,14 @@ fn address(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome 
 
 fn masters(sight: &Sight<'_>, client: &mut Client, _: &[String]) -> Outcome {
     let views = named(sight, client);
-    Reply::List(views.iter().filter_map(|view| view::master(view, sight.board, sight.others(), sight.now)).collect()).into()
+    Reply::List(views.iter().filter_map(|view| view::master(view, sight.board, sight.others(), sight.now)).collect())
+        .into()
 }
 
 fn master(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
-    with(sight, client, &words[2], |view| view::master(view, sight.board, sight.others(), sight.now).unwrap_or(Reply::NoList).into())
+    with(sight, client, &words[2], |view| {
+        view::master(view, sight.board, sight.others(), sight.now).unwrap_or(Reply::NoList).into()
+    })
 }
 
 fn replicas(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
@@ -129,14 +133,17 @@ fn replicas(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome
 }
 
 fn sentinels(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
-    with(sight, client, &words[2], |_| Reply::List(sight.operator.others.iter().filter_map(view::sentinel).collect()).into())
+    with(sight, client, &words[2], |_| {
+        Reply::List(sight.operator.others.iter().filter_map(view::sentinel).collect()).into()
+    })
 }
 
 fn ckquorum(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome {
     with(sight, client, &words[2], |_| {
         let usable = sight.others() + 1;
         if sight.operator.leader.is_none() {
-            let text = format!("NOQUORUM {usable} usable Sentinels. Not enough available Sentinels to reach the majority");
+            let text =
+                format!("NOQUORUM {usable} usable Sentinels. Not enough available Sentinels to reach the majority");
             return error(text + " and authorize a failover");
         }
         let text = format!("OK {usable} usable Sentinels. Quorum and failover authorization can be reached");

@@ -19,8 +19,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast::{self, Receiver, Sender, error::RecvError};
 use tokio::sync::Semaphore;
+use tokio::sync::broadcast::{self, Receiver, Sender, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -110,7 +110,9 @@ async fn talk(sentinel: &Sentinel, mut stream: TcpStream, peer: SocketAddr) -> s
     let (reader, writer) = stream.split();
     let id = sentinel.clients.fetch_add(1, Ordering::Relaxed);
     let client = Client::new(id, peer.to_string(), sentinel.state.access.caller(None));
-    Conversation { sentinel, from: Some(peer.ip()), client, reader, writer, news: None, replies: Vec::new() }.run().await
+    Conversation { sentinel, from: Some(peer.ip()), client, reader, writer, news: None, replies: Vec::new() }
+        .run()
+        .await
 }
 
 /// One client's connection.
@@ -193,7 +195,9 @@ impl Conversation<'_> {
             Outcome::Failover(name, caller) => {
                 let caller = caller.at(self.from);
                 let asked = request_failover(&sentinel.state, &caller, &name, None, false).await;
-                self.reply(&asked.map_or_else(|problem| Reply::Error(format!("ERR {}", problem.detail)), |_| Reply::ok()));
+                self.reply(
+                    &asked.map_or_else(|problem| Reply::Error(format!("ERR {}", problem.detail)), |_| Reply::ok()),
+                );
             }
         }
         match (self.client.is_subscribed(), &self.news) {

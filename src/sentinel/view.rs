@@ -150,7 +150,8 @@ pub fn replica(view: &InstanceView, node: &NodeStatus, board: &Board, now: Times
     fields.role("slave", age_ms, since_ms(view, now));
     let up = node.link.as_deref() == Some("up");
     let (host, port) = view.status.master.as_deref().map_or(("?", "0"), parts);
-    fields.add("master-link-down-time", measured.map_or(0, |measured| measured.gauges.link_down_s.saturating_mul(1000)));
+    fields
+        .add("master-link-down-time", measured.map_or(0, |measured| measured.gauges.link_down_s.saturating_mul(1000)));
     fields.add("master-link-status", if up { "ok" } else { "err" });
     fields.add("master-host", host);
     fields.add("master-port", port);

@@ -115,7 +115,8 @@ async fn status_is_the_json_of_mr_redis_in_its_order() {
     let mut instance = view("TestInstance", Phase::Creating);
     instance.instance = Some(redisctl::spec::parse_document(document.as_bytes()).unwrap());
     api.board.set(instance.clone());
-    let creating = r#"{"Name":"TestInstance","Type":"MS","Status":"CREATING","Capacity":200,"Master":null,"Slaves":null}"#;
+    let creating =
+        r#"{"Name":"TestInstance","Type":"MS","Status":"CREATING","Capacity":200,"Master":null,"Slaves":null}"#;
     assert_eq!(api.told(Method::GET, "/v1/STATUS/TestInstance", "").await, told(200, creating));
     assert_eq!(api.told(Method::GET, "/v1/STATUS", "").await, told(200, "[]"));
 

@@ -245,7 +245,10 @@ async fn a_lost_accept_leaves_the_offer_and_a_lost_response_leaves_the_task() {
     cluster.lose_next_accept_response();
     let mut call = json!({"type": "ACCEPT", "framework_id": {"value": scheduler.framework_id}});
     call["accept"] = accept(&[&offers[0]], &launch, 0.0);
-    let request = redisctl::tls::http().build().expect("a client").post(format!("http://{}/api/v1/scheduler", cluster.master_address()));
+    let request = redisctl::tls::http()
+        .build()
+        .expect("a client")
+        .post(format!("http://{}/api/v1/scheduler", cluster.master_address()));
     let answer = request.header("Mesos-Stream-Id", &scheduler.stream_id).json(&call).send().await;
     assert!(answer.is_err(), "{answer:?}");
     scheduler.until("t", "TASK_RUNNING").await;

@@ -41,7 +41,18 @@ impl Operator {
         let (listen, sentinel) = (format!("{ip}:{}", ports.next()), format!("{ip}:{}", ports.next()));
         let program = [program.get_program()].into_iter().chain(program.get_args());
         let program = program.map(|word| word.to_str().expect("it is text"));
-        let args = ["operator", "--store", store, "--mesos", mesos, "--listen", &listen, "--sentinel-listen", &sentinel, "--insecure-no-auth"];
+        let args = [
+            "operator",
+            "--store",
+            store,
+            "--mesos",
+            mesos,
+            "--listen",
+            &listen,
+            "--sentinel-listen",
+            &sentinel,
+            "--insecure-no-auth",
+        ];
         let client = redisctl::tls::http().timeout(ANSWER_TIMEOUT).build().expect("a client");
         let mut operator = Operator {
             process: Process::none(),

@@ -7,8 +7,8 @@ use redisctl::status::InstanceStatus;
 
 use crate::client::Client;
 use crate::cluster::Kind;
-use crate::doubled::waits_for_the_port_of;
 use crate::document::Document;
+use crate::doubled::waits_for_the_port_of;
 use crate::failover::another_master;
 use crate::support::{AgentSpec, Home, process, wait_until};
 use crate::world::{PREFIX, TIMEOUT, World, is_ready, kill_process, master, replicas};
@@ -33,7 +33,11 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
         entries.filter(|e| !e.path().is_symlink()).map(|e| e.path()).partition(|path| path.is_dir());
-    files.into_iter().filter(|file| file.is_file()).chain(folders.iter().flat_map(|folder| files_below(folder))).collect()
+    files
+        .into_iter()
+        .filter(|file| file.is_file())
+        .chain(folders.iter().flat_map(|folder| files_below(folder)))
+        .collect()
 }
 
 async fn password(world: &World) -> String {
@@ -74,13 +78,15 @@ pub async fn nobody_gets_in_without_a_password_and_a_failover_works_as_ever(kind
     assert_eq!(cli(&old.address, Some(&password), &["SET", "k", "v"]).await, "OK");
     assert_eq!(cli(&old.address, Some(&password), &["WAIT", "2", "5000"]).await, "2");
     // Clients change data, and nothing else.
-    for command in [&["CONFIG", "GET", "masterauth"][..], &["REPLICAOF", "NO", "ONE"], &["ACL", "LIST"], &["SHUTDOWN"]] {
+    for command in [&["CONFIG", "GET", "masterauth"][..], &["REPLICAOF", "NO", "ONE"], &["ACL", "LIST"], &["SHUTDOWN"]]
+    {
         let answer = cli(&old.address, Some(&password), command).await;
         assert!(answer.starts_with("NOPERM"), "{command:?}: {answer}");
     }
 
     let info = cli(&old.address, Some(&password), &["INFO", "server"]).await;
-    let pid = info.lines().find_map(|line| line.trim().strip_prefix("process_id:")?.parse().ok()).expect("a process id");
+    let pid =
+        info.lines().find_map(|line| line.trim().strip_prefix("process_id:")?.parse().ok()).expect("a process id");
     kill_process(rustix::process::Pid::from_raw(pid).expect("it is one"));
     let after = another_master(&world, "orders", &before).await;
     let new = &master(&after).address;
@@ -202,14 +208,20 @@ pub async fn passwords_are_introduced_and_taken_back_without_cutting_anybody_off
 
 pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {
     let world = World::start(kind, &AgentSpec::racks(3)).await;
-    world.put("orders", &Document::new("orders", 1).with("auth", serde_json::json!({"secretRef": "shop"})).yaml()).await;
+    world
+        .put("orders", &Document::new("orders", 1).with("auth", serde_json::json!({"secretRef": "shop"})).yaml())
+        .await;
     let status = world.ready("orders", 2).await;
     let plan = world.cli(&["plan", "orders"], "").await;
     assert!(plan.contains("the store has no secret shop"), "{plan}");
     for node in &status.nodes {
         assert!(cli(&node.address, None, &["PING"]).await.starts_with("NOAUTH"), "nobody gets in meanwhile");
     }
-    for (secret, valid, void) in [("first\n", vec!["first"], "second"), ("second\nfirst\n", vec!["first", "second"], "third"), ("second\n", vec!["second"], "first")] {
+    for (secret, valid, void) in [
+        ("first\n", vec!["first"], "second"),
+        ("second\nfirst\n", vec!["first", "second"], "third"),
+        ("second\n", vec!["second"], "first"),
+    ] {
         world.cli(&["secret", "set", "shop"], secret).await;
         for node in &status.nodes {
             wait_until(&format!("{} takes {valid:?} and not {void}", node.name), TIMEOUT, async || {
@@ -242,7 +254,8 @@ pub async fn a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_passw
     // Nobody acts while the stranger takes the port, and the replicas find it.
     world.operators[0].freeze();
     kill_process(rustix::process::Pid::from_raw(pid).expect("it is one"));
-    wait_until("the stranger listens", TIMEOUT, async || crate::support::redis::cli(&old.address, &["PING"]).await).await;
+    wait_until("the stranger listens", TIMEOUT, async || crate::support::redis::cli(&old.address, &["PING"]).await)
+        .await;
     for replica in replicas(&before) {
         wait_until(&format!("{} was refused by the stranger, and has its data", replica.name), TIMEOUT, async || {
             let info = cli(&replica.address, Some(&password), &["INFO", "replication"]).await;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use redisctl::model::{Gauges, 
-    Address, Amount, Answer, InstanceRecord, Launch, NoAnswer, NodeRecord, Offer, Piece, Request, RequestKind, Role,
-    TaskRecord, TaskState, TaskUpdate, Timestamp, task_id,
+use redisctl::model::{
+    Address, Amount, Answer, Gauges, InstanceRecord, Launch, NoAnswer, NodeRecord, Offer, Piece, Request, RequestKind,
+    Role, TaskRecord, TaskState, TaskUpdate, Timestamp, task_id,
 };
 use redisctl::placement::Pool;
 use redisctl::reconcile::action::{Action, Plan, Write};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use redisctl::model::{Gauges, Address, Answer, Role, Timestamp};
+use redisctl::model::{Address, Answer, Gauges, Role, Timestamp};
 
 use crate::dice::Dice;
 

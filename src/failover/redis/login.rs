@@ -85,7 +85,9 @@ pub(super) async fn log_in(logins: &Logins, node: &Address, connection: &mut Con
 /// None: the login for it is not known.
 pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<Vec<Cmd>> {
     match name {
-        USERS if value == NO_PASSWORD => Some(vec![command(&["ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all"])]),
+        USERS if value == NO_PASSWORD => {
+            Some(vec![command(&["ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all"])])
+        }
         USERS => {
             let login = login?;
             let set = |user: User| {

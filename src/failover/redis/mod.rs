@@ -21,8 +21,8 @@ mod watch;
 use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
-use login::{Logins, log_in};
 pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
+use login::{Logins, log_in};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
 pub use term::Term;
@@ -56,7 +56,14 @@ impl Redis {
         // Half of the files are left to the store, Mesos and the API's clients.
         let files =
             getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
-        Redis { timeout, term, kept_max: KEPT_MAX.min(files / 2), kept: Arc::default(), logins: Arc::default(), spare: Arc::default() }
+        Redis {
+            timeout,
+            term,
+            kept_max: KEPT_MAX.min(files / 2),
+            kept: Arc::default(),
+            logins: Arc::default(),
+            spare: Arc::default(),
+        }
     }
 
     /// How to log in at a node from now on; none: it wants nothing.
