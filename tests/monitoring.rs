@@ -237,11 +237,16 @@ impl Monitored {
         Ok(address.trim().to_string())
     }
 
+    /// What the master of `orders` answers.
+    async fn at_master(&self, args: &[&str]) -> String {
+        let connect = ["connect", "orders", "--", "-e"];
+        self.redisctl(&[&connect, args].concat()).await.expect("the master answers")
+    }
+
     /// A write, and lookups that find and do not find a key.
     async fn use_it(&self) {
-        let master = self.master().await.expect("there is a master");
         for args in [&["SET", "a", "1"][..], &["GET", "a"], &["GET", "b"]] {
-            support::redis::cli(&master, args).await.expect("the master answers");
+            self.at_master(args).await;
         }
     }
 
@@ -316,8 +321,9 @@ async fn every_query_is_answered_with_data_of_a_running_instance_and_its_failove
 /// `kill -9`, and waits until another is the master.
 async fn kill_master(monitored: &Monitored) {
     let master = monitored.master().await.expect("there is a master");
-    let info = support::redis::info(&master).await.expect("the master answers");
-    let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).expect("a process id");
+    let info = monitored.at_master(&["INFO", "server"]).await;
+    let pid = info.lines().find_map(|line| line.trim_end().strip_prefix("process_id:")?.parse().ok());
+    let pid = pid.and_then(Pid::from_raw).expect("a process id");
     kill_process(pid, Signal::KILL).expect("it runs");
     wait_until("another is the master", TIMEOUT, async || {
         let now = monitored.master().await?;
