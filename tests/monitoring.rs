@@ -12,7 +12,7 @@ use support::{Home, Ports, Process, process, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_redisctl");
 /// For what takes some seconds, on a loaded machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 const DASHBOARDS: [(&str, &str); 3] = [
     ("fleet", include_str!("../manifests/grafana/fleet.json")),
@@ -198,7 +198,7 @@ struct Monitored {
 }
 
 impl Monitored {
-    async fn start() -> Monitored {
+    fn start() -> Monitored {
         let (home, ports) = (Home::new("monitoring"), Ports::lease(2));
         let (listen, web) = (format!("127.0.0.1:{}", ports.next()), format!("127.0.0.1:{}", ports.next()));
         let path = home.path();
@@ -287,7 +287,7 @@ fn config(listen: &str) -> String {
 
 #[tokio::test]
 async fn every_query_is_answered_with_data_of_a_running_instance_and_its_failovers_alert_nobody() {
-    let monitored = Monitored::start().await;
+    let monitored = Monitored::start();
     wait_until("the operator leads", TIMEOUT, async || monitored.redisctl(&["get"]).await).await;
     monitored.apply("orders", include_str!("../examples/orders.yaml"), &["--wait"]).await;
     monitored.apply("crowded", CROWDED, &[]).await;
