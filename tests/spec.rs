@@ -80,7 +80,7 @@ spec: {memory: 1Mi}
         "line 4: spec.memory: is missing",
         "line 5: spec.replicas: \"many\" is not a whole number from 0 to 200",
         "line 6: spec.memroy: unknown field: did you mean memory? allowed here: masters, replicas, memory, cpus, \
-         distribution, placement, redis, replaceUnreachableAfter, onDataLoss, durability, failover, paused",
+         distribution, placement, redis, replaceUnreachableAfter, onDataLoss, durability, failover, auth, paused",
         "line 8: spec.placement.strategy: \"spreed\" is not one of spread, pack",
         "line 10: spec.placement.constraints[0].values: in and notIn compare with values: allowed are 1 to 32, \
          given are 0",

@@ -1,4 +1,4 @@
-//! The grammar of the commands that serve: `operator` and `local`.
+//! The grammar of the commands that serve: `operator` and `local`. I/O: clap looks into the environment.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
