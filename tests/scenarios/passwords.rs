@@ -211,7 +211,8 @@ pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {
     world
         .put("orders", &Document::new("orders", 1).with("auth", serde_json::json!({"secretRef": "shop"})).yaml())
         .await;
-    let status = world.ready("orders", 2).await;
+    let ready = |status: &InstanceStatus| is_ready(status) && status.nodes.len() == 2;
+    let status = world.until("orders", "runs, and waits for its secret", ready).await;
     let plan = world.cli(&["plan", "orders"], "").await;
     assert!(plan.contains("the store has no secret shop"), "{plan}");
     for node in &status.nodes {
