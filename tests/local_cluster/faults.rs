@@ -79,14 +79,13 @@ async fn nothing_is_left_of_a_cluster_that_is_dropped() {
     assert!(!home.exists());
 }
 
-#[test]
-fn a_task_dies_with_the_process_that_hosts_its_cluster() {
+#[tokio::test]
+async fn a_task_dies_with_the_process_that_hosts_its_cluster() {
     // A shell stands for the host: it starts the helper as the cluster does, and is killed.
     let home = tempfile::tempdir().unwrap();
     let script = format!("{} __task $$ sleep sleep 600 & wait", env!("CARGO_BIN_EXE_redisctl"));
     let mut shell =
         Command::new("sh").args(["-c", &script]).current_dir(home.path()).stdin(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + TIMEOUT;
     let sleeping = || {
         let pids = process::processes_in(home.path());
         let comm = |pid: &rustix::process::Pid| {
@@ -94,16 +93,10 @@ fn a_task_dies_with_the_process_that_hosts_its_cluster() {
         };
         pids.iter().any(|pid| comm(pid).trim() == "sleep")
     };
-    while !sleeping() {
-        assert!(Instant::now() < deadline, "the task starts");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the task starts", TIMEOUT, async || sleeping()).await;
     shell.kill().unwrap();
     shell.wait().unwrap();
-    while !process::processes_in(home.path()).is_empty() {
-        assert!(Instant::now() < deadline, "the task dies with its host");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the task dies with its host", TIMEOUT, async || process::processes_in(home.path()).is_empty()).await;
 }
 
 #[tokio::test]
