@@ -157,9 +157,9 @@ async fn sentinel_listener(settings: &OperatorSettings) -> Result<Option<TcpList
 /// What is said of this operator to the others.
 fn peer(settings: &OperatorSettings, sentinel: Option<&TcpListener>) -> Result<Peer> {
     let sentinel = sentinel.map(TcpListener::local_addr).transpose().context("Sentinel's address")?;
-    let sentinel = sentinel.map(|listen| match listen.ip().is_unspecified() {
-        true => format!("{}:{}", host_of(&settings.advertise), listen.port()),
-        false => listen.to_string(),
+    let sentinel = sentinel.map(|listen| {
+        let everywhere = listen.ip().is_unspecified();
+        if everywhere { format!("{}:{}", host_of(&settings.advertise), listen.port()) } else { listen.to_string() }
     });
     let api = settings.advertise.clone();
     let id = sentinel::run_id(&format!("{api} {}", sentinel.as_deref().unwrap_or_default()));

@@ -18,7 +18,6 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
 
 use crate::model::Timestamp;
 
@@ -58,7 +57,7 @@ impl Password {
 
     /// `#` and its SHA-256, as Redis takes it in the place of a password.
     pub fn hash(&self) -> String {
-        let digits: String = Sha256::digest(&self.0).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = crate::access::sha256_hex(&self.0);
         format!("#{digits}")
     }
 }
@@ -177,7 +176,7 @@ impl Key {
 
     /// The password of a user of that generation.
     pub fn password(&self, of: &Owner, user: User, generation: u64) -> Password {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
         // Names have no spaces: no two owners write the same.
         mac.update(format!("{} {} {} {generation}", of.instance, of.created_at.0, user.name()).as_bytes());
         Password(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
@@ -243,7 +242,7 @@ mod tests {
         let password = key.password(&owner("orders", 1), User::Client, 1);
         let shown = format!("{key:?} {password:?}");
         assert_eq!(shown, "Key(***) Password(***)");
-        let words = acl(User::Client, &[password.clone()]).join(" ");
+        let words = acl(User::Client, std::slice::from_ref(&password)).join(" ");
         assert!(words.starts_with("default reset on #") && !words.contains(password.reveal()), "{words}");
     }
 }

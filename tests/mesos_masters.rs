@@ -26,7 +26,7 @@ const MAIN: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 struct ZooKeeper {
     process: Process,
     home: Home,
-    ports: Ports,
+    _ports: Ports,
     port: u16,
 }
 
@@ -34,7 +34,7 @@ impl ZooKeeper {
     async fn start() -> ZooKeeper {
         let ports = Ports::lease(1);
         let port = ports.next();
-        let mut zookeeper = ZooKeeper { process: Process::none(), home: Home::new("zookeeper"), ports, port };
+        let mut zookeeper = ZooKeeper { process: Process::none(), home: Home::new("zookeeper"), _ports: ports, port };
         zookeeper.spawn("first").await;
         zookeeper
     }
@@ -62,7 +62,6 @@ impl ZooKeeper {
     }
 
     fn address(&self) -> String {
-        let _leased = &self.ports;
         format!("127.0.0.1:{}", self.port)
     }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +151,9 @@ enum Value {
 
 async fn ask(stream: &mut TcpStream, words: &[&str]) -> Value {
     let mut request = format!("*{}\r\n", words.len());
-    words.iter().for_each(|word| request += &format!("${}\r\n{word}\r\n", word.len()));
+    for word in words {
+        let _ = write!(request, "${}\r\n{word}\r\n", word.len());
+    }
     stream.write_all(request.as_bytes()).await.expect("it reads");
     tokio::time::timeout(PATIENCE, read(stream)).await.unwrap_or_else(|_| panic!("no reply to {words:?}"))
 }
@@ -190,7 +193,7 @@ fn shape(value: &Value) -> Value {
         Value::Items(kind, items) => Value::Items(*kind, keyed(items)),
         Value::Text(_) => Value::Text("...".into()),
         Value::Line(line) if line.starts_with(':') => Value::Line(":1".into()),
-        line => line.clone(),
+        Value::Line(line) => Value::Line(line.clone()),
     }
 }
 

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn addresses_that_ask_no_more_are_forgotten() {
         let (limit, now) = (Limit::new(100), Instant::now());
-        for i in 0..BUCKETS_MAX as u32 {
+        for i in 0..u32::try_from(BUCKETS_MAX).unwrap() {
             let _ = limit.take_at(IpAddr::from(i.to_be_bytes()), &Method::GET, now);
         }
         assert_eq!(limit.take_at(A, &Method::GET, now + Duration::from_secs(1)), Ok(()));

@@ -189,7 +189,7 @@ pub(super) async fn status_all(State(shared): Shares, Extension(caller): Who) ->
     let mut views = board.list();
     views.retain(|view| caller.may(Level::Read, &view.name));
     let all: Vec<Status> = views.iter().map(|view| Status::new(view, board)).collect();
-    json_text(&all.into_iter().filter(|status| status.status == RUNNING).collect::<Vec<_>>())
+    json_text(&all.into_iter().filter(|status| status.state == RUNNING).collect::<Vec<_>>())
 }
 
 /// JSON as plain text: mr-redis never says what it is.
@@ -206,7 +206,8 @@ struct Status {
     name: String,
     #[serde(rename = "Type")]
     kind: &'static str,
-    status: &'static str,
+    #[serde(rename = "Status")]
+    state: &'static str,
     capacity: u64,
     master: Option<Proc>,
     slaves: Option<Vec<Proc>>,
@@ -237,19 +238,19 @@ impl Status {
         let proc = |node: &NodeStatus| Proc::new(node, capacity, board);
         let nodes = || view.status.nodes.iter();
         let (mut master, mut slaves) = (None, None);
-        let status = status_word(view);
-        if status == RUNNING {
+        let state = state_word(view);
+        if state == RUNNING {
             master = nodes().find(|node| Some(&node.address) == view.status.master.as_ref()).map(proc);
             let serves = |node: &&NodeStatus| node.role == Role::Replica && node.state == NodeState::Ready;
             slaves = Some(nodes().filter(serves).map(proc).collect()).filter(|slaves: &Vec<Proc>| !slaves.is_empty());
         }
         let kind = if spec.is_some_and(|spec| spec.replicas > 0) { "MS" } else { "S" };
-        Status { name: view.name.clone(), kind, status, capacity, master, slaves }
+        Status { name: view.name.clone(), kind, state, capacity, master, slaves }
     }
 }
 
 /// DISABLED is a word that mr-redis declared and never used: here it says that no master takes writes.
-fn status_word(view: &InstanceView) -> &'static str {
+fn state_word(view: &InstanceView) -> &'static str {
     match view.status.phase {
         _ if view.deleting => "DELETED",
         Phase::Deleting => "DELETED",

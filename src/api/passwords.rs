@@ -114,7 +114,7 @@ pub(super) async fn rotate(
     permit(&caller, Level::Admin, &name)?;
     let keep = params.get("keepFormer").map(str::parse::<Period>).transpose();
     let wrong = |why: String| Problem::new(StatusCode::BAD_REQUEST, format!("keepFormer: {why}"));
-    let keep_ms = keep.map_err(|why| wrong(why.to_string()))?.map(|Period(ms)| ms);
+    let keep_ms = keep.map_err(&wrong)?.map(|Period(ms)| ms);
     if let Some(ms) = keep_ms.filter(|ms| *ms > KEEP_MAX_MS) {
         return Err(wrong(format!("{}: allowed is up to {}", Period(ms), Period(KEEP_MAX_MS))));
     }

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub use self::keys::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand, TokenArgs};
 pub use self::serve::{LocalArgs, OperatorArgs};
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
-use crate::access::Level;
 use crate::spec::{Cpus, Period, Size};
 
+mod keys;
 mod serve;
 
 /// redisctl: replicated Redis on Apache Mesos, kept as declared
@@ -333,70 +334,6 @@ pub struct DeleteArgs {
     /// How long to wait
     #[arg(long, value_name = "PERIOD", default_value = "5m")]
     pub timeout: Period,
-}
-
-/// Arguments of `password`.
-#[derive(Args, Debug)]
-pub struct PasswordArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: PasswordCommand,
-}
-
-/// What is done with passwords.
-#[derive(Debug, Subcommand)]
-pub enum PasswordCommand {
-    /// Print the newest password
-    Show {
-        /// The instance
-        name: String,
-    },
-    /// Make new ones on all nodes; the former ones stay valid for a while, and no client is cut off
-    Rotate {
-        /// The instance
-        name: String,
-        /// How long the former ones stay valid
-        #[arg(long, value_name = "PERIOD", default_value = "24h")]
-        keep_former: Period,
-    },
-}
-
-/// Arguments of `secret`.
-#[derive(Args, Debug)]
-pub struct SecretArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: SecretCommand,
-}
-
-/// What is done with secrets.
-#[derive(Debug, Subcommand)]
-pub enum SecretCommand {
-    /// Write one: a password on each line, the newest first; any of them lets clients in
-    Set {
-        /// Its name
-        name: String,
-        /// A file with the passwords, or - for the standard input
-        #[arg(short, long, value_name = "FILE|-", default_value = "-")]
-        file: PathBuf,
-    },
-}
-
-/// Arguments of `token`.
-#[derive(Args, Debug)]
-#[command(
-    after_help = "Prints a line for the file of `redisctl operator --auth-tokens`, which begins with `tokens:`, \
-    and, on the\nstandard error, the token:\n\n  redisctl token alice --access write --instances 'orders*' >>tokens.yaml"
-)]
-pub struct TokenArgs {
-    /// Whose it is, for events and logs
-    pub name: String,
-    /// What it allows: to look; to declare, change and switch over; or everything
-    #[arg(long, value_name = "LEVEL")]
-    pub access: Level,
-    /// With which instances: names, in which * and ? stand for any letters
-    #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "*")]
-    pub instances: Vec<String>,
 }
 
 /// Arguments of `man`.

@@ -13,13 +13,12 @@ use super::text::print;
 /// Runs `redisctl password`.
 pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
     match &args.command {
-        PasswordCommand::Show { name } => match client.password(name).await?.password {
-            Some(password) => print(&(password + "\n"))?,
-            None => {
-                let advice = "`auth: generated` in its spec gives it one";
-                return Err(failure(Exit::Failed, format!("{name} has no password: {advice}")));
-            }
-        },
+        PasswordCommand::Show { name } => {
+            let none =
+                || failure(Exit::Failed, format!("{name} has no password: `auth: generated` in its spec gives it one"));
+            let password = client.password(name).await?.password.ok_or_else(none)?;
+            print(&(password + "\n"))?;
+        }
         PasswordCommand::Rotate { name, keep_former } => {
             client.rotate(name, *keep_former).await?;
             print(&format!(

@@ -25,7 +25,7 @@ pub fn subscribe(settings: &Settings, framework_id: Option<&str>) -> Value {
     call
 }
 
-/// UPDATE_FRAMEWORK: the same framework, with constraints on what it is offered. It ends a SUPPRESS.
+/// `UPDATE_FRAMEWORK`: the same framework, with constraints on what it is offered. It ends a SUPPRESS.
 pub fn constrain(settings: &Settings, framework_id: &str, groups: &[Vec<Constraint>]) -> Value {
     let groups: Vec<Value> = groups
         .iter()

@@ -217,7 +217,7 @@ impl Masters {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -30,7 +30,7 @@ pub async fn rooms(settings: &Settings) -> Result<(Vec<Room>, Vec<Quota>)> {
         Room { leaving, ..agent.room(&settings.roles) }
     };
     let rooms = agents.get_agents.agents.into_iter().filter(|agent| agent.active).map(room).collect();
-    Ok((rooms, quotas(quota.get_quota.status.configs, roles.get_roles.roles, &settings.roles)))
+    Ok((rooms, quotas(&quota.get_quota.status.configs, &roles.get_roles.roles, &settings.roles)))
 }
 
 #[derive(Deserialize, Default)]
@@ -167,7 +167,7 @@ fn sum<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Amounts {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Clamped; NaN is 0.
-fn quotas(configs: Vec<QuotaConfig>, roles: Vec<Role>, ours: &[String]) -> Vec<Quota> {
+fn quotas(configs: &[QuotaConfig], roles: &[Role], ours: &[String]) -> Vec<Quota> {
     let limit = |config: &QuotaConfig, name: &str, unit: f64| {
         config.limits.get(name).map(|number| (number.value * unit).clamp(0.0, 1e15) as u64)
     };
@@ -227,7 +227,7 @@ mod tests {
         .unwrap();
         let roles: Vec<Role> =
             serde_json::from_value(json!([{"name": "redis", "resources": [scalar("mem", 900.0, None)]}])).unwrap();
-        let told = quotas(configs, roles, &["redis".to_string()]);
+        let told = quotas(&configs, &roles, &["redis".to_string()]);
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].mem_limit_mib, told[0].cpus_limit_milli, told[0].used.mem_mib), (Some(1024), None, 900));
     }

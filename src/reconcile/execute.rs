@@ -53,6 +53,7 @@ pub struct Ports {
 
 /// What the controller is told.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Nearly all of them are the large one.
 pub enum Input {
     /// Something was learned.
     Event(Event),

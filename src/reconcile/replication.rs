@@ -123,7 +123,7 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
         } else if !has_password(d, &node) {
-            continue; // Its master would not let it in. It is told below.
+            // Its master would not let it in. It is told below.
         } else if stray || !node.joined {
             admit(d, &node, answer);
             d.step(
@@ -231,7 +231,7 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
             && d.is_master(node.ordinal)
             && failover::caught_up(d, Timestamp(0)) < number(value)
     };
-    changed.filter(|(key, value)| !too_early(key, value) && !(key == MASTER_PASSWORD && !all_know(d, value))).collect()
+    changed.filter(|(key, value)| !too_early(key, value) && (key != MASTER_PASSWORD || all_know(d, value))).collect()
 }
 
 /// Whether every node that may be the master lets replicas in by the password of that generation.

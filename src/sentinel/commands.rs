@@ -2,6 +2,8 @@
 //!
 //! Errors are in Redis 7.0's words, as clients and scripts match on them.
 
+use std::fmt::Write as _;
+
 use super::connection::{Client, auth, client, hello, subscribe, unsubscribe};
 use super::masters::{info, role, sentinel};
 use super::wire::{Reply, Request, Version};
@@ -127,7 +129,7 @@ fn unknown(request: &Request) -> Outcome {
             break;
         }
         let room = 128 - args.len();
-        args += &format!("'{}' ", arg.chars().take(room).collect::<String>());
+        let _ = write!(args, "'{}' ", arg.chars().take(room).collect::<String>());
     }
     let name: String = request[0].chars().take(128).collect();
     error(format!("ERR unknown command '{name}', with args beginning with: {args}"))

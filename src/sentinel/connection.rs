@@ -30,7 +30,7 @@ pub struct Client {
 impl Client {
     /// One that has asked for nothing yet.
     pub fn new(id: u64, address: String, caller: Option<Caller>) -> Client {
-        Client { id, address, caller, ..Client::default() }
+        Client { caller, id, address, ..Client::default() }
     }
 
     /// Whether it has not said yet who it is.

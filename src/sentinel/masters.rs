@@ -1,5 +1,6 @@
 //! What is asked of masters: SENTINEL and its subcommands, INFO, ROLE. I/O (reads the board).
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::commands::{Command, Outcome, REDIS_VERSION, Sight, command, error, fits, unknown_subcommand};
@@ -72,7 +73,8 @@ fn sentinel_section(sight: &Sight<'_>, client: &Client) -> String {
         };
         let (name, address) = (&view.name, view.status.master.as_deref().unwrap_or_default());
         let (replicas, sentinels) = (view::replicas(view).count(), sight.others() + 1);
-        text += &format!(
+        let _ = write!(
+            text,
             "master{i}:name={name},status={status},address={address},slaves={replicas},sentinels={sentinels}\r\n"
         );
     }

@@ -235,7 +235,9 @@ async fn publish(board: Arc<Board>, out: Sender<Arc<News>>) {
         let mut changes = board.subscribe();
         let mut names: BTreeSet<String> = told.keys().cloned().collect();
         names.extend(board.list().iter().map(|view| view.name.clone()));
-        names.iter().for_each(|name| look(&board, &mut told, name, &out));
+        for name in &names {
+            look(&board, &mut told, name, &out);
+        }
         loop {
             match changes.recv().await {
                 Ok(BoardChange::Set(view)) => look(&board, &mut told, &view.name, &out),

@@ -3,8 +3,6 @@
 //! The fields and their order are those of Redis 7.0. What has no meaning here has the value that a
 //! Sentinel shows of an undisturbed master.
 
-use sha2::{Digest, Sha256};
-
 use super::wire::Reply;
 use crate::board::{Board, InstanceView, Peer};
 use crate::model::{Role, Timestamp};
@@ -17,7 +15,7 @@ const ID_DIGITS: usize = 40;
 
 /// 40 hexadecimal digits that stand for a text, as Redis' run ids look.
 pub fn run_id(of: &str) -> String {
-    let mut id: String = Sha256::digest(of).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut id = crate::access::sha256_hex(of);
     id.truncate(ID_DIGITS);
     id
 }
@@ -77,7 +75,7 @@ impl Fields {
         fields
     }
 
-    fn add(&mut self, key: &str, value: impl ToString) {
+    fn add(&mut self, key: &str, value: impl std::fmt::Display + Copy) {
         self.0.push((Reply::text(key), Reply::text(value.to_string())));
     }
 

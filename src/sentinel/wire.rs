@@ -6,7 +6,7 @@
 use bytes::{Buf, BytesMut};
 
 /// Words of one request.
-const WORDS_MAX: usize = 1024;
+const WORDS_MAX: i64 = 1024;
 /// Bytes of one word.
 const WORD_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a line: an inline request, or a length.
@@ -46,7 +46,7 @@ fn take_inline(buffer: &mut BytesMut) -> Result<Option<Request>, ProtocolError> 
 
 fn take_words(buffer: &mut BytesMut) -> Result<Option<Request>, ProtocolError> {
     let Some((count, mut end)) = number(buffer)? else { return Ok(None) };
-    let Some(count) = count.filter(|count| *count <= WORDS_MAX as i64) else {
+    let Some(count) = count.filter(|count| *count <= WORDS_MAX) else {
         return wrong("invalid multibulk length");
     };
     let mut words = Vec::new();
@@ -208,7 +208,9 @@ impl Reply {
 
 fn list_out(out: &mut Vec<u8>, kind: char, items: &[Reply], version: Version) {
     line_out(out, kind, &items.len().to_string());
-    items.iter().for_each(|item| item.write(version, out));
+    for item in items {
+        item.write(version, out);
+    }
 }
 
 fn line_out(out: &mut Vec<u8>, kind: char, text: &str) {

@@ -1,4 +1,5 @@
-//! What may be set of the operator: flags, variables, keys of a file; and which layer wins. Pure.
+//! What may be set of the operator: flags, variables, keys of a file; and which layer wins.
+//! I/O: clap looks into the environment for what is not given.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

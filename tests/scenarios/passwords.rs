@@ -203,7 +203,7 @@ pub async fn passwords_are_introduced_and_taken_back_without_cutting_anybody_off
     }
     assert_eq!(client.ask(&["SET", "k", "x"]).await.expect("the connection lives"), Ok("OK".to_string()));
     world.until("orders", "kept its nodes", |now| is_ready(now) && now.nodes.len() == 3).await;
-    tokio::time::timeout(Duration::from_secs(60), world.finish()).await.expect("it ends");
+    tokio::time::timeout(Duration::from_mins(1), world.finish()).await.expect("it ends");
 }
 
 pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {

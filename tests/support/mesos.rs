@@ -378,7 +378,7 @@ fn spawn_master(home: &Home, port: u16, options: &MesosOptions) -> Process {
 
 fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, agent: &Agent) -> Process {
     let (spec, ports) = (&agent.spec, agent.task_ports.range());
-    let reserved = spec.reserved.iter().map(|(role, mem)| format!("mem({role}):{mem};")).collect::<String>();
+    let reserved = spec.reserved.iter().map(|(role, mem)| format!("mem({role}):{mem};")).collect::<Vec<_>>().concat();
     let (cpus, mem, first, last) = (spec.cpus, spec.mem, ports.start(), ports.end());
     let resources = format!("cpus:{cpus};mem:{mem};{reserved}disk:10000;ports:[{first}-{last}]");
     let attributes: Vec<String> = spec.attributes.iter().map(|(name, value)| format!("{name}:{value}")).collect();

@@ -1,0 +1,72 @@
+//! The grammar of commands about passwords, secrets and tokens. Pure.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::access::Level;
+use crate::spec::Period;
+
+/// Arguments of `password`.
+#[derive(Args, Debug)]
+pub struct PasswordArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: PasswordCommand,
+}
+
+/// What is done with passwords.
+#[derive(Debug, Subcommand)]
+pub enum PasswordCommand {
+    /// Print the newest password
+    Show {
+        /// The instance
+        name: String,
+    },
+    /// Make new ones on all nodes; the former ones stay valid for a while, and no client is cut off
+    Rotate {
+        /// The instance
+        name: String,
+        /// How long the former ones stay valid
+        #[arg(long, value_name = "PERIOD", default_value = "24h")]
+        keep_former: Period,
+    },
+}
+
+/// Arguments of `secret`.
+#[derive(Args, Debug)]
+pub struct SecretArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+/// What is done with secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Write one: a password on each line, the newest first; any of them lets clients in
+    Set {
+        /// Its name
+        name: String,
+        /// A file with the passwords, or - for the standard input
+        #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// Arguments of `token`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Prints a line for the file of `redisctl operator --auth-tokens`, which begins with `tokens:`, \
+    and, on the\nstandard error, the token:\n\n  redisctl token alice --access write --instances 'orders*' >>tokens.yaml"
+)]
+pub struct TokenArgs {
+    /// Whose it is, for events and logs
+    pub name: String,
+    /// What it allows: to look; to declare, change and switch over; or everything
+    #[arg(long, value_name = "LEVEL")]
+    pub access: Level,
+    /// With which instances: names, in which * and ? stand for any letters
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "*")]
+    pub instances: Vec<String>,
+}
