@@ -228,7 +228,10 @@ impl Masters {
 async fn detect(address: Address, out: watch::Sender<Result<String, String>>) {
     loop {
         let why = match address.resolved() {
-            Ok(Address::ZooKeeper(zk)) => session(&zk, &out).await.unwrap_err_or_never(),
+            Ok(Address::ZooKeeper(zk)) => {
+                let Err(error) = session(&address, &zk, &out).await;
+                format!("{error:#}")
+            }
             Ok(_) => format!("{address} names masters now, and named ZooKeeper at the start: restart the operator"),
             Err(error) => format!("{error:#}"),
         };
@@ -251,8 +254,13 @@ fn tell(out: &watch::Sender<Result<String, String>>, found: Result<String, Strin
     });
 }
 
-/// One session. It ends with an error: ZooKeeper refuses us, or has forgotten the session.
-async fn session(zk: &ZooKeeper, out: &watch::Sender<Result<String, String>>) -> Result<std::convert::Infallible> {
+/// One session. It ends with an error: ZooKeeper refuses us or has forgotten the session, or the file
+/// names other servers or another password.
+async fn session(
+    address: &Address,
+    zk: &ZooKeeper,
+    out: &watch::Sender<Result<String, String>>,
+) -> Result<std::convert::Infallible> {
     let mut connector = Client::connector().with_session_timeout(SESSION_TIMEOUT).with_connection_timeout(PATIENCE);
     if let Some(auth) = &zk.auth {
         connector = connector.with_auth("digest", auth.as_bytes());
@@ -284,6 +292,10 @@ async fn session(zk: &ZooKeeper, out: &watch::Sender<Result<String, String>>) ->
             () = sleep(pause) => if is_over(states.state()) {
                 bail!("{zk}: the session is over");
             },
+        }
+        // What cannot be read may be half written: the session goes on.
+        if let Ok(now) = address.resolved() {
+            ensure!(matches!(&now, Address::ZooKeeper(now) if now == zk), "{address} names {now} now");
         }
     }
 }
@@ -332,19 +344,6 @@ impl MasterInfo {
         let MasterAddress { hostname, ip, port } = &self.address;
         let host = if hostname.is_empty() { ip } else { hostname };
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    }
-}
-
-trait UnwrapErrOrNever {
-    fn unwrap_err_or_never(self) -> String;
-}
-
-impl UnwrapErrOrNever for Result<std::convert::Infallible> {
-    fn unwrap_err_or_never(self) -> String {
-        match self {
-            Err(error) => format!("{error:#}"),
-            Ok(never) => match never {},
-        }
     }
 }
 
