@@ -24,6 +24,9 @@ mod instances;
 
 /// Bounds of short times, in seconds: a pass or a store's answer takes 0.1 ms to some seconds.
 const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Causes of a failover.
+const LOST: &str = "lost";
+const HANDED_OVER: &str = "handed over";
 /// The words of [`crate::board::OperatorView::mesos`].
 const SESSION_STATES: [&str; 4] = ["subscribed", "disconnected", "standby", "ended"];
 
@@ -105,7 +108,7 @@ impl Metrics {
             &["version"],
         ));
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        Metrics {
+        let metrics = Metrics {
             passes: make.counter("redisctl_reconcile_passes_total", "Reconcile passes.", &["result"]),
             pass_seconds: make.seconds(
                 "redisctl_reconcile_pass_duration_seconds",
@@ -157,6 +160,23 @@ impl Metrics {
             registry: make.0,
             started: Instant::now(),
             mesos_event_ms: AtomicU64::new(0),
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// What alerts look at is there before it happens for the first time: `increase` of a counter that
+    /// appears with 1 is 0.
+    fn begin_at_zero(&self) {
+        self.write_gaps.with_label_values::<&str>(&[]);
+        for cause in [LOST, HANDED_OVER] {
+            self.failovers.with_label_values(&[cause]);
+        }
+        for op in ["get", "list", "commit"] {
+            self.store_errors.with_label_values(&[op]);
+        }
+        for rule in crate::reconcile::invariants::rules() {
+            self.plans_refused.with_label_values(&[rule]);
         }
     }
 
@@ -191,8 +211,8 @@ impl Metrics {
     pub fn event(&self, event: &InstanceEvent) {
         self.events.with_label_values(&[event.reason.as_str(), event.kind.word()]).inc();
         match event.reason.as_str() {
-            "FailedOver" => self.failovers.with_label_values(&["lost"]).inc(),
-            "SwitchoverStarted" => self.failovers.with_label_values(&["handed over"]).inc(),
+            "FailedOver" => self.failovers.with_label_values(&[LOST]).inc(),
+            "SwitchoverStarted" => self.failovers.with_label_values(&[HANDED_OVER]).inc(),
             _ => {}
         }
     }
@@ -295,7 +315,7 @@ impl Metrics {
         }
         self.session_event_age.set(self.mesos_event_age());
         self.leader.set(i64::from(operator.leading));
-        self.frozen.set(i64::from(operator.frozen.is_some()));
+        self.frozen.set(i64::from(operator.leading && operator.frozen.is_some()));
         self.board.set(gauge(views.len()));
     }
 

@@ -29,7 +29,7 @@ pub async fn rooms(settings: &Settings) -> Result<(Vec<Room>, Vec<Quota>)> {
         let leaving = leaving.remove(&agent.info.id.value);
         Room { leaving, ..agent.room(&settings.roles) }
     };
-    let rooms = agents.get_agents.agents.into_iter().filter(|agent| agent.active).map(room).collect();
+    let rooms = agents.get_agents.agents.into_iter().map(room).collect();
     Ok((rooms, quotas(&quota.get_quota.status.configs, &roles.get_roles.roles, &settings.roles)))
 }
 
@@ -130,6 +130,7 @@ impl Agent {
             hostname: self.info.hostname,
             attributes: attributes(self.info.attributes, self.info.domain.fault_domain),
             leaving: None,
+            away: !self.active,
             free: Amounts {
                 mem_mib: can.mem_mib.saturating_sub(used.mem_mib),
                 cpus_milli: can.cpus_milli.saturating_sub(used.cpus_milli),

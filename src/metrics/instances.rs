@@ -53,6 +53,7 @@ families! { OfInstances:
     phase "redisctl_instance_phase" "gauge" "1 for the phase that the instance is in.",
     ready "redisctl_instance_ready" "gauge" "1: all as declared.",
     available "redisctl_instance_master_available" "gauge" "1: the master takes writes.",
+    undecided "redisctl_instance_no_safe_candidate" "gauge" "1: nobody can take the lost master's place safely; somebody has to decide.",
     epoch "redisctl_instance_epoch" "counter" "Promotions.",
     declared "redisctl_instance_nodes_declared" "gauge" "Nodes that the spec asks for.",
     nodes_ready "redisctl_instance_nodes_ready" "gauge" "Nodes that are ready.",
@@ -119,6 +120,7 @@ fn of_instance(view: &InstanceView, (gaps, gap): (u64, Duration), all: &mut OfIn
     all.phase.add(&format!("{labels},phase=\"{}\"", status.phase), 1);
     all.ready.add(&labels, u8::from(holds(ConditionType::Ready)));
     all.available.add(&labels, u8::from(holds(ConditionType::MasterAvailable)));
+    all.undecided.add(&labels, u8::from(holds(ConditionType::NoSafeCandidate)));
     all.epoch.add(&labels, status.epoch);
     all.nodes_ready.add(&labels, ready(None));
     all.in_sync.add(&labels, ready(Some(Role::Replica)));

@@ -22,6 +22,8 @@ pub struct Room {
     pub attributes: BTreeMap<String, String>,
     /// It is to be emptied.
     pub leaving: Option<Leaving>,
+    /// It is not connected to the master, or is not to be offered.
+    pub away: bool,
     /// What a task of ours could have, if it were offered.
     pub free: Amounts,
     /// What is reserved for roles that are not ours, in MiB.
@@ -97,6 +99,9 @@ pub fn explain(needs: &Needs, occupied: &BTreeMap<String, u32>, rooms: &[Room], 
 fn lacks(needs: &Needs, occupied: &BTreeMap<String, u32>, room: &Room) -> Option<String> {
     if let Some(leaving) = &room.leaving {
         return Some(format!("is to be emptied: it {leaving}"));
+    }
+    if room.away {
+        return Some("is not connected to the master".to_string());
     }
     if let Some(constraint) = failed(&needs.placement.constraints, &room.hostname, &room.attributes) {
         let has =

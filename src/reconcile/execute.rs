@@ -197,7 +197,8 @@ impl Ports {
         }
         let started = Instant::now();
         let outcome = self.store.commit(work.txn.clone()).await;
-        self.metrics.store("commit", started.elapsed(), outcome.is_ok());
+        let answered = matches!(outcome, Ok(_) | Err(store::Error::Conflict(_) | store::Error::NotLeader));
+        self.metrics.store("commit", started.elapsed(), answered);
         match outcome {
             Ok(revision) => {
                 let status: Option<InstanceStatus> = work.plan.status.clone().filter(|_| work.plan.status_changed);

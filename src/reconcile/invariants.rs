@@ -34,6 +34,11 @@ const RULES: [(&str, Rule); 10] = [
     ("only_the_recorded_master_is_followed", only_the_recorded_master_is_followed),
 ];
 
+/// The rules' names.
+pub fn rules() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|(name, _)| *name)
+}
+
 /// What the plan would break; empty: it may be performed.
 pub fn check(o: &Observed, plan: &Plan) -> Vec<Broken> {
     let after = After::of(o, plan);

@@ -185,10 +185,8 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.
 pub fn configure(d: &mut Draft) {
     let Some(spec) = d.spec().cloned() else { return };
-    if let Some(secret) = spec.secret().filter(|_| d.o.secret.is_none()) {
-        d.wait(format!(
-            "clients' passwords are not changed: the store has no secret {secret} (redisctl secret set {secret})"
-        ));
+    if let Some(why) = missing_secret(d) {
+        d.wait(why);
     }
     let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
     let nodes: Vec<NodeRecord> = d.nodes.values().filter(lives).cloned().collect();
@@ -206,6 +204,12 @@ pub fn configure(d: &mut Draft) {
             d.step(action, format!("{} differs from what is declared", node.name()));
         }
     }
+}
+
+/// Why clients cannot be let in as declared, if the secret that the document names is not there.
+pub fn missing_secret(d: &Draft) -> Option<String> {
+    let secret = d.spec()?.secret().filter(|_| d.o.secret.is_none())?;
+    Some(format!("the store has no secret {secret}: clients' passwords are not changed (redisctl secret set {secret})"))
 }
 
 /// Settings of ours that the node does not have yet. A master is told to want more replicas when it

@@ -5,6 +5,7 @@ use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
+use crate::reconcile::replication::missing_secret;
 use crate::reconcile::rolling::outdated;
 use crate::spec::{self, Period};
 use crate::status::{
@@ -296,6 +297,9 @@ fn up_to_date(d: &Draft) -> Verdict {
         .filter(stale)
         .map(|node| format!("{}: {}", node.name(), outdated(d, node).join(", ")))
         .collect();
+    if let Some(why) = missing_secret(d) {
+        return Verdict(ConditionType::UpToDate, ConditionStatus::False, "SecretMissing", why);
+    }
     if stale.is_empty() {
         let message = "every node runs as declared".to_string();
         return Verdict(ConditionType::UpToDate, ConditionStatus::True, "UpToDate", message);

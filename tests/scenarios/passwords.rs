@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redisctl::status::InstanceStatus;
+use redisctl::status::{ConditionType, InstanceStatus, NodeState};
 
 use crate::client::Client;
 use crate::cluster::Kind;
@@ -211,8 +211,12 @@ pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {
     world
         .put("orders", &Document::new("orders", 1).with("auth", serde_json::json!({"secretRef": "shop"})).yaml())
         .await;
-    let ready = |status: &InstanceStatus| is_ready(status) && status.nodes.len() == 2;
-    let status = world.until("orders", "runs, and waits for its secret", ready).await;
+    let waits = |status: &InstanceStatus| {
+        let up_to_date = status.condition(ConditionType::UpToDate);
+        let ready = status.nodes.iter().filter(|node| node.state == NodeState::Ready).count();
+        ready == 2 && up_to_date.is_some_and(|condition| condition.reason == "SecretMissing")
+    };
+    let status = world.until("orders", "runs, and waits for its secret", waits).await;
     let plan = world.cli(&["plan", "orders"], "").await;
     assert!(plan.contains("the store has no secret shop"), "{plan}");
     for node in &status.nodes {

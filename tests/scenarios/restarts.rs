@@ -181,7 +181,7 @@ impl Traces {
     /// Whether nothing was done in between but what leadership and session need.
     fn same_but_for_leadership(&self, before: &Traces) -> bool {
         let ours = |traces: &Traces| -> BTreeMap<String, i64> {
-            let ours = traces.writes.iter().filter(|(key, _)| kind_of(key) != "operator");
+            let ours = traces.writes.iter().filter(|(key, _)| !kind_of(key).starts_with("operator"));
             ours.map(|(key, writes)| (key.clone(), *writes)).collect()
         };
         ours(self) == ours(before)
@@ -192,7 +192,7 @@ impl Traces {
 
     /// The difference in words.
     fn since(&self, before: &Traces) -> String {
-        let kinds = ["operator", "instances", "state", "nodes", "status", "events", "requests"];
+        let kinds = ["operator", "operators", "instances", "state", "nodes", "status", "events", "requests"];
         let mut writes = BTreeMap::from(kinds.map(|kind| (kind, 0)));
         for (key, count) in &self.writes {
             // A key that was deleted and made again counts from 1.

@@ -30,25 +30,26 @@ pub async fn what_finds_no_place_is_told_why_agent_by_agent(kind: Kind) {
     ];
     let world = World::start(kind, &agents).await;
     world.cluster.deactivate(3).await;
-    world.cluster.limit_mem("redis", 200).await;
+    world.cluster.limit_mem("redisctl", 200).await;
     let document = in_racks(Document::new("orders", 0), &["r1", "r2", "r4"]);
     world.put("orders", &document.with("memory", "256Mi").yaml()).await;
     world.until("orders", "says that it finds no place", |status| !status.waiting.is_empty()).await;
-    let page = wait_until("describe tells why", TIMEOUT, async || {
-        let page = world.cli(&["describe", "orders"], "").await;
-        if page.contains("no agent would do now") { Ok(page) } else { Err(page) }
-    })
-    .await;
+    // What Mesos says of its agents is asked now and then: not all of it is known at once.
     for told in [
-        "the quota of role redis is 200 MiB, and 0 are used",
+        "no agent would do now",
+        "the quota of role redisctl is 200 MiB, and 0 are used",
         "agent-1 has 100 of 100 MiB free",
         "agent-2 has 64 of 8064 MiB free, and others have reserved 8000 MiB for web",
         "agent-3 does not satisfy rack in [r1, r2, r4]: it has r9",
         "agent-4 is to be emptied",
     ] {
-        assert!(page.contains(told), "{told:?} is missing:\n{page}");
+        wait_until(&format!("describe tells that {told}"), TIMEOUT, async || {
+            let page = world.cli(&["describe", "orders"], "").await;
+            if page.contains(told) { Ok(()) } else { Err(page) }
+        })
+        .await;
     }
-    world.cluster.limit_mem("redis", 4096).await;
+    world.cluster.limit_mem("redisctl", 4096).await;
     world.cluster.reactivate(3).await;
     world.ready("orders", 1).await;
     world.finish().await;
