@@ -4,9 +4,9 @@ mod support;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redisctl::api::ApiState;
+use redisctl::api::{ApiState, Limit};
 use redisctl::board::{Board, InstanceView};
 use redisctl::model::{Role, Timestamp};
 use redisctl::sentinel;
@@ -15,7 +15,7 @@ use redisctl::status::{Condition, ConditionStatus, ConditionType, InstanceStatus
 use redisctl::store::{Candidate, Store};
 use support::{Home, Ports, Process, Redis, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,13 +65,8 @@ impl Both {
         board.set_operator(|operator| {
             operator.leader = Some(Candidate { id: "me".into(), api: "http://127.0.0.1:1".into(), process: None });
         });
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&format!("file:{}", folder.path().join("store").display())).await.expect("a store");
-        let state = ApiState::open(board.clone(), store, Arc::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it listens").to_string();
         let stop = CancellationToken::new();
-        tokio::spawn(sentinel::serve(listener, state, sentinel::run_id("me"), stop.clone()));
+        let (address, folder) = serve(&board, Limit::new(u32::MAX), &stop).await;
         let connect = async |address: &str| TcpStream::connect(address).await.expect("it listens");
         Both {
             real: connect(&real).await,
@@ -92,6 +87,17 @@ impl Both {
     async fn ask(&mut self, words: &[&str]) -> (Value, Value) {
         (ask(&mut self.real, words).await, ask(&mut self.ours, words).await)
     }
+}
+
+/// Answers what the board says. The folder is the store's.
+async fn serve(board: &Arc<Board>, limit: Limit, stop: &CancellationToken) -> (String, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = Store::open(&format!("file:{}", folder.path().join("store").display())).await.expect("a store");
+    let state = ApiState { limit: Arc::new(limit), ..ApiState::open(Arc::clone(board), store, Arc::default()) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it listens").to_string();
+    tokio::spawn(sentinel::serve(listener, state, sentinel::run_id("me"), stop.clone()));
+    (address, folder)
 }
 
 fn view(master: &str, replica: &str) -> InstanceView {
@@ -379,4 +385,23 @@ async fn rubbish_is_answered_as_redis_does_and_ends_the_connection() {
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut told)).await.expect("it ends").expect("text");
         assert_eq!(told, answer);
     }
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_answered_later_and_others_at_once() {
+    let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
+    let (address, _folder) = serve(&board, Limit::new(100), &stop).await;
+    let mut often = TcpStream::connect(&address).await.expect("it listens");
+    let begun = Instant::now();
+    often.write_all("PING\r\n".repeat(150).as_bytes()).await.expect("it reads");
+    let elsewhere = TcpSocket::new_v4().expect("a socket");
+    elsewhere.bind("127.0.0.2:0".parse().expect("an address")).expect("a free port");
+    let mut other = elsewhere.connect(address.parse().expect("an address")).await.expect("it listens");
+    assert_eq!(ask(&mut other, &["PING"]).await, Value::Line("+PONG".into()));
+    for _ in 0..150 {
+        assert_eq!(line(&mut often).await, "+PONG");
+    }
+    // Of 150 questions 100 are answered at once, and each of the others 10 ms later than the one before.
+    assert!(begun.elapsed() > Duration::from_millis(450), "{:?}", begun.elapsed());
+    stop.cancel();
 }

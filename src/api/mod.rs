@@ -180,7 +180,7 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/v1/instances/{name}/password", get(passwords::show))
         .route("/v1/instances/{name}/password/rotate", post(passwords::rotate))
         .route("/v1/instances/{name}/placement", get(placement::placement))
-        .route("/v1/secrets/{name}", put(passwords::put_secret))
+        .route("/v1/secrets/{name}", put(passwords::put_secret).delete(passwords::delete_secret))
         .route("/v1/events", get(events::of_all))
         .route("/v1/operator", get(operator::operator))
         .route("/v1/schema", get(openapi::serve_schema))

@@ -120,6 +120,7 @@ pub(super) struct Event {
         passwords::show,
         passwords::rotate,
         passwords::put_secret,
+        passwords::delete_secret,
         operator::plan,
         events::of_instance,
         events::of_all,

@@ -1,5 +1,7 @@
 //! `/v1/instances/NAME/password`, `/v1/secrets/NAME`: what clients log in with, and new ones. I/O.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
@@ -12,12 +14,13 @@ use super::query::Params;
 use super::write;
 use super::{Shares, Who, permit};
 use crate::access::Level;
+use crate::board::InstanceView;
 use crate::model::{InstanceRecord, Timestamp};
 use crate::passwords::{Owner, Secret, User};
 use crate::reconcile::keys;
 use crate::spec::Period;
 use crate::spec::validate_name;
-use crate::store::{Op, Txn, secret_key, state_key};
+use crate::store::{Guard, Op, Txn, secret_key, state_key};
 
 /// The longest time for which former passwords stay valid.
 const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
@@ -158,4 +161,39 @@ pub(super) async fn put_secret(
     let revision = Box::pin(shared.state.store.commit(Txn { guards: Vec::new(), ops: vec![put] })).await?;
     tracing::info!(secret = name, by = %caller, "a secret was written by the API");
     Ok(Json(SecretWritten { name, revision }))
+}
+
+/// Deletes a secret that no instance names any more.
+#[utoipa::path(delete, path = "/v1/secrets/{name}", tag = "instances",
+    params(("name" = String, Path)),
+    responses(
+        (status = 204, description = "It is deleted"),
+        (status = 404, description = "There is no such secret", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Instances name it", body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete_secret(
+    State(shared): Shares,
+    Extension(caller): Who,
+    Path(name): Path<String>,
+    uri: Uri,
+) -> Result<StatusCode, Problem> {
+    Params::read(&uri, &[])?;
+    permit(&caller, Level::Admin, &name)?;
+    let names_it = |view: &&Arc<InstanceView>| {
+        view.instance.as_ref().is_some_and(|instance| instance.spec.secret() == Some(&name))
+    };
+    let views = shared.state.board.list();
+    let users: Vec<&str> = views.iter().filter(names_it).map(|view| view.name.as_str()).collect();
+    if !users.is_empty() {
+        let detail = format!("{}: clients log in with the secret {name}", users.join(", "));
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let key = secret_key(&name);
+    let no_secret = || Problem::new(StatusCode::NOT_FOUND, format!("there is no secret {name:?}"));
+    let found = Box::pin(shared.state.store.get(&key)).await?.ok_or_else(no_secret)?;
+    let guards = vec![Guard::Revision { key: key.clone(), revision: found.revision }];
+    Box::pin(shared.state.store.commit(Txn { guards, ops: vec![Op::Delete { key }] })).await?;
+    tracing::info!(secret = name, by = %caller, "a secret was deleted by the API");
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -164,6 +164,11 @@ impl Client {
         self.done(self.request(Method::PUT, &["v1", "secrets", name]).body(text)).await
     }
 
+    /// Deletes a secret.
+    pub async fn delete_secret(&self, name: &str) -> Result<()> {
+        self.done(self.request(Method::DELETE, &["v1", "secrets", name])).await
+    }
+
     /// What the operator would do now.
     pub async fn plan(&self, name: &str) -> Result<PlanView> {
         self.answer(self.request(Method::GET, &["v1", "instances", name, "plan"])).await

@@ -80,11 +80,22 @@ fn head(instance: &Instance, now: Timestamp) -> String {
         ("Phase", format!("{phase}, {} nodes ready{deleting}", instance.readiness())),
         ("Master", status.master.clone().unwrap_or_else(|| "none".to_string())),
         ("Epoch", status.epoch.to_string()),
+        ("Login", login(instance)),
         ("Failover", status.failover.map_or_else(|| "-".to_string(), |failover| promise(&failover))),
     ]
     .iter()
     .map(|(name, value)| format!("{} {value}\n", styled(&format!("{:LABEL_WIDTH$}", format!("{name}:")), STRONG)))
     .collect()
+}
+
+/// How clients get in.
+fn login(instance: &Instance) -> String {
+    let auth = &instance.spec["auth"];
+    match (auth.as_str(), auth["secretRef"].as_str()) {
+        (Some("none"), _) => "without a password: whoever reaches a node".to_string(),
+        (_, Some(secret)) => format!("with a password of the secret {secret}"),
+        _ => format!("with a password: redisctl password show {}", instance.name()),
+    }
 }
 
 /// What a failover may cost, and how long it may take.

@@ -32,9 +32,16 @@ pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
 
 /// Runs `redisctl secret`.
 pub async fn secret(client: &Client, args: &SecretArgs) -> Result<Exit> {
-    let SecretCommand::Set { name, file } = &args.command;
-    client.put_secret(name, read(file)?).await?;
-    print(&format!("secret/{name} written\n"))?;
+    match &args.command {
+        SecretCommand::Set { name, file } => {
+            client.put_secret(name, read(file)?).await?;
+            print(&format!("secret/{name} written\n"))?;
+        }
+        SecretCommand::Delete { name } => {
+            client.delete_secret(name).await?;
+            print(&format!("secret/{name} deleted\n"))?;
+        }
+    }
     Ok(Exit::Ok)
 }
 

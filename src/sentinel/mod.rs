@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::http::Method;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -165,6 +166,7 @@ impl Conversation<'_> {
                     return Ok(false);
                 }
             };
+            self.pace(&Method::GET).await;
             if !request.is_empty() && !self.answer(&request).await {
                 self.send().await?;
                 return Ok(false);
@@ -172,6 +174,13 @@ impl Conversation<'_> {
             if self.replies.len() >= REPLIES_BYTES {
                 self.send().await?;
             }
+        }
+    }
+
+    /// Waits until its address may ask again. The API answers 429 instead; clients of Sentinels know no such answer.
+    async fn pace(&self, method: &Method) {
+        while let Some(Err(wait)) = self.from.map(|from| self.sentinel.state.limit.take(from, method)) {
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -193,6 +202,7 @@ impl Conversation<'_> {
                 return false;
             }
             Outcome::Failover(name, caller) => {
+                self.pace(&Method::POST).await;
                 let caller = caller.at(self.from);
                 let asked = request_failover(&sentinel.state, &caller, &name, None, false).await;
                 self.reply(

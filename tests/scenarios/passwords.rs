@@ -244,7 +244,11 @@ pub async fn clients_log_in_with_a_secret_of_the_users_own(kind: Kind) {
     assert_eq!(password(&world).await, "second");
     let status = world.cli(&["get", "orders", "-o", "json"], "").await;
     assert!(!status.contains("second"), "{status}");
-    finish(world).await;
+    let refused = world.operators[0].cli(&["secret", "delete", "shop"], "", TIMEOUT).await.expect_err("it is in use");
+    assert!(refused.contains("orders: clients log in with the secret shop"), "{refused}");
+    world.cli(&["delete", "orders", "--wait"], "").await;
+    assert_eq!(world.cli(&["secret", "delete", "shop"], "").await, "secret/shop deleted\n");
+    world.finish().await;
 }
 
 pub async fn a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password(kind: Kind) {

@@ -203,10 +203,8 @@ impl World {
     pub async fn finish_deleted(&mut self) {
         wait_until("nothing is left of any instance", TIMEOUT, async || {
             let keys = self.etcd.keys(PREFIX).await;
-            let left: Vec<&String> = keys
-                .iter()
-                .filter(|key| !matches!(key.split('/').nth(2), Some("operator" | "operators" | "secrets")))
-                .collect();
+            let left: Vec<&String> =
+                keys.iter().filter(|key| !matches!(key.split('/').nth(2), Some("operator" | "operators"))).collect();
             anyhow::ensure!(left.is_empty(), "keys {left:?}");
             let kept = self.cluster.kept_tasks().await?;
             anyhow::ensure!(kept.is_empty(), "tasks {kept:?}");

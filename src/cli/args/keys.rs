@@ -52,6 +52,11 @@ pub enum SecretCommand {
         #[arg(short, long, value_name = "FILE|-", default_value = "-")]
         file: PathBuf,
     },
+    /// Delete one that no instance names any more
+    Delete {
+        /// Its name
+        name: String,
+    },
 }
 
 /// Arguments of `token`.

@@ -14,33 +14,33 @@ pub(super) const SECTIONS: [&str; 7] =
 /// 6.0 counts from the epoch then. Later ones say -1.
 const NEVER_S: i64 = 1_000_000_000;
 
-/// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all.
+/// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
 const FIELDS: [&str; 25] = [
-    "role",
-    "master_host",
-    "master_port",
-    "master_link_status",
-    "master_link_down_since_seconds",
-    "master_sync_in_progress",
-    "master_last_io_seconds_ago",
-    "master_replid",
-    "master_replid2",
-    "master_repl_offset",
-    "slave_repl_offset",
-    "connected_slaves",
-    "used_memory",
-    "maxmemory",
-    "loading",
-    "rdb_last_bgsave_status",
     "aof_last_write_status",
-    "rdb_last_save_time",
-    "uptime_in_seconds",
     "connected_clients",
-    "total_commands_processed",
-    "keyspace_hits",
-    "keyspace_misses",
+    "connected_slaves",
     "evicted_keys",
     "expired_keys",
+    "keyspace_hits",
+    "keyspace_misses",
+    "loading",
+    "master_host",
+    "master_last_io_seconds_ago",
+    "master_link_down_since_seconds",
+    "master_link_status",
+    "master_port",
+    "master_repl_offset",
+    "master_replid",
+    "master_replid2",
+    "master_sync_in_progress",
+    "maxmemory",
+    "rdb_last_bgsave_status",
+    "rdb_last_save_time",
+    "role",
+    "slave_repl_offset",
+    "total_commands_processed",
+    "uptime_in_seconds",
+    "used_memory",
 ];
 
 /// The fields of one or more sections, as far as they are looked at: a few, so a list is quickest.
@@ -50,7 +50,7 @@ impl<'a> Info<'a> {
     /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
     pub fn parse(text: &'a str) -> Self {
         let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
-        Info(fields.filter(|(name, _)| FIELDS.contains(name) || is_database(name)).collect())
+        Info(fields.filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name)).collect())
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {
