@@ -355,6 +355,7 @@ fn mesos_settings(settings: &OperatorSettings, masters: &Masters, metrics: &Arc<
         masters: masters.clone(),
         ca_file: settings.mesos_ca.clone(),
         roles: settings.role.split(',').map(ToString::to_string).collect(),
+        remote_regions: settings.remote_regions,
         principal: settings.principal.clone(),
         secret_file: settings.secret_file.clone(),
         user: settings.user.clone(),

@@ -40,6 +40,8 @@ pub struct OperatorSettings {
     pub mesos: Address,
     /// They speak TLS, though ZooKeeper does not say so.
     pub mesos_tls: bool,
+    /// Agents of other regions than the masters' are used, too.
+    pub remote_regions: bool,
     /// The authorities of the masters' certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesos_ca: Option<PathBuf>,
@@ -158,6 +160,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         store: store(given.store)?,
         mesos: masters(given.mesos)?,
         mesos_tls: given.mesos_tls.unwrap_or(false),
+        remote_regions: given.remote_regions.unwrap_or(false),
         mesos_ca: given.mesos_ca,
         listen,
         advertise: advertise(given.advertise, listen, given.tls_certificate.is_some())?,

@@ -75,13 +75,14 @@ fn escaped(text: &str) -> String {
 }
 
 fn framework(settings: &Settings, framework_id: Option<&str>) -> Value {
+    let capabilities = CAPABILITIES.into_iter().chain(settings.remote_regions.then_some("REGION_AWARE"));
     let mut info = json!({
         "user": settings.user,
         "name": settings.name,
         "roles": settings.roles,
         "failover_timeout": settings.failover_timeout_s,
         "checkpoint": true,
-        "capabilities": CAPABILITIES.map(|capability| json!({"type": capability})),
+        "capabilities": capabilities.map(|capability| json!({"type": capability})).collect::<Vec<_>>(),
         "labels": labels(settings.labels.iter()),
     });
     for (key, value) in

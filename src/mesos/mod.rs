@@ -69,6 +69,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// The roles whose resources we are offered. They should be ours alone.
     pub roles: Vec<String>,
+    /// Whether agents of other regions than the master's are offered, too.
+    pub remote_regions: bool,
     /// As whom we authenticate. It can never change for a framework.
     pub principal: Option<String>,
     /// Holds the principal's secret; read again at every subscription and when it is refused. None:
@@ -102,6 +104,7 @@ impl Default for Settings {
             masters: Masters::named(Vec::new()),
             ca_file: None,
             roles: vec!["redis".to_string()],
+            remote_regions: false,
             principal: None,
             secret_file: None,
             user: "nobody".to_string(),

@@ -23,14 +23,36 @@ pub async fn rooms(settings: &Settings) -> Result<(Vec<Room>, Vec<Quota>)> {
     let schedule: Value = ask(&http, settings, "GET_MAINTENANCE_SCHEDULE").await?;
     let quota: QuotaAnswer = ask(&http, settings, "GET_QUOTA").await?;
     let roles: RolesAnswer = ask(&http, settings, "GET_ROLES").await?;
+    let master: MasterAnswer = ask(&http, settings, "GET_MASTER").await?;
+    let home = master.get_master.master_info.domain.fault_domain.region.name;
     let mut leaving = leaving_in(&agents, &schedule)?;
     let agents: AgentsAnswer = serde_json::from_value(agents)?;
     let room = |agent: Agent| {
         let leaving = leaving.remove(&agent.info.id.value);
-        Room { leaving, ..agent.room(&settings.roles) }
+        let region = &agent.info.domain.fault_domain.region.name;
+        let remote = !settings.remote_regions && !home.is_empty() && !region.is_empty() && *region != home;
+        Room { leaving, remote, ..agent.room(&settings.roles) }
     };
     let rooms = agents.get_agents.agents.into_iter().map(room).collect();
     Ok((rooms, quotas(&quota.get_quota.status.configs, &roles.get_roles.roles, &settings.roles)))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MasterAnswer {
+    get_master: GetMaster,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GetMaster {
+    master_info: MasterInfo,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MasterInfo {
+    domain: Domain,
 }
 
 #[derive(Deserialize, Default)]
@@ -131,6 +153,7 @@ impl Agent {
             attributes: attributes(self.info.attributes, self.info.domain.fault_domain),
             leaving: None,
             away: !self.active,
+            remote: false,
             free: Amounts {
                 mem_mib: can.mem_mib.saturating_sub(used.mem_mib),
                 cpus_milli: can.cpus_milli.saturating_sub(used.cpus_milli),

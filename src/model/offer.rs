@@ -43,7 +43,7 @@ pub struct Offer {
     /// The role that the offer was allocated to.
     pub role: String,
     /// Attributes as text; scalars and ranges in Mesos' notation. Fault domain as
-    /// `@region` and `@zone`.
+    /// `@region` and `@zone`, and without the sign where no attribute has that name.
     pub attributes: BTreeMap<String, String>,
     /// When a maintenance window of this agent starts, if one is scheduled.
     pub unavailable_from: Option<Timestamp>,

@@ -24,6 +24,8 @@ pub struct Room {
     pub leaving: Option<Leaving>,
     /// It is not connected to the master, or is not to be offered.
     pub away: bool,
+    /// It is in another region than the master, and we are not offered those.
+    pub remote: bool,
     /// What a task of ours could have, if it were offered.
     pub free: Amounts,
     /// What is reserved for roles that are not ours, in MiB.
@@ -102,6 +104,9 @@ fn lacks(needs: &Needs, occupied: &BTreeMap<String, u32>, room: &Room) -> Option
     }
     if room.away {
         return Some("is not connected to the master".to_string());
+    }
+    if room.remote {
+        return Some("is in another region than the master: an operator with --remote-regions uses it".to_string());
     }
     if let Some(constraint) = failed(&needs.placement.constraints, &room.hostname, &room.attributes) {
         let has =

@@ -272,10 +272,13 @@ fn turn_offers(
 }
 
 /// What agents must satisfy for one of those who wait to use them: nothing, when one of them does not mind.
+/// What may be an attribute or the fault domain is more than Mesos can be told: it is looked at when offered.
 fn constraints(world: &World, wanting: &BTreeSet<String>) -> Vec<Vec<Constraint>> {
     let declared = |name: &String| {
         let record = world.instances.get(name).and_then(|instance| instance.record.as_ref());
-        record.map(|record| record.value.spec.placement.constraints.clone()).unwrap_or_default()
+        let mut declared = record.map(|record| record.value.spec.placement.constraints.clone()).unwrap_or_default();
+        declared.retain(|constraint| !matches!(constraint.attribute.as_str(), "region" | "zone"));
+        declared
     };
     let mut groups: Vec<Vec<Constraint>> = Vec::new();
     for group in wanting.iter().map(declared) {

@@ -68,6 +68,11 @@ pub struct Flags {
     #[arg(long, env = "REDISCTL_MESOS_TLS", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         value_name = "BOOL")]
     pub mesos_tls: Option<bool>,
+    /// Use agents of other regions than the masters', too: Mesos offers them to nobody who has not asked
+    /// for them [default: false]
+    #[arg(long, env = "REDISCTL_REMOTE_REGIONS", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL")]
+    pub remote_regions: Option<bool>,
     /// The authorities that have signed the masters' certificates, PEM [default: those of the system]
     #[arg(long, env = "REDISCTL_MESOS_CA", value_name = "FILE")]
     pub mesos_ca: Option<PathBuf>,
@@ -171,7 +176,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, mesos_tls, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
+            store, mesos, mesos_tls, remote_regions, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
             tls_key, tls_ca, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,

@@ -251,8 +251,9 @@ impl Default for FailoverSpec {
 pub struct Placement {
     /// `spread` over agents, or `pack`: fill the fullest agent that fits.
     pub strategy: Strategy,
-    /// An agent attribute whose values the nodes are spread over (`rack`); soft. `@zone` and
-    /// `@region` stand for the agent's fault domain.
+    /// An agent attribute whose values the nodes are spread over (`rack`); soft. `zone` and
+    /// `region` stand for the agent's fault domain, unless it has an attribute of that name; `@zone` and
+    /// `@region` do in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_by: Option<String>,
     /// Agents must satisfy all of these.

@@ -69,7 +69,8 @@ scenarios_on! {
     sharing:
         what_finds_no_place_is_told_why_agent_by_agent,
         of_several_roles_what_is_reserved_for_one_is_used_first,
-        agents_that_nobody_can_use_are_not_offered;
+        agents_that_nobody_can_use_are_not_offered,
+        nodes_are_spread_over_zones_and_go_to_another_region_if_that_is_wanted;
 }
 
 scenarios! {

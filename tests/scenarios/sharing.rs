@@ -1,5 +1,6 @@
 //! Scenarios of a Mesos that is shared with others: roles, reservations, quota, attributes. I/O.
 
+use redisctl::status::InstanceStatus;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Kind};
@@ -89,5 +90,37 @@ pub async fn agents_that_nobody_can_use_are_not_offered(kind: Kind) {
     holds_for("nothing is offered", QUIET, async || offered().await.unwrap() == 0).await;
     world.cluster.add_agent(2, AgentSpec::rack("r3")).await;
     world.until("orders", "is ready", is_ready).await;
+    world.finish().await;
+}
+
+pub async fn nodes_are_spread_over_zones_and_go_to_another_region_if_that_is_wanted(kind: Kind) {
+    let agents = [("eu", "z1"), ("eu", "z1"), ("eu", "z2"), ("us", "z3")];
+    let agents = agents.map(|(region, zone)| AgentSpec::default().within(region, zone));
+    let mut world = World::start(kind, &agents).await;
+    let document = |replicas: u32, distribution: u32| {
+        let placement = json!({"spreadBy": "zone", "constraints": [{"attribute": "zone", "operator": "exists"}]});
+        Document::new("orders", replicas).with("distribution", distribution).with("placement", placement).yaml()
+    };
+    let zones = |status: &InstanceStatus| {
+        let mut zones: Vec<String> = status.nodes.iter().filter_map(|node| node.domain.clone()).collect();
+        zones.sort();
+        zones
+    };
+    world.put("orders", &document(1, 1)).await;
+    assert_eq!(zones(&world.ready("orders", 2).await), ["z1", "z2"]);
+
+    world.put("orders", &document(3, 1)).await;
+    world.until("orders", "has a node on each agent of its region", |status| status.nodes.len() == 3).await;
+    let told = "agent-4 is in another region than the master: an operator with --remote-regions uses it";
+    wait_until("describe tells of the other region", TIMEOUT, async || {
+        let page = world.cli(&["describe", "orders"], "").await;
+        if page.contains(told) { Ok(()) } else { Err(page) }
+    })
+    .await;
+    world.operators[0].kill();
+    world.operators.clear();
+    world.spawn_operator_with(&["--remote-regions"]);
+    world.operators[0].wait_until_in_charge(TIMEOUT).await;
+    assert_eq!(zones(&world.ready("orders", 4).await), ["z1", "z1", "z2", "z3"]);
     world.finish().await;
 }

@@ -31,13 +31,23 @@ pub struct AgentSpec {
     pub ports: u16,
     /// A role, and memory in MiB that is reserved for it beside `mem`.
     pub reserved: Option<(String, u64)>,
+    /// Its region and zone; the master is in that of the first agent.
+    pub domain: Option<(String, String)>,
     /// Attributes: `rack` and the like.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Default for AgentSpec {
     fn default() -> Self {
-        AgentSpec { hostname: None, cpus: 16.0, mem: 8192, ports: 99, reserved: None, attributes: BTreeMap::new() }
+        AgentSpec {
+            hostname: None,
+            cpus: 16.0,
+            mem: 8192,
+            ports: 99,
+            reserved: None,
+            domain: None,
+            attributes: BTreeMap::new(),
+        }
     }
 }
 
@@ -63,6 +73,13 @@ impl AgentSpec {
     #[must_use]
     pub fn hostname(mut self, hostname: &str) -> Self {
         self.hostname = Some(hostname.into());
+        self
+    }
+
+    /// The same in a region and a zone.
+    #[must_use]
+    pub fn within(mut self, region: &str, zone: &str) -> Self {
+        self.domain = Some((region.into(), zone.into()));
         self
     }
 
@@ -153,6 +170,8 @@ impl Mesos {
         let setup = setup.to_str().expect("the path is text");
         process::run(setup, &[], b"", SETUP_TIMEOUT).await.expect("the Mesos rig can be set up");
         let (ports, home) = (Ports::lease(NODES_MAX), Home::new("mesos"));
+        let mut options = options;
+        options.master_env.extend(agents.first().and_then(domain));
         let master_port = ports.next();
         let master = spawn_master(&home, master_port, &options);
         let client = redisctl::tls::http().timeout(QUESTION_TIMEOUT).build().expect("a client");
@@ -376,6 +395,13 @@ fn spawn_master(home: &Home, port: u16, options: &MesosOptions) -> Process {
     home.spawn("master", &mut command)
 }
 
+/// Where an agent, or a master beside it, says that it is.
+fn domain(spec: &AgentSpec) -> Option<(String, String)> {
+    let (region, zone) = spec.domain.as_ref()?;
+    let domain = json!({"fault_domain": {"region": {"name": region}, "zone": {"name": zone}}});
+    Some(("MESOS_DOMAIN".to_string(), domain.to_string()))
+}
+
 fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, agent: &Agent) -> Process {
     let (spec, ports) = (&agent.spec, agent.task_ports.range());
     let reserved = spec.reserved.iter().map(|(role, mem)| format!("mem({role}):{mem};")).collect::<Vec<_>>().concat();
@@ -387,6 +413,7 @@ fn spawn_agent(home: &Home, options: &MesosOptions, master: &str, index: usize, 
         .args(["agent", &agent.port.to_string()])
         .arg(home.path().join(&agent.folder))
         .args([master, &hostname(spec, index), &resources, &attributes.join(";")])
-        .envs(options.agent_env.iter().cloned());
+        .envs(options.agent_env.iter().cloned())
+        .envs(domain(spec));
     home.spawn(&agent.folder, &mut command)
 }

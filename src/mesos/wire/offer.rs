@@ -47,15 +47,18 @@ pub struct Domain {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub struct FaultDomain {
-    region: Name,
-    zone: Name,
+    /// The region.
+    pub region: Name,
+    /// The zone.
+    pub zone: Name,
 }
 
 /// One of them.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub struct Name {
-    name: String,
+    /// As the agent says it.
+    pub name: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -184,9 +187,10 @@ pub fn attributes(attributes: Vec<Attribute>, fault_domain: FaultDomain) -> BTre
         let text = attribute.text();
         texts.entry(attribute.name).or_insert(text);
     }
-    for (key, name) in [("@region", fault_domain.region.name), ("@zone", fault_domain.zone.name)] {
+    for (key, name) in [("region", fault_domain.region.name), ("zone", fault_domain.zone.name)] {
         if !name.is_empty() {
-            texts.insert(key.to_string(), name);
+            texts.entry(key.to_string()).or_insert_with(|| name.clone());
+            texts.insert(format!("@{key}"), name);
         }
     }
     texts
@@ -278,6 +282,7 @@ mod tests {
                 {"name": "level", "type": "SCALAR", "scalar": {"value": 4.0}},
                 {"name": "rows", "type": "RANGES", "ranges": {"range": [{"begin": 1, "end": 5}, {"begin": 7, "end": 9}]}},
                 {"name": "disks", "type": "SET", "set": {"item": ["ssd", "hdd"]}},
+                {"name": "zone", "type": "TEXT", "text": {"value": "here"}},
                 {"name": "odd", "type": "NEW"}],
             "unavailability": {"start": {"nanoseconds": 1_767_225_600_123_456_789_i64}},
             "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 3.5}}]}));
@@ -288,8 +293,10 @@ mod tests {
             ("level", "4"),
             ("odd", ""),
             ("rack", "r2"),
+            ("region", "eu-1"),
             ("rows", "[1-5, 7-9]"),
             ("speed", "2.5"),
+            ("zone", "here"),
         ];
         assert_eq!(
             offer,
