@@ -18,15 +18,15 @@ use prometheus::{
 use crate::board::Board;
 use crate::clock::now;
 use crate::model::{InstanceEvent, Role, TaskState};
+use crate::reconcile::action::Cause;
 use crate::status::{NodeState, Phase};
 
 mod instances;
 
 /// Bounds of short times, in seconds: a pass or a store's answer takes 0.1 ms to some seconds.
 const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// Causes of a failover.
-const LOST: &str = "lost";
-const HANDED_OVER: &str = "handed over";
+/// Of a time without writes that ended without a failover.
+const RETURNED: &str = "returned";
 /// The words of [`crate::board::OperatorView::mesos`].
 const SESSION_STATES: [&str; 4] = ["subscribed", "disconnected", "standby", "ended"];
 
@@ -147,13 +147,14 @@ impl Metrics {
             events: make.counter("redisctl_events_total", "Events of instances.", &["reason", "type"]),
             failovers: make.counter(
                 "redisctl_failovers_total",
-                "Changes of a master: it was lost, or handed its role over.",
+                "Changes of a master: it died, hung, or handed its role over.",
                 &["cause"],
             ),
             write_gaps: make.seconds(
                 "redisctl_write_gap_seconds",
-                "From the loss of a master to the next one that takes writes, as the operator saw it.",
-                &[],
+                "From the loss of a master to the next one that takes writes, as the operator saw it; by the cause of \
+                 the failover, or `returned`.",
+                &["cause"],
             ),
             gaps: Mutex::default(),
             watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
@@ -168,9 +169,10 @@ impl Metrics {
     /// What alerts look at is there before it happens for the first time: `increase` of a counter that
     /// appears with 1 is 0.
     fn begin_at_zero(&self) {
-        self.write_gaps.with_label_values::<&str>(&[]);
-        for cause in [LOST, HANDED_OVER] {
+        self.write_gaps.with_label_values(&[RETURNED]);
+        for cause in Cause::ALL.map(Cause::word) {
             self.failovers.with_label_values(&[cause]);
+            self.write_gaps.with_label_values(&[cause]);
         }
         for op in ["get", "list", "commit"] {
             self.store_errors.with_label_values(&[op]);
@@ -210,16 +212,16 @@ impl Metrics {
     /// Something happened to an instance, and is recorded.
     pub fn event(&self, event: &InstanceEvent) {
         self.events.with_label_values(&[event.reason.as_str(), event.kind.word()]).inc();
-        match event.reason.as_str() {
-            "FailedOver" => self.failovers.with_label_values(&[LOST]).inc(),
-            "SwitchoverStarted" => self.failovers.with_label_values(&[HANDED_OVER]).inc(),
-            _ => {}
-        }
     }
 
-    /// An instance takes writes again.
-    pub fn write_gap(&self, name: &str, gap: Duration) {
-        self.write_gaps.with_label_values::<&str>(&[]).observe(gap.as_secs_f64());
+    /// A master's role goes to another node.
+    pub fn failover(&self, cause: Cause) {
+        self.failovers.with_label_values(&[cause.word()]).inc();
+    }
+
+    /// An instance takes writes again: by another master, or by the same (`returned`).
+    pub fn write_gap(&self, name: &str, gap: Duration, cause: Option<Cause>) {
+        self.write_gaps.with_label_values(&[cause.map_or(RETURNED, Cause::word)]).observe(gap.as_secs_f64());
         let mut gaps = self.gaps.lock().expect("no holder panics");
         let (count, sum) = gaps.entry(name.to_string()).or_default();
         (*count, *sum) = (*count + 1, *sum + gap);

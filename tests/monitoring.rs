@@ -296,9 +296,9 @@ async fn every_query_is_answered_with_data_of_a_running_instance_and_its_failove
     // What is counted from zero must have been seen before it happens.
     monitored.wait_for("the instance", "redisctl_instance_write_gaps_total{redisinstance=\"orders\"} == 0").await;
     monitored.redisctl(&["failover", "orders"]).await.expect("the role is handed over");
-    monitored.wait_for("the switchover", "redisctl_failovers_total{cause=\"handed over\"} > 0").await;
+    monitored.wait_for("the switchover", "redisctl_failovers_total{cause=\"asked\"} > 0").await;
     kill_master(&monitored).await;
-    monitored.wait_for("the failover", "redisctl_failovers_total{cause=\"lost\"} > 0").await;
+    monitored.wait_for("the failover", "redisctl_failovers_total{cause=\"died\"} > 0").await;
     monitored.redisctl(&["wait", "orders", "--for", "ready"]).await.expect("it heals");
     monitored.use_it().await;
 

@@ -2,7 +2,7 @@
 
 use crate::failover::takeover::{depose, point_siblings};
 use crate::model::{EventKind, RequestKind, Role};
-use crate::reconcile::action::Action;
+use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
 
 /// A switchover that nobody asked for is tried again so long after it was backed out.
@@ -19,19 +19,19 @@ pub(super) fn hand_over(d: &mut Draft) {
     match target.and_then(|new| fit_for_switch(d, new).map(|()| new)) {
         Ok(new) => {
             close_request(d);
-            begin_switch(d, old, new, "it was asked for");
+            begin_switch(d, old, new, Cause::Asked, "it was asked for");
         }
         Err(why) => refuse_request(d, &why),
     }
 }
 
 /// The operator itself wants one of these nodes to be the master: the first that is in sync.
-pub fn hand_over_to(d: &mut Draft, candidates: &[u32], why: &str) {
+pub fn hand_over_to(d: &mut Draft, candidates: &[u32], cause: Cause, why: &str) {
     let Some(old) = d.record.as_ref().and_then(|record| record.master) else { return };
     let mut doubts = Vec::new();
     for new in candidates {
         match fit_for_switch(d, *new).and_then(|()| may_try_again(d, *new)) {
-            Ok(()) => return begin_switch(d, old, *new, why),
+            Ok(()) => return begin_switch(d, old, *new, cause, why),
             Err(reason) => doubts.push(reason),
         }
     }
@@ -51,7 +51,8 @@ fn may_try_again(d: &mut Draft, new: u32) -> Result<(), String> {
     Err(format!("to {} it failed ({}); again at {again}", d.node_name(new), failed.why))
 }
 
-fn begin_switch(d: &mut Draft, old: u32, new: u32, why: &str) {
+fn begin_switch(d: &mut Draft, old: u32, new: u32, cause: Cause, why: &str) {
+    d.failover = Some(cause);
     let epoch = depose(d, old, new, None);
     let message = format!("from {} to {}, for {why}: epoch {epoch}", d.node_name(old), d.node_name(new));
     d.event(EventKind::Normal, "SwitchoverStarted", d.o.name.to_string(), message);

@@ -5,7 +5,7 @@ use crate::failover::handover::{close_request, hand_over, named, refuse_request,
 use crate::failover::judge::{Master, judge};
 use crate::failover::promise::{confirmations, voters};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
-use crate::reconcile::action::Action;
+use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
 
 /// A change of role is repeated after this time when it had no effect.
@@ -94,7 +94,14 @@ fn call_back(d: &mut Draft) {
 
 fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
     match choose(d, master, forced) {
-        Choice::Node(ordinal, offset) => promote(d, ordinal, offset, &master.to_string()),
+        Choice::Node(ordinal, offset) => {
+            d.failover = Some(match master {
+                _ if forced.is_some() => Cause::Forced,
+                Master::Dead(_) => Cause::Died,
+                _ => Cause::Hung,
+            });
+            promote(d, ordinal, offset, &master.to_string());
+        }
         Choice::Wait(why, again) => {
             d.wait(format!("the master {master}; nobody takes its place yet: {why}"));
             if let Some(again) = again {

@@ -28,6 +28,42 @@ pub struct Plan {
     pub wants_offers: bool,
     /// Resources taken out of the pool for the launches among `steps`.
     pub claims: Vec<Placement>,
+    /// The master's role goes to another node by this plan; and why.
+    pub failover: Option<Cause>,
+}
+
+/// Why a master's role goes to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It was proved dead.
+    Died,
+    /// It was silent for too long.
+    Hung,
+    /// A user wanted it whatever is lost.
+    Forced,
+    /// A user asked for it.
+    Asked,
+    /// A change of the spec replaces the node.
+    Rolled,
+    /// Its agent is to be emptied.
+    Drained,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 6] = [Cause::Died, Cause::Hung, Cause::Forced, Cause::Asked, Cause::Rolled, Cause::Drained];
+
+    /// In metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Died => "died",
+            Cause::Hung => "hung",
+            Cause::Forced => "forced",
+            Cause::Asked => "asked",
+            Cause::Rolled => "rolled",
+            Cause::Drained => "drained",
+        }
+    }
 }
 
 /// A change of what is stored. All writes of a plan are one transaction, guarded by the leadership

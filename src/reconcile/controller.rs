@@ -307,8 +307,9 @@ impl Controller {
         }
         let view = view::instance_view(name, instance, &plan);
         let before = self.parts.board.get(name);
-        if let Some(gap) = self.gaps.see(name, before.as_ref().map(|view| &view.status), &view.status, now) {
-            self.parts.metrics.write_gap(name, gap);
+        let before = before.as_ref().map(|view| &view.status);
+        if let Some((gap, cause)) = self.gaps.see(name, before, &view.status, plan.failover, now) {
+            self.parts.metrics.write_gap(name, gap, cause);
         }
         self.parts.board.set(view);
         if plan.wants_offers {

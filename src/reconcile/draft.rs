@@ -8,7 +8,7 @@ use crate::model::{
 };
 use crate::passwords::Key;
 use crate::placement::Placement;
-use crate::reconcile::action::{Action, Plan, Step, Write};
+use crate::reconcile::action::{Action, Cause, Plan, Step, Write};
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::sight::Sight;
 use crate::reconcile::world::{Instance, Node, Session};
@@ -103,6 +103,8 @@ pub struct Draft<'a> {
     pub claims: Vec<Placement>,
     /// When to look again.
     pub revisit_at: Option<Timestamp>,
+    /// Why the master's role goes to another node.
+    pub failover: Option<Cause>,
 }
 
 impl<'a> Draft<'a> {
@@ -125,6 +127,7 @@ impl<'a> Draft<'a> {
             extra: 0,
             claims: Vec::new(),
             revisit_at: None,
+            failover: None,
         }
     }
 
@@ -255,6 +258,7 @@ impl<'a> Draft<'a> {
             revisit_at: self.revisit_at,
             wants_offers: self.wants_offers,
             claims: self.claims,
+            failover: self.failover,
         }
     }
 }

@@ -203,6 +203,9 @@ impl Ports {
             Ok(revision) => {
                 let status: Option<InstanceStatus> = work.plan.status.clone().filter(|_| work.plan.status_changed);
                 let (name, writes) = (work.name.clone(), work.plan.writes.clone());
+                if let Some(cause) = work.plan.failover {
+                    self.metrics.failover(cause);
+                }
                 for write in &writes {
                     if let Write::Event(event) = write {
                         self.metrics.event(event);

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::Timestamp;
+use crate::reconcile::action::Cause;
 use crate::status::{ConditionStatus, ConditionType, InstanceStatus};
 
-/// Masters that were available, and are not now; since when.
+/// Masters that were available, and are not now; since when, and why another takes their place, if one does.
 #[derive(Debug, Default)]
-pub struct Gaps(BTreeMap<String, Timestamp>);
+pub struct Gaps(BTreeMap<String, (Timestamp, Option<Cause>)>);
 
 impl Gaps {
     /// Looks at an instance's new status beside the one before; answers a gap that has ended.
@@ -17,13 +18,17 @@ impl Gaps {
         name: &str,
         before: Option<&InstanceStatus>,
         status: &InstanceStatus,
+        failover: Option<Cause>,
         now: Timestamp,
-    ) -> Option<Duration> {
+    ) -> Option<(Duration, Option<Cause>)> {
         if is_available(status) {
-            return self.0.remove(name).map(|since| Duration::from_millis(now.since_ms(since)));
+            return self.0.remove(name).map(|(since, cause)| (Duration::from_millis(now.since_ms(since)), cause));
         }
         if before.is_some_and(is_available) {
-            self.0.entry(name.to_string()).or_insert(now);
+            self.0.entry(name.to_string()).or_insert((now, None));
+        }
+        if let Some((_, cause)) = self.0.get_mut(name) {
+            *cause = failover.or(*cause);
         }
         None
     }
@@ -59,14 +64,17 @@ mod tests {
         let (up, unknown, down) =
             (status(ConditionStatus::True), status(ConditionStatus::Unknown), status(ConditionStatus::False));
         let mut gaps = Gaps::default();
-        assert_eq!(gaps.see("orders", None, &down, Timestamp(0)), None); // It is being created.
-        assert_eq!(gaps.see("orders", Some(&down), &up, Timestamp(5)), None);
-        assert_eq!(gaps.see("orders", Some(&up), &unknown, Timestamp(10)), None);
-        assert_eq!(gaps.see("orders", Some(&unknown), &down, Timestamp(20)), None);
-        assert_eq!(gaps.see("orders", Some(&down), &up, Timestamp(30)), Some(Duration::from_millis(20)));
-        assert_eq!(gaps.see("orders", Some(&up), &up, Timestamp(40)), None);
-        gaps.see("orders", Some(&up), &down, Timestamp(50));
+        assert_eq!(gaps.see("orders", None, &down, None, Timestamp(0)), None); // It is being created.
+        assert_eq!(gaps.see("orders", Some(&down), &up, None, Timestamp(5)), None);
+        assert_eq!(gaps.see("orders", Some(&up), &unknown, None, Timestamp(10)), None);
+        assert_eq!(gaps.see("orders", Some(&unknown), &down, Some(Cause::Died), Timestamp(20)), None);
+        assert_eq!(
+            gaps.see("orders", Some(&down), &up, None, Timestamp(30)),
+            Some((Duration::from_millis(20), Some(Cause::Died)))
+        );
+        assert_eq!(gaps.see("orders", Some(&up), &up, None, Timestamp(40)), None);
+        gaps.see("orders", Some(&up), &down, None, Timestamp(50));
         gaps.forget("orders");
-        assert_eq!(gaps.see("orders", None, &up, Timestamp(60)), None);
+        assert_eq!(gaps.see("orders", None, &up, None, Timestamp(60)), None);
     }
 }

@@ -65,7 +65,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
 
 /// What is known may be wrong: nothing is done and nothing is written, only said.
 fn only_said(plan: Plan) -> Plan {
-    Plan { writes: Vec::new(), steps: Vec::new(), claims: Vec::new(), status_changed: false, ..plan }
+    Plan { writes: Vec::new(), steps: Vec::new(), claims: Vec::new(), status_changed: false, failover: None, ..plan }
 }
 
 /// Changes that were made through the API become events.

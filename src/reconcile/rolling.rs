@@ -4,6 +4,7 @@
 use crate::failover::{self, Master};
 use crate::model::{EventKind, NodeRecord, RequestKind, Role, Roll, TaskRecord};
 use crate::placement::failed;
+use crate::reconcile::action::Cause;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
 use crate::reconcile::world::Session;
@@ -104,7 +105,7 @@ pub fn roll(d: &mut Draft, master: &Master) {
     // Nobody knows how long the agent has: what does not need to wait for a new node does not.
     let leaving = counted.iter().find(|node| d.is_master(node.ordinal)).and_then(|node| d.leaving(node.ordinal));
     if let Some(leaving) = leaving.filter(|_| *master == Master::Available && !fresh.is_empty()) {
-        return failover::hand_over_to(d, &fresh, &format!("the master's agent {leaving}"));
+        return failover::hand_over_to(d, &fresh, Cause::Drained, &format!("the master's agent {leaving}"));
     }
     if *master != Master::Available || counted.len() < declared || counted.len() > declared + 1 {
         return;
@@ -116,7 +117,9 @@ pub fn roll(d: &mut Draft, master: &Master) {
     }
     match (old.is_empty(), fresh.is_empty()) {
         (false, _) if counted.len() > declared => d.extra = 0, // One of them is one too many now.
-        (true, false) => failover::hand_over_to(d, &fresh, "it runs as declared, and the master does not"),
+        (true, false) => {
+            failover::hand_over_to(d, &fresh, Cause::Rolled, "it runs as declared, and the master does not");
+        }
         (false, _) | (true, true) => d.extra = 1,
     }
 }

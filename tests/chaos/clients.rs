@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::world::PASSWORD;
+
 /// The instances that are written to, one client each.
 const WRITERS: [&str; 3] = ["orders", "orders", "carts"];
 /// Between two writes or reads of one client; a run of hours still fits into the instances' memory.
@@ -44,7 +46,7 @@ impl Api {
 
 /// A connection to a node.
 pub async fn dial(node: &str) -> Option<MultiplexedConnection> {
-    let client = redis::Client::open(format!("redis://{node}/")).ok()?;
+    let client = redis::Client::open(format!("redis://:{PASSWORD}@{node}/")).ok()?;
     tokio::time::timeout(PATIENCE, client.get_multiplexed_async_connection()).await.ok()?.ok()
 }
 

@@ -8,8 +8,7 @@ use redisctl::status::NodeStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::machines::{cut, heal, machine_of};
-use crate::support::redis;
-use crate::world::{AGENTS, FIRST_OPERATOR, INSTANCES, World, keeps_trying};
+use crate::world::{AGENTS, FIRST_OPERATOR, INSTANCES, World, info, keeps_trying};
 
 /// How long a fault waits until an operator leads, and one that destroys data until all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -158,7 +157,7 @@ async fn to_node(world: &World, kind: Kind, role: Role, choice: usize) -> anyhow
         // Nodes of other instances may be there too.
         return Ok(Fault { what, instance: None, undo: Undo::Heal(machine) });
     }
-    let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
+    let info = info(&node.address).await?;
     let pid = info["process_id"].parse().ok().and_then(Pid::from_raw).context("INFO tells the process id")?;
     let kills = matches!(kind, Kind::KillMaster | Kind::KillReplica);
     signal(pid, if kills { Signal::KILL } else { Signal::STOP });

@@ -1,6 +1,6 @@
 //! The world: machines, Mesos, etcd, two operators and instances, and what must hold in the end. I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use redisctl::model::{InstanceEvent, Role};
@@ -17,6 +17,8 @@ pub const AGENTS: usize = 4;
 /// The machines after them have an operator each.
 pub const FIRST_OPERATOR: usize = AGENTS;
 const OPERATORS: usize = 2;
+/// What their clients log in with: the secret of that name.
+pub const PASSWORD: &str = "chaos";
 /// The instances, and more of their spec.
 pub const INSTANCES: [(&str, &str); 2] =
     [("orders", ""), ("carts", ", replaceUnreachableAfter: 2s, failover: {detectWithin: 100ms}")];
@@ -56,9 +58,10 @@ impl World {
             operator.wait_until_it_answers().await;
         }
         let world = World { operators, agents, etcd, mesos, home, machines };
+        world.etcd.put(&format!("{PREFIX}/secrets/{PASSWORD}"), PASSWORD).await;
         for (name, more) in INSTANCES {
             let document = format!(
-                "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: none, replicas: 2, \
+                "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}}}\nspec: {{auth: {{secretRef: {PASSWORD}}}, replicas: 2, \
                  memory: 256Mi, cpus: 0.1, durability: one{more}}}\n"
             );
             world.etcd.put(&format!("{PREFIX}/instances/{name}"), &document).await;
@@ -135,7 +138,7 @@ impl World {
             let status = self.check_ready(name).await?;
             let mut masters = Vec::new();
             for node in &status.nodes {
-                let info = redis::info(&node.address).await.map_err(anyhow::Error::msg)?;
+                let info = info(&node.address).await?;
                 let is_master = info.get("role").is_some_and(|role| role == "master");
                 anyhow::ensure!(is_master == (node.role == Role::Master), "{} says role {:?}", node.name, info["role"]);
                 masters.extend(Some(&node.address).filter(|_| is_master));
@@ -164,6 +167,12 @@ impl World {
         let unsound = self.operators.len() - self.operators.iter().filter(sound).count();
         (unsound > 0).then(|| format!("{unsound} operators have panicked, or have ended by themselves"))
     }
+}
+
+/// All fields of INFO of a node.
+pub async fn info(address: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let options = ["--no-auth-warning", "-a", PASSWORD];
+    redis::info_with(address, &options).await.map_err(anyhow::Error::msg)
 }
 
 /// Waits until the condition holds; otherwise why it does not.

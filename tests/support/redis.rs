@@ -94,7 +94,12 @@ pub async fn cli(address: &str, args: &[&str]) -> Result<String, String> {
 
 /// All fields of INFO of the server at `host:port`.
 pub async fn info(address: &str) -> Result<BTreeMap<String, String>, String> {
-    let answer = cli(address, &["INFO"]).await?;
+    info_with(address, &[]).await
+}
+
+/// The same with options of redis-cli.
+pub async fn info_with(address: &str, options: &[&str]) -> Result<BTreeMap<String, String>, String> {
+    let answer = cli(address, &[options, &["INFO"]].concat()).await?;
     let fields = answer.lines().filter_map(|line| line.trim_end().split_once(':'));
     Ok(fields.map(|(name, value)| (name.to_string(), value.to_string())).collect())
 }
