@@ -4,7 +4,7 @@ use crate::failover::candidate::{Choice, choose, follows_itself, lost_at, may_fi
 use crate::failover::handover::{close_request, hand_over, named, refuse_request, switch_over};
 use crate::failover::judge::{Master, judge};
 use crate::failover::promise::{confirmations, voters};
-use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role};
+use crate::model::{Answer, DataSet, Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
 
@@ -100,7 +100,8 @@ fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
                 Master::Dead(_) => Cause::Died,
                 _ => Cause::Hung,
             });
-            promote(d, ordinal, offset, &master.to_string());
+            let data = d.answer(ordinal).filter(|_| forced.is_none()).map(Answer::data);
+            promote(d, ordinal, offset, data, &master.to_string());
         }
         Choice::Wait(why, again) => {
             d.wait(format!("the master {master}; nobody takes its place yet: {why}"));
@@ -147,7 +148,7 @@ fn recently_turned(d: &Draft, ordinal: u32) -> bool {
 }
 
 /// Records a new master, and has it made one.
-fn promote(d: &mut Draft, ordinal: u32, offset: u64, why: &str) {
+fn promote(d: &mut Draft, ordinal: u32, offset: u64, data: Option<DataSet>, why: &str) {
     let Some(old) = d.record.as_ref().and_then(|record| record.master) else { return };
     let (old_name, new_name) = (d.node_name(old), d.node_name(ordinal));
     let epoch = depose(d, old, ordinal, Some(offset));
@@ -159,7 +160,7 @@ fn promote(d: &mut Draft, ordinal: u32, offset: u64, why: &str) {
     d.event(EventKind::Warning, "FailedOver", d.o.name.to_string(), message);
     close_request(d);
     let node = &d.nodes[&ordinal];
-    let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone() };
+    let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone(), data };
     d.step(action, format!("{old_name} {why}"));
     point_siblings(d, old, ordinal);
 }
@@ -223,8 +224,8 @@ fn finish(d: &mut Draft) {
     match may_finish(d, new) {
         Ok(()) if recently_turned(d, new) => d.revisit(d.o.now.plus_ms(TURN_AGAIN_MS)),
         Ok(()) => {
-            let node = &d.nodes[&new];
-            let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone() };
+            let (node, data) = (&d.nodes[&new], d.answer(new).map(Answer::data));
+            let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone(), data };
             d.step(action, "it is the recorded master, and answers as a replica");
             point_siblings(d, new, new);
         }

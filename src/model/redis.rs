@@ -144,6 +144,30 @@ impl Answer {
     pub fn may_receive(&self) -> bool {
         self.role == Role::Replica && self.link_up
     }
+
+    /// What it has.
+    pub fn data(&self) -> DataSet {
+        DataSet { replid: self.replid.clone(), offset: self.offset, empty: self.keys == 0 }
+    }
+}
+
+/// A data set, as far as a node's answers tell one from another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSet {
+    /// Its history.
+    pub replid: String,
+    /// How far it has got.
+    pub offset: u64,
+    /// There are no keys in it.
+    pub empty: bool,
+}
+
+impl DataSet {
+    /// Whether the node that answers has it still; more may have come.
+    pub fn is_in(&self, answer: &Answer) -> bool {
+        let whole = !answer.loading && !answer.syncing && (self.empty || answer.keys > 0);
+        whole && answer.replid == self.replid && answer.offset >= self.offset
+    }
 }
 
 /// Why a probe brought no answer.

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::board::PlanView;
-use crate::model::{Address, InstanceEvent, InstanceRecord, Launch, NodeRecord, RequestKind, Timestamp};
+use crate::model::{Address, DataSet, InstanceEvent, InstanceRecord, Launch, NodeRecord, RequestKind, Timestamp};
 use crate::placement::Placement;
 use crate::status::InstanceStatus;
 
@@ -132,6 +132,8 @@ pub enum Action {
         task_id: String,
         /// Where it listens.
         node: Address,
+        /// What it was chosen for, and must have still; none: whatever it has.
+        data: Option<DataSet>,
     },
     /// Make a node follow nobody (itself): it keeps its data, takes no writes, and acknowledges none
     /// to its former master.

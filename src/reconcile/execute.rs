@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::failover::redis::{Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
-use crate::model::{Launch, MesosCall, NodeRecord};
+use crate::model::{Launch, MesosCall, NodeRecord, Role};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
 use crate::reconcile::stored::merge_events;
@@ -308,11 +308,15 @@ impl Ports {
                     debug!("make task {task_id} try its master again: {error:#}"); // It tries by itself each second.
                 }
             }
-            Action::Promote { task_id, node } => {
-                let answer = self.redis.promote(&node).await;
+            Action::Promote { task_id, node, data } => {
+                let answer = self.redis.promote(&node, data.as_ref()).await;
                 self.note(task_id.clone(), Done::Pointed).await;
                 let answer = answer.with_context(|| format!("make task {task_id} the master"))?;
-                self.note(task_id, Done::Turned(answer)).await;
+                let is_master = answer.role == Role::Master;
+                self.note(task_id.clone(), Done::Turned(answer)).await;
+                if !is_master {
+                    bail!("task {task_id} is not made the master: it has not the data any more that it was chosen for");
+                }
             }
             Action::Detach { task_id, node, cut_clients } => {
                 let answer = if cut_clients { self.redis.fence(&node).await } else { self.redis.detach(&node).await };

@@ -36,10 +36,10 @@ async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() 
     let (mut master, a, b) = three(&redis).await;
     let before = redis.probe(&address(&a)).await.unwrap();
     master.kill();
-    let promoted = redis.promote(&address(&a)).await.unwrap();
+    let promoted = redis.promote(&address(&a), Some(&before.data())).await.unwrap();
     assert_eq!((promoted.role, &promoted.replid2), (Role::Master, &before.replid));
     assert!(promoted.offset >= before.offset && promoted.keys == 1);
-    let again = redis.promote(&address(&a)).await.unwrap();
+    let again = redis.promote(&address(&a), None).await.unwrap();
     assert_eq!((again.role, again.replid), (Role::Master, promoted.replid), "nothing changes the second time");
 
     redis.follow(&address(&b), &address(&a)).await.unwrap();
@@ -47,6 +47,23 @@ async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() 
     assert_eq!(syncs(&a).await, (0, 1));
     a.cli(&["SET", "after", "1"]).await.unwrap();
     wait_for_key(&b, "after").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_has_followed_a_stranger_since_it_was_asked_is_not_promoted() {
+    let redis = commander(TIMEOUT);
+    let (mut master, a, b) = three(&redis).await;
+    let before = redis.probe(&address(&a)).await.unwrap();
+    let stranger = Server::start(&[]).await;
+    master.kill();
+    redis.follow(&address(&a), &address(&stranger)).await.unwrap();
+    wait_for_link(&redis, &a).await;
+    let asked = redis.promote(&address(&a), Some(&before.data())).await.unwrap();
+    assert_eq!((asked.role, asked.keys, asked.follows), (Role::Replica, 0, Some(address(&a))));
+
+    let other = redis.probe(&address(&b)).await.unwrap();
+    let promoted = redis.promote(&address(&b), Some(&other.data())).await.unwrap();
+    assert_eq!((promoted.role, promoted.keys), (Role::Master, 1));
 }
 
 #[tokio::test]
@@ -81,7 +98,7 @@ async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
     // To a sibling that was promoted after it was detached.
     redis.detach(&address(&b)).await.unwrap();
     wait_for_key(&a, "meanwhile").await;
-    redis.promote(&address(&a)).await.unwrap();
+    redis.promote(&address(&a), None).await.unwrap();
     a.cli(&["SET", "after", "1"]).await.unwrap();
     redis.follow(&address(&b), &address(&a)).await.unwrap();
     wait_for_key(&b, "after").await;
@@ -95,7 +112,7 @@ async fn a_detached_node_can_be_promoted_and_others_join_it_partially() {
     let (of_a, of_b) = (redis.detach(&address(&a)).await.unwrap(), redis.detach(&address(&b)).await.unwrap());
     master.kill();
     let (winner, other) = if of_a.offset >= of_b.offset { (&a, &b) } else { (&b, &a) };
-    redis.promote(&address(winner)).await.unwrap();
+    redis.promote(&address(winner), None).await.unwrap();
     winner.cli(&["SET", "after", "1"]).await.unwrap();
     redis.follow(&address(other), &address(winner)).await.unwrap();
     wait_for_key(other, "after").await;
@@ -112,7 +129,7 @@ async fn a_detached_master_takes_no_writes_and_can_be_promoted_again() {
     assert!(detached.offset >= before.offset);
     assert!(master.cli(&["SET", "x", "1"]).await.unwrap_err().contains("READONLY"));
     let (full, _) = syncs(&master).await;
-    redis.promote(&address(&master)).await.unwrap();
+    redis.promote(&address(&master), None).await.unwrap();
     master.cli(&["SET", "after", "1"]).await.unwrap();
     for replica in [&a, &b] {
         wait_for_key(replica, "after").await;
@@ -125,7 +142,7 @@ async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told()
     let redis = commander(TIMEOUT);
     let (master, a, _b) = three(&redis).await;
     redis.detach(&address(&a)).await.unwrap();
-    let promoted = redis.promote(&address(&a)).await.unwrap();
+    let promoted = redis.promote(&address(&a), None).await.unwrap();
     // What only the deposed one has.
     let client = redis::Client::open(("127.0.0.1", master.port())).unwrap();
     let mut writer = client.get_multiplexed_async_connection().await.unwrap();
@@ -153,7 +170,7 @@ async fn a_change_of_role_says_why_it_was_not_done() {
     let mut server = Server::start(&[]).await;
     let at = address(&server);
     server.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();
-    let error = format!("{:#}", redis.promote(&at).await.unwrap_err());
+    let error = format!("{:#}", redis.promote(&at, None).await.unwrap_err());
     assert!(error.starts_with(&format!("make {at} a master: Redis refuses: NOAUTH")), "{error}");
     server.kill();
     // A kept connection that was closed is not the way for it, nor is it done twice.

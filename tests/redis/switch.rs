@@ -118,7 +118,7 @@ async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
     // After the promotion.
     let (from, to) = pair(&redis).await;
     redis.detach(&address(&from)).await.unwrap();
-    redis.promote(&address(&to)).await.unwrap();
+    redis.promote(&address(&to), None).await.unwrap();
     let again = redis.switch_over(&address(&from), &address(&to), SOON).await;
     assert_eq!(again.unwrap().role, Role::Master);
     is_done(&redis, &from, &to).await;

@@ -43,7 +43,7 @@ impl Order {
     async fn send(self, redis: &Redis, replica: &Address, master: &Address) -> Result<(), String> {
         let setting = [("maxmemory".to_string(), "77mb".to_string())];
         let done = match self {
-            Order::Promote => redis.promote(replica).await.map(|_| ()),
+            Order::Promote => redis.promote(replica, None).await.map(|_| ()),
             Order::Detach => redis.detach(replica).await.map(|_| ()),
             Order::Fence => redis.fence(replica).await.map(|_| ()),
             Order::Follow => redis.follow(replica, &local(1)).await,
@@ -111,7 +111,7 @@ async fn where_a_later_leader_commands_an_earlier_one_whose_clock_stood_still_is
     assert_eq!(error, format!("detach {at}: a later leader commands it (term 6, ours is 5)"));
     assert_eq!(earlier.probe(&at).await, Err(NoAnswer::Busy), "nor does it judge the node");
     later.detach(&at).await.unwrap();
-    later.promote(&at).await.unwrap();
+    later.promote(&at, None).await.unwrap();
     let error = earlier.switch_over(&at, &local(1), TIMEOUT).await.unwrap_err();
     assert!(matches!(&error, SwitchError::BackedOut(why) if why.contains("a later leader")), "{error}");
 }

@@ -248,7 +248,7 @@ impl Bug {
             }
             Bug::SwitchoversDoNotWait => plan.steps.iter_mut().for_each(|step| {
                 if let Action::SwitchOver { task_id, node, .. } = &step.action {
-                    step.action = Action::Promote { task_id: task_id.clone(), node: node.clone() };
+                    step.action = Action::Promote { task_id: task_id.clone(), node: node.clone(), data: None };
                 }
             }),
             Bug::NobodyJoins => plan.writes.iter_mut().for_each(|write| {
@@ -281,8 +281,8 @@ fn promote_another(o: &Observed, plan: &mut Plan) {
     }
     plan.steps.retain(|step| step.action.kind() != "follow");
     for step in &mut plan.steps {
-        if let Action::Promote { task_id, node: at } = &mut step.action {
-            (*task_id, *at) = (node.task_id.clone(), node.address.clone());
+        if let Action::Promote { task_id, node: at, data } = &mut step.action {
+            (*task_id, *at, *data) = (node.task_id.clone(), node.address.clone(), None);
         }
     }
 }

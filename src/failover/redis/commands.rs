@@ -16,7 +16,7 @@ use super::connection::{self, Connection};
 use super::info::{Info, SECTIONS};
 use super::login::setting;
 use super::{INFO, Redis, command, info_commands};
-use crate::model::{Address, Answer, NoAnswer, Role};
+use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,18 @@ impl std::error::Error for Failure {}
 
 impl Redis {
     /// Makes the node a master, and answers what it is now. Nothing changes when it is one already.
-    pub async fn promote(&self, node: &Address) -> Result<Answer> {
+    ///
+    /// With `data` only if it has that still: whoever has a dead master's port now may have lured it since
+    /// it was asked. So it follows nobody first, and is asked again. One that has lost it stays a replica
+    /// of itself, and this answers what it is: no error.
+    pub async fn promote(&self, node: &Address, data: Option<&DataSet>) -> Result<Answer> {
         let done = async {
+            if let Some(data) = data {
+                let held = self.change(node, &detaching(node)).await?;
+                if !data.is_in(&held) {
+                    return Ok(held);
+                }
+            }
             let answer = self.change(node, &promoting()).await?;
             ensure!(answer.role == Role::Master, "it still is a replica");
             Ok(answer)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use redisctl::model::{Address, Launch, MesosCall, NoAnswer, Role};
+use redisctl::model::{Address, DataSet, Launch, MesosCall, NoAnswer, Role};
 use redisctl::reconcile::action::{Action, Plan};
 use redisctl::reconcile::execute::{Failure, Input, Work};
 use redisctl::reconcile::offers::DECLINE_S;
@@ -119,13 +119,13 @@ impl Operator {
                     let _ = around.redis.kick(at, &master); // It tries by itself.
                 }
             }
-            Action::Promote { task_id, node } => {
+            Action::Promote { task_id, node, data } => {
                 let at = around.redis_at(&node);
                 self.note(task_id.clone(), Done::Pointed);
                 let at = at.ok_or_else(unreached)?;
-                crate::judge::promoted(at, around);
-                around.redis.promote(at);
+                let done = promote(at, data.as_ref(), around);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
+                done?;
             }
             Action::Detach { task_id, node, .. } => {
                 let at = around.redis_at(&node);
@@ -172,6 +172,17 @@ fn node_address(around: &Around, at: usize) -> Address {
 pub(super) enum Switch {
     BackedOut(String),
     Unknown(String),
+}
+
+/// As `Redis::promote` does it.
+fn promote(at: usize, data: Option<&DataSet>, around: &mut Around) -> Result<(), String> {
+    if data.is_some_and(|data| !data.is_in(&around.redis.answer(at, around.now))) {
+        around.redis.detach(at);
+        return Err("it has lost what it was chosen for".to_string());
+    }
+    crate::judge::promoted(at, around);
+    around.redis.promote(at);
+    Ok(())
 }
 
 /// As the port to Redis does it, stage by stage; the operator or the network may be lost after each.
