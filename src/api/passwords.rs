@@ -16,11 +16,10 @@ use super::{Shares, Who, permit};
 use crate::access::Level;
 use crate::board::InstanceView;
 use crate::model::{InstanceRecord, Timestamp};
-use crate::passwords::{Owner, Secret, User};
+use crate::passwords::{Owner, Password, Secret, User};
 use crate::reconcile::keys;
-use crate::spec::Period;
-use crate::spec::validate_name;
-use crate::store::{Guard, Op, Txn, secret_key, state_key};
+use crate::spec::{Period, validate_name};
+use crate::store::{Guard, Op, Store, Txn, secret_key, state_key};
 
 /// The longest time for which former passwords stay valid.
 const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
@@ -73,25 +72,32 @@ pub(super) async fn show(
     let found = Box::pin(state.store.get(&state_key(&name))).await?;
     let record = found.and_then(|item| serde_json::from_slice::<InstanceRecord>(&item.value).ok());
     let record = record.ok_or_else(|| Problem::no_instance(&name))?;
-    let user = User::Client;
-    let Some(auth) = record.auth else {
-        return Ok(Json(ClientPassword { name, user: user.name(), password: None, former_until: None }));
-    };
+    let (password, former_until) = newest(&state.store, &name, &record).await?;
+    if password.is_some() {
+        tracing::info!(instance = name, by = %caller, "its password was shown by the API");
+    }
+    let password = password.map(|password| password.reveal().to_string());
+    Ok(Json(ClientPassword { name, user: User::Client.name(), password, former_until }))
+}
+
+/// The newest password of the instance's clients, if they need one; and until when the one before is valid.
+async fn newest(
+    store: &Store,
+    name: &str,
+    record: &InstanceRecord,
+) -> Result<(Option<Password>, Option<Timestamp>), Problem> {
+    let Some(auth) = record.auth else { return Ok((None, None)) };
     let unavailable = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
     if let Some(secret) = record.spec.secret() {
-        let found = Box::pin(state.store.get(&secret_key(secret))).await?;
+        let found = Box::pin(store.get(&secret_key(secret))).await?;
         let read = found.and_then(|item| Secret::parse(&item.value, item.revision).ok());
         let read = read.ok_or_else(|| unavailable(format!("the store has no secret {secret}")))?;
-        let password = read.passwords.first().map(|password| password.reveal().to_string());
-        tracing::info!(instance = name, by = %caller, "its password was shown by the API");
-        return Ok(Json(ClientPassword { name, user: user.name(), password, former_until: None }));
+        return Ok((read.passwords.into_iter().next(), None));
     }
-    let key = Box::pin(keys::find(&state.store)).await.map_err(|error| unavailable(format!("{error:#}")))?;
+    let key = Box::pin(keys::find(store)).await.map_err(|error| unavailable(format!("{error:#}")))?;
     let key = key.ok_or_else(|| unavailable("the store has no key of passwords".to_string()))?;
-    let owner = Owner { instance: name.clone(), created_at: record.created_at };
-    let password = key.password(&owner, user, auth.generation).reveal().to_string();
-    tracing::info!(instance = name, by = %caller, "its password was shown by the API");
-    Ok(Json(ClientPassword { name, user: user.name(), password: Some(password), former_until: auth.former_until }))
+    let owner = Owner { instance: name.to_string(), created_at: record.created_at };
+    Ok((Some(key.password(&owner, User::Client, auth.generation)), auth.former_until))
 }
 
 /// Asks for new passwords. The former ones stay valid for a while, and nobody is cut off.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -14,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::Settings;
 use super::calls::Current;
 use super::client::{Http, ask};
-use super::wire::{Id, Unavailability};
+use super::wire::{Attribute, Domain, Id, Unavailability};
 use crate::model::{Leaving, MesosEvent};
 
 /// The answer of a master with thousands of agents is large: the pause is this many times as long as
@@ -79,29 +80,41 @@ impl Lookout {
     }
 
     async fn look(&self) -> Result<BTreeMap<String, Leaving>> {
-        let agents: AgentsAnswer = ask(&self.http, &self.settings, "GET_AGENTS").await?;
-        let schedule: ScheduleAnswer = ask(&self.http, &self.settings, "GET_MAINTENANCE_SCHEDULE").await?;
-        Ok(leaving(&agents.get_agents.agents, &schedule.get_maintenance_schedule.schedule.windows))
+        let agents: Vec<Agent> = agents(&self.http, &self.settings).await?;
+        Ok(leaving(&agents, &windows(&self.http, &self.settings).await?))
     }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AgentsAnswer {
-    get_agents: GetAgents,
+/// The agents that the master knows, with what `A` reads of each.
+pub(super) async fn agents<A: DeserializeOwned + Default>(http: &Http, settings: &Settings) -> Result<Vec<A>> {
+    let answer: AgentsAnswer<A> = ask(http, settings, "GET_AGENTS").await?;
+    Ok(answer.get_agents.agents)
+}
+
+/// The windows of the maintenance schedule.
+pub(super) async fn windows(http: &Http, settings: &Settings) -> Result<Vec<Window>> {
+    let answer: ScheduleAnswer = ask(http, settings, "GET_MAINTENANCE_SCHEDULE").await?;
+    Ok(answer.get_maintenance_schedule.schedule.windows)
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
-struct GetAgents {
-    agents: Vec<Agent>,
+#[serde(default, bound = "A: Deserialize<'de> + Default")]
+struct AgentsAnswer<A> {
+    get_agents: GetAgents<A>,
 }
 
 #[derive(Deserialize, Default)]
+#[serde(default, bound = "A: Deserialize<'de> + Default")]
+struct GetAgents<A> {
+    agents: Vec<A>,
+}
+
+/// An agent, without its resources.
+#[derive(Deserialize, Default)]
 #[serde(default)]
-struct Agent {
+pub(super) struct Agent {
     #[serde(rename = "agent_info")]
-    info: AgentInfo,
+    pub(super) info: AgentInfo,
     /// `slave(1)@10.0.0.1:5051`.
     pid: String,
     deactivated: bool,
@@ -110,9 +123,11 @@ struct Agent {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct AgentInfo {
-    id: Id,
-    hostname: String,
+pub(super) struct AgentInfo {
+    pub(super) id: Id,
+    pub(super) hostname: String,
+    pub(super) attributes: Vec<Attribute>,
+    pub(super) domain: Domain,
 }
 
 #[derive(Deserialize, Default)]
@@ -133,9 +148,10 @@ struct Schedule {
     windows: Vec<Window>,
 }
 
+/// A time in which machines are in maintenance.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Window {
+pub(super) struct Window {
     machine_ids: Vec<Machine>,
     unavailability: Unavailability,
 }
@@ -165,14 +181,11 @@ impl Machine {
     }
 }
 
-/// The agents that are to be emptied, in the answers to `GET_AGENTS` and `GET_MAINTENANCE_SCHEDULE`.
-pub(super) fn leaving_in(agents: &Value, schedule: &Value) -> Result<BTreeMap<String, Leaving>> {
-    let (agents, schedule) = (AgentsAnswer::deserialize(agents)?, ScheduleAnswer::deserialize(schedule)?);
-    Ok(leaving(&agents.get_agents.agents, &schedule.get_maintenance_schedule.schedule.windows))
-}
-
 /// The agents that are to be emptied.
-fn leaving(agents: &[Agent], windows: &[Window]) -> BTreeMap<String, Leaving> {
+pub(super) fn leaving<'a>(
+    agents: impl IntoIterator<Item = &'a Agent>,
+    windows: &[Window],
+) -> BTreeMap<String, Leaving> {
     let why = |agent: &Agent| {
         let theirs = windows.iter().filter(|window| window.machine_ids.iter().any(|machine| machine.is_of(agent)));
         match agent {
@@ -181,7 +194,7 @@ fn leaving(agents: &[Agent], windows: &[Window]) -> BTreeMap<String, Leaving> {
             _ => theirs.map(|window| window.unavailability.from()).min().map(Leaving::Maintenance),
         }
     };
-    agents.iter().filter_map(|agent| Some((agent.info.id.value.clone(), why(agent)?))).collect()
+    agents.into_iter().filter_map(|agent| Some((agent.info.id.value.clone(), why(agent)?))).collect()
 }
 
 #[cfg(test)]

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::Settings;
-use super::agents::leaving_in;
 use super::client::{Http, ask};
-use super::wire::{Attribute, Domain, Id, Resource, attributes};
+use super::wire::{Domain, Resource, attributes};
+use super::{Settings, agents};
 use crate::model::{Amount, Piece};
 use crate::placement::{Amounts, Quota, Room};
 
@@ -19,21 +17,20 @@ const MILLI: u64 = 1000;
 pub async fn rooms(settings: &Settings) -> Result<(Vec<Room>, Vec<Quota>)> {
     let http = Http::new(settings)?;
     http.load_credentials().await?;
-    let agents: Value = ask(&http, settings, "GET_AGENTS").await?;
-    let schedule: Value = ask(&http, settings, "GET_MAINTENANCE_SCHEDULE").await?;
+    let agents: Vec<Agent> = agents::agents(&http, settings).await?;
+    let windows = agents::windows(&http, settings).await?;
     let quota: QuotaAnswer = ask(&http, settings, "GET_QUOTA").await?;
     let roles: RolesAnswer = ask(&http, settings, "GET_ROLES").await?;
     let master: MasterAnswer = ask(&http, settings, "GET_MASTER").await?;
     let home = master.get_master.master_info.domain.fault_domain.region.name;
-    let mut leaving = leaving_in(&agents, &schedule)?;
-    let agents: AgentsAnswer = serde_json::from_value(agents)?;
+    let mut leaving = agents::leaving(agents.iter().map(|agent| &agent.known), &windows);
     let room = |agent: Agent| {
-        let leaving = leaving.remove(&agent.info.id.value);
-        let region = &agent.info.domain.fault_domain.region.name;
+        let leaving = leaving.remove(&agent.known.info.id.value);
+        let region = &agent.known.info.domain.fault_domain.region.name;
         let remote = !settings.remote_regions && !home.is_empty() && !region.is_empty() && *region != home;
         Room { leaving, remote, ..agent.room(&settings.roles) }
     };
-    let rooms = agents.get_agents.agents.into_iter().map(room).collect();
+    let rooms = agents.into_iter().map(room).collect();
     Ok((rooms, quotas(&quota.get_quota.status.configs, &roles.get_roles.roles, &settings.roles)))
 }
 
@@ -55,35 +52,15 @@ struct MasterInfo {
     domain: Domain,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AgentsAnswer {
-    get_agents: GetAgents,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct GetAgents {
-    agents: Vec<Agent>,
-}
-
+/// An agent with its resources.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Agent {
-    #[serde(rename = "agent_info")]
-    info: AgentInfo,
+    #[serde(flatten)]
+    known: agents::Agent,
     active: bool,
     total_resources: Vec<Resource>,
     allocated_resources: Vec<Resource>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct AgentInfo {
-    id: Id,
-    hostname: String,
-    attributes: Vec<Attribute>,
-    domain: Domain,
 }
 
 #[derive(Deserialize, Default)]
@@ -138,6 +115,7 @@ struct Role {
 
 impl Agent {
     fn room(self, roles: &[String]) -> Room {
+        let info = self.known.info;
         let pieces = |resources: Vec<Resource>| resources.into_iter().filter_map(Resource::convert).collect::<Vec<_>>();
         let (total, allocated) = (pieces(self.total_resources), pieces(self.allocated_resources));
         let ours = |piece: &&Piece| reserved_for(piece).is_none_or(|role| roles.iter().any(|r| is_below(r, &role)));
@@ -148,9 +126,9 @@ impl Agent {
             *reserved_mib.entry(reserved_for(piece).unwrap_or_default()).or_insert(0) += mib;
         }
         Room {
-            id: self.info.id.value,
-            hostname: self.info.hostname,
-            attributes: attributes(self.info.attributes, self.info.domain.fault_domain),
+            id: info.id.value,
+            hostname: info.hostname,
+            attributes: attributes(info.attributes, info.domain.fault_domain),
             leaving: None,
             away: !self.active,
             remote: false,
@@ -217,7 +195,7 @@ fn quotas(configs: &[QuotaConfig], roles: &[Role], ours: &[String]) -> Vec<Quota
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn scalar(name: &str, value: f64, role: Option<&str>) -> Value {
         let reservations = role.map(|role| json!([{"type": "STATIC", "role": role}]));

@@ -187,7 +187,7 @@ fn shortfall((reason, (agents, examples)): (Reason, (usize, Vec<Example>))) -> O
 }
 
 /// Thousandths as a decimal number: 50 is `0.05`.
-struct Milli(u64);
+pub(super) struct Milli(pub(super) u64);
 
 impl fmt::Display for Milli {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

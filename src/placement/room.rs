@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::Needs;
+use super::refusal::Milli;
 use super::rules::failed;
-use super::{Needs, resources::MILLI};
 use crate::model::Leaving;
 
 /// Agents that are told one by one; of more there is a count.
@@ -88,7 +89,7 @@ pub fn explain(needs: &Needs, occupied: &BTreeMap<String, u32>, rooms: &[Room], 
         needs: format!(
             "{} MiB, {} CPUs and a port, on an agent{where_} that runs fewer than {} of its nodes",
             needs.mem_mib,
-            cpus(needs.cpus_milli),
+            Milli(needs.cpus_milli),
             needs.distribution
         ),
         fitting,
@@ -124,8 +125,8 @@ fn lacks(needs: &Needs, occupied: &BTreeMap<String, u32>, room: &Room) -> Option
     if cpus_milli < needs.cpus_milli {
         return Some(format!(
             "has {} of {} CPUs free{}",
-            cpus(cpus_milli),
-            cpus(room.total.cpus_milli),
+            Milli(cpus_milli),
+            Milli(room.total.cpus_milli),
             reserved(room)
         ));
     }
@@ -146,13 +147,7 @@ fn exceeded(needs: &Needs, quota: &Quota) -> Option<String> {
         return Some(format!("the quota of role {role} is {limit} MiB, and {} are used", used.mem_mib));
     }
     let limit = cpus_limit_milli.filter(|limit| used.cpus_milli + needs.cpus_milli > *limit)?;
-    Some(format!("the quota of role {role} is {} CPUs, and {} are used", cpus(limit), cpus(used.cpus_milli)))
-}
-
-/// Thousandths as a decimal number: 50 is `0.05`.
-fn cpus(milli: u64) -> String {
-    let text = format!("{}.{:03}", milli / MILLI, milli % MILLI);
-    text.trim_end_matches('0').trim_end_matches('.').to_string()
+    Some(format!("the quota of role {role} is {} CPUs, and {} are used", Milli(limit), Milli(used.cpus_milli)))
 }
 
 #[cfg(test)]
