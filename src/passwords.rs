@@ -1,17 +1,23 @@
 //! Passwords of instances: none is stored, each follows from the operators' key. Pure.
 //!
-//! Each instance has three users at its nodes, each with passwords of its own:
+//! Each node has three users, each with passwords of its own, and a mark:
 //!
-//! | user | who | may |
-//! |---|---|---|
-//! | `redisctl` | operators: probes and commands | ask what a node is, change its role and settings; read no key |
-//! | `redisctl-replica` | replicas at their master | replicate |
-//! | `default` | clients | everything but what changes a node's role, settings or users |
+//! | user | who | may | password |
+//! |---|---|---|---|
+//! | `redisctl` | operators: probes and commands | ask what a node is, change its role and settings; read no key | of this node's task alone |
+//! | `redisctl-replica` | replicas at their master | replicate | of this node's task alone |
+//! | `default` | clients | everything but what changes a node's role, settings or users, or stops it | of the instance; or none |
+//! | `redisctl-task` | nobody: it is off | nothing | the mark |
 //!
-//! A password is HMAC-SHA-256 of the instance's name, when it was created, the user and a generation, which
-//! rises when passwords are rotated. Records hold generations, tasks hold SHA-256 of passwords (Redis takes
+//! A password is HMAC-SHA-256 of the instance's name, when it was created, the task, the user and a generation,
+//! which rises when passwords are rotated. Records hold generations, tasks hold SHA-256 of passwords (Redis takes
 //! that in the place of a password, and nobody finds 256 random bits from it), and so no secret is in the
 //! store but the key itself, and none in Mesos.
+//!
+//! Whoever takes the port of a node that has died is sent that node's passwords, which are worth nothing at any
+//! other. The mark is how a node proves that it is the recorded task: it is set at the task's start, differs for
+//! each, only the user `redisctl` can read or change it, and operators read it back on every new connection before
+//! anything else. Only who has seen the task's arguments can pretend to have it.
 
 use std::fmt;
 
@@ -93,26 +99,60 @@ impl User {
                 &["+info", "+ping", "+client", "+config", "+replicaof", "+acl", "+multi", "+exec", "+role", "+wait"]
             }
             User::Replica => &["+ping", "+psync", "+replconf"],
-            User::Client => &[
-                "~*",
-                "&*",
-                "+@all",
-                "-acl",
-                "+acl|whoami",
-                "-config",
-                "-debug",
-                "-failover",
-                "-module",
-                "-psync",
-                "-replconf",
-                "-replicaof",
-                "-shutdown",
-                "-slaveof",
-                "-sync",
-            ],
+            User::Client => CLIENT_RULES,
         }
     }
 }
+
+/// Clients may do everything but this: docs/security.md says of each why, and `tests/redis/users.rs` tries it.
+const CLIENT_RULES: &[&str] = &[
+    "~*",
+    "&*",
+    "+@all",
+    "-acl",
+    "+acl|cat",
+    "+acl|genpass",
+    "+acl|help",
+    "+acl|whoami",
+    "-client|kill",
+    "-client|pause",
+    "-client|unpause",
+    "-cluster",
+    "+cluster|countkeysinslot",
+    "+cluster|getkeysinslot",
+    "+cluster|help",
+    "+cluster|info",
+    "+cluster|keyslot",
+    "+cluster|links",
+    "+cluster|myid",
+    "+cluster|nodes",
+    "+cluster|replicas",
+    "+cluster|shards",
+    "+cluster|slaves",
+    "+cluster|slots",
+    "-config",
+    "+config|get",
+    "+config|help",
+    "-debug",
+    "-failover",
+    "-migrate",
+    "-module",
+    "+module|help",
+    "+module|list",
+    "-pfdebug",
+    "-pfselftest",
+    "-psync",
+    "-replconf",
+    "-replicaof",
+    "-restore-asking",
+    "-save",
+    "-shutdown",
+    "-slaveof",
+    "-sync",
+];
+
+/// The user whose password is a task's mark.
+pub const MARK_USER: &str = "redisctl-task";
 
 /// Passwords of clients that a user has chosen and put into the store, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,21 +214,41 @@ impl Key {
         Some(Key(URL_SAFE_NO_PAD.decode(text.trim()).ok()?.try_into().ok()?))
     }
 
-    /// The password of a user of that generation.
+    /// The password of a user of that generation, at all of the instance's nodes.
     pub fn password(&self, of: &Owner, user: User, generation: u64) -> Password {
+        self.derive(of, &format!("{} {generation}", user.name()))
+    }
+
+    /// The password of a user of that generation, at the node of this task alone.
+    pub fn password_at(&self, of: &Owner, task_id: &str, user: User, generation: u64) -> Password {
+        self.derive(of, &format!("{task_id} {} {generation}", user.name()))
+    }
+
+    /// The mark of a task, as the hash of a password: `#` and 64 digits.
+    pub fn mark(&self, of: &Owner, task_id: &str) -> String {
+        self.derive(of, &format!("{task_id} {MARK_USER}")).hash()
+    }
+
+    fn derive(&self, of: &Owner, what: &str) -> Password {
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
-        // Names have no spaces: no two owners write the same.
-        mac.update(format!("{} {} {} {generation}", of.instance, of.created_at.0, user.name()).as_bytes());
+        // Names and ids have no spaces, and no user has the name of a task: no two write the same.
+        mac.update(format!("{} {} {what}", of.instance, of.created_at.0).as_bytes());
         Password(URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
     }
 }
 
-/// The words after `ACL SETUSER` that make a user what it shall be, whatever it was, with these passwords.
-/// Nothing of it is secret.
-pub fn acl(user: User, passwords: &[Password]) -> Vec<String> {
+/// The words after `ACL SETUSER` that make a user what it shall be, whatever it was, with these passwords; none:
+/// it needs no password. Nothing of it is secret.
+pub fn acl(user: User, passwords: Option<&[Password]>) -> Vec<String> {
     let fixed = [user.name(), "reset", "on"].map(String::from);
+    let passwords = passwords.map_or_else(|| vec!["nopass".to_string()], |p| p.iter().map(Password::hash).collect());
     let rules = user.rules().iter().map(ToString::to_string);
-    fixed.into_iter().chain(passwords.iter().map(Password::hash)).chain(rules).collect()
+    fixed.into_iter().chain(passwords).chain(rules).collect()
+}
+
+/// The same of the user that bears the mark.
+pub fn mark_acl(mark: &str) -> Vec<String> {
+    [MARK_USER, "reset", "off", mark].map(String::from).to_vec()
 }
 
 #[cfg(test)]
@@ -214,6 +274,13 @@ mod tests {
             }
         }
         assert_eq!(all.len(), 27);
+        for task_id in ["orders-0.1", "orders-0.2", "orders-1.1"] {
+            for user in [User::Operator, User::Replica] {
+                all.insert(key.password_at(&owner("orders", 1), task_id, user, 1).reveal().to_string());
+            }
+            all.insert(key.mark(&owner("orders", 1), task_id));
+        }
+        assert_eq!(all.len(), 36);
         let other = Key::new([8; KEY_BYTES]);
         assert!(!all.contains(other.password(&owner("orders", 1), User::Client, 1).reveal()));
     }
@@ -242,7 +309,7 @@ mod tests {
         let password = key.password(&owner("orders", 1), User::Client, 1);
         let shown = format!("{key:?} {password:?}");
         assert_eq!(shown, "Key(***) Password(***)");
-        let words = acl(User::Client, std::slice::from_ref(&password)).join(" ");
+        let words = acl(User::Client, Some(std::slice::from_ref(&password))).join(" ");
         assert!(words.starts_with("default reset on #") && !words.contains(password.reveal()), "{words}");
     }
 }

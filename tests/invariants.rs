@@ -30,7 +30,7 @@ fn kill(ordinal: u32) -> Plan {
 }
 
 fn follow(ordinal: u32, master: u32) -> Plan {
-    step(Action::Follow { task_id: task(ordinal), node: address(ordinal), master: address(master) })
+    step(Action::Follow { task_id: task(ordinal), node: address(ordinal), master: address(master), password: None })
 }
 
 fn write(write: Write) -> Plan {

@@ -4,6 +4,7 @@ use crate::failover::takeover::{depose, point_siblings};
 use crate::model::{EventKind, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
+use crate::reconcile::launch::master_password;
 
 /// A switchover that nobody asked for is tried again so long after it was backed out.
 const SWITCH_AGAIN_MS: u64 = 30_000;
@@ -85,7 +86,8 @@ fn fit_for_switch(d: &Draft, new: u32) -> Result<(), String> {
 
 pub(super) fn switch_over(d: &mut Draft, old: u32, new: u32, epoch: u64) {
     let (from, node) = (d.nodes[&old].address.clone(), &d.nodes[&new]);
-    let action = Action::SwitchOver { from, task_id: node.task_id.clone(), node: node.address.clone(), epoch };
+    let (task_id, password) = (node.task_id.clone(), master_password(node));
+    let action = Action::SwitchOver { from, task_id, node: node.address.clone(), epoch, password };
     d.step(action, format!("{} is the master of epoch {epoch}", d.node_name(new)));
     point_siblings(d, old, new);
 }

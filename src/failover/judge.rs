@@ -93,7 +93,7 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
     let (fails, silent_ms) = seen.map_or((0, 0), |node| (node.fails, node.silent_ms()));
     match why {
         NoAnswer::Busy => return silent("it is busy, and lives"),
-        NoAnswer::Garbled => return silent("only Mesos can tell what became of it"),
+        NoAnswer::Garbled | NoAnswer::Unproved => return silent("only Mesos can tell what became of it"),
         NoAnswer::Stranger => return Master::Dead(why.to_string()),
         // It listened once, and its agent's kernel says that it does not any more. The first refusal
         // is enough when it ended a connection: these are two facts.

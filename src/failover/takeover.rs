@@ -7,6 +7,7 @@ use crate::failover::promise::{confirmations, voters};
 use crate::model::{Answer, DataSet, Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
+use crate::reconcile::launch::master_password;
 
 /// A change of role is repeated after this time when it had no effect.
 const TURN_AGAIN_MS: u64 = 1000;
@@ -183,7 +184,7 @@ pub(super) fn depose(d: &mut Draft, old: u32, new: u32, offset: Option<u64>) -> 
 
 /// The others follow the new master at once: with `min-replicas-to-write` it takes no write before.
 pub(super) fn point_siblings(d: &mut Draft, old: u32, new: u32) {
-    let master = d.nodes[&new].address.clone();
+    let (master, password) = (d.nodes[&new].address.clone(), master_password(&d.nodes[&new]));
     let follows = |node: &NodeRecord| {
         let answers = d.answer(node.ordinal).is_some_and(|answer| answer.role == Role::Replica);
         answers && node.joined && node.stop.is_none() && !node.task.is_dead() && ![old, new].contains(&node.ordinal)
@@ -191,7 +192,8 @@ pub(super) fn point_siblings(d: &mut Draft, old: u32, new: u32) {
     let siblings: Vec<NodeRecord> = d.nodes.values().filter(|node| follows(node)).cloned().collect();
     for node in siblings {
         let why = format!("{} is the master now", d.node_name(new));
-        d.step(Action::Follow { task_id: node.task_id, node: node.address, master: master.clone() }, why);
+        let (master, password) = (master.clone(), password.clone());
+        d.step(Action::Follow { task_id: node.task_id, node: node.address, master, password }, why);
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::agent::Process;
-use super::fake_redis::{Fake, Registry, take_command};
+use super::fake_redis::{Fake, Registry, Talk, take_command};
 use super::process::Exit;
 use super::state::{Shared, TaskKey};
 
@@ -127,14 +127,14 @@ async fn serve(
 async fn converse(mut stream: TcpStream, address: SocketAddr, fakes: Arc<Mutex<Fakes>>) {
     let _ = stream.set_nodelay(true); // Slower without, but right.
     let mut received = BytesMut::with_capacity(READ_BYTES);
-    let mut resp3 = false;
+    let mut talk = Talk::default();
     while stream.read_buf(&mut received).await.is_ok_and(|n| n > 0) {
         let mut replies = Vec::new();
         let mut open = true;
         while open {
             match take_command(&mut received) {
                 Ok(Some(command)) if command.is_empty() => {}
-                Ok(Some(command)) => match lock(&fakes).registry.reply(address, &command, &mut resp3) {
+                Ok(Some(command)) => match lock(&fakes).registry.reply(address, &command, &mut talk) {
                     Some(reply) => replies.extend(reply),
                     None => open = false,
                 },

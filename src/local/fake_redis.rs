@@ -23,6 +23,8 @@ const COMMAND_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Fake {
     follows: Option<(String, u16)>,
     config: BTreeMap<String, String>,
+    /// The words of its last `--user`: the one by which it proves that it is its task.
+    user: Vec<String>,
     replid: String,
     started: Instant,
     /// The offset at `offset_since`.
@@ -49,6 +51,8 @@ impl Fake {
                 (None, None) => {} // A configuration file: nobody here writes one.
             }
         }
+        let user = config.remove("user").unwrap_or_default();
+        let user = user.split(' ').map(str::to_string).collect();
         let follows = config.remove("replicaof").or_else(|| config.remove("slaveof"));
         let follows = follows.and_then(|text| {
             let (host, port) = text.split_once(' ')?;
@@ -56,13 +60,21 @@ impl Fake {
         });
         let now = Instant::now();
         let replid = format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>());
-        Fake { follows, config, replid, started: now, offset: 0, offset_since: now }
+        Fake { follows, config, user, replid, started: now, offset: 0, offset_since: now }
     }
 
     /// The port that the command line asks for.
     pub fn port(&self) -> Option<u16> {
         self.config.get("port")?.parse().ok()
     }
+}
+
+/// What a server keeps of one connection.
+#[derive(Default)]
+pub(super) struct Talk {
+    resp3: bool,
+    /// Commands since MULTI.
+    queued: Option<Vec<Vec<String>>>,
 }
 
 /// All fake servers that listen, by address.
@@ -138,8 +150,27 @@ impl Registry {
     }
 
     /// The reply to a command; none closes the connection.
-    pub fn reply(&mut self, address: SocketAddr, command: &[String], resp3: &mut bool) -> Option<Vec<u8>> {
+    pub fn reply(&mut self, address: SocketAddr, command: &[String], talk: &mut Talk) -> Option<Vec<u8>> {
         let name = command.first()?.to_uppercase();
+        match (name.as_str(), &mut talk.queued) {
+            ("MULTI", queued) => {
+                *queued = Some(Vec::new());
+                return Some(b"+OK\r\n".to_vec());
+            }
+            ("EXEC", queued) => {
+                let Some(commands) = queued.take() else { return Some(error("ERR EXEC without MULTI")) };
+                let mut replies = format!("*{}\r\n", commands.len()).into_bytes();
+                for command in commands {
+                    replies.extend(self.reply(address, &command, talk)?);
+                }
+                return Some(replies);
+            }
+            (_, Some(queued)) => {
+                queued.push(command.to_vec());
+                return Some(b"+QUEUED\r\n".to_vec());
+            }
+            (_, None) => {}
+        }
         let argument = |i: usize| command.get(i).map_or("", String::as_str);
         Some(match name.as_str() {
             "PING" if command.len() > 1 => bulk(argument(1)),
@@ -147,18 +178,33 @@ impl Registry {
             "ECHO" => bulk(argument(1)),
             "QUIT" => return None,
             "CLIENT" if argument(1).eq_ignore_ascii_case("LIST") => bulk(""),
+            "ACL" if argument(1).eq_ignore_ascii_case("GETUSER") => self.user(address, argument(2)),
             "SELECT" | "CLIENT" | "AUTH" | "ACL" | "RESET" => b"+OK\r\n".to_vec(),
             "DBSIZE" | "WAIT" => b":0\r\n".to_vec(),
             "HELLO" => {
-                *resp3 = argument(1) == "3";
-                self.hello(address, *resp3)
+                talk.resp3 = argument(1) == "3";
+                self.hello(address, talk.resp3)
             }
             "INFO" => bulk(&self.info(address, &command[1..])),
             "ROLE" => self.role(address),
             "REPLICAOF" | "SLAVEOF" => self.replicaof(address, argument(1), argument(2)),
-            "CONFIG" => self.configure(address, &command[1..], *resp3),
+            "CONFIG" => self.configure(address, &command[1..], talk.resp3),
             _ => error(&format!("ERR unknown command '{}', with args beginning with: ", argument(0))),
         })
+    }
+
+    /// The passwords of a user, of which only the one that is off is known here.
+    fn user(&self, address: SocketAddr, name: &str) -> Vec<u8> {
+        let user = self.fakes.get(&address).map(|fake| fake.user.as_slice()).unwrap_or_default();
+        if user.first().is_none_or(|known| known != name) {
+            return b"*-1\r\n".to_vec();
+        }
+        let hashes: Vec<&str> = user.iter().filter_map(|word| word.strip_prefix('#')).collect();
+        let mut reply = [b"*4\r\n".to_vec(), bulk("flags"), b"*1\r\n".to_vec(), bulk("off")].concat();
+        reply.extend(bulk("passwords"));
+        reply.extend(format!("*{}\r\n", hashes.len()).into_bytes());
+        hashes.iter().for_each(|hash| reply.extend(bulk(hash)));
+        reply
     }
 
     fn hello(&self, address: SocketAddr, resp3: bool) -> Vec<u8> {

@@ -109,6 +109,9 @@ pub struct NodeRecord {
     /// It was the master, and another has taken its place; set until it is a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deposed: Option<Deposed>,
+    /// Its task was launched with a mark, by which it proves that it is the task, and with passwords of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marked: bool,
     /// Set: the operator has decided to kill it, for this reason. Taken back only when it becomes the
     /// master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,7 +198,8 @@ pub struct InstanceRecord {
     /// Nodes are being replaced by such as run as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<Roll>,
-    /// Its nodes want passwords; none: they do not.
+    /// Passwords of its nodes; none: they were launched by a version that gave them none, and nobody has asked
+    /// for any since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Passwords>,
     /// Deletion has begun: it is finished before anything else, whatever is declared meanwhile.
@@ -220,9 +224,17 @@ pub struct Passwords {
     /// The generation before is valid until then; none: not any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_until: Option<Timestamp>,
+    /// Clients need none. Operators and replicas do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }
 
 impl Passwords {
+    /// The first ones.
+    pub fn first(open: bool) -> Passwords {
+        Passwords { generation: 1, former_until: None, open }
+    }
+
     /// Those that are valid, newest first.
     pub fn generations(&self) -> Vec<u64> {
         let former = self.former_until.map(|_| self.generation - 1);

@@ -75,6 +75,9 @@ pub struct Answer {
     pub keys: u64,
     /// `connected_slaves`.
     pub connected_replicas: u32,
+    /// Who follows it, as they announce themselves; no more than some.
+    #[serde(default)]
+    pub replicas: Vec<Address>,
     /// What it last wanted to write to its disk, it could not.
     #[serde(default)]
     pub disk_fails: bool,
@@ -118,6 +121,7 @@ impl Answer {
         flags(self) == flags(other)
             && numbers(self) == numbers(other)
             && self.follows == other.follows
+            && self.replicas == other.replicas
             && self.replid == other.replid
             && self.replid2 == other.replid2
     }
@@ -189,8 +193,11 @@ pub enum NoAnswer {
     Busy,
     /// A reply that is not Redis'.
     Garbled,
-    /// Another process has its port, and answers as a master: the node does not run any more.
+    /// Another process has its port: it has not the mark of the node's task, or answers as a master with other
+    /// data. The node does not run any more.
     Stranger,
+    /// It takes no password of ours, so that it cannot prove to be the node's task.
+    Unproved,
 }
 
 impl NoAnswer {
@@ -204,6 +211,7 @@ impl NoAnswer {
             NoAnswer::Busy => "busy",
             NoAnswer::Garbled => "garbled",
             NoAnswer::Stranger => "stranger",
+            NoAnswer::Unproved => "unproved",
         }
     }
 }
@@ -218,6 +226,7 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Busy => "it replies with an error",
             NoAnswer::Garbled => "what replies is not Redis",
             NoAnswer::Stranger => "another process has its port",
+            NoAnswer::Unproved => "what replies takes no password of ours, and is not proved to be it",
         })
     }
 }

@@ -116,6 +116,8 @@ pub enum Action {
         node: Address,
         /// The master.
         master: Address,
+        /// By which password that lets it in, as it is recorded (no secret); none: by none.
+        password: Option<String>,
     },
     /// Make an empty replica, whose master was not there yet when it booted, try again at once.
     Kick {
@@ -125,6 +127,8 @@ pub enum Action {
         node: Address,
         /// The master.
         master: Address,
+        /// By which password that lets it in, as it is recorded (no secret); none: by none.
+        password: Option<String>,
     },
     /// Make a replica the master. The record names it already.
     Promote {
@@ -145,6 +149,15 @@ pub enum Action {
         /// It thinks that it is a master: its clients are cut, so that they look for the right one.
         cut_clients: bool,
     },
+    /// Cut replicas of the master that are no nodes of the instance.
+    CutForeign {
+        /// The master's task.
+        task_id: String,
+        /// Where it listens.
+        node: Address,
+        /// Where its own replicas listen.
+        ours: Vec<Address>,
+    },
     /// Hand the master's role over, without losing a write. The record names the new one already.
     SwitchOver {
         /// Where the master of now listens.
@@ -155,6 +168,8 @@ pub enum Action {
         node: Address,
         /// Its epoch.
         epoch: u64,
+        /// By which password it lets the former master in, as it is recorded (no secret); none: by none.
+        password: Option<String>,
     },
     /// Set configuration at run time.
     Configure {
@@ -186,6 +201,7 @@ impl Action {
             Action::Kick { .. } => "kick",
             Action::Promote { .. } => "promote",
             Action::Detach { .. } => "detach",
+            Action::CutForeign { .. } => "cutForeign",
             Action::SwitchOver { .. } => "switchOver",
             Action::Configure { .. } => "configure",
             Action::Acknowledge { .. } => "acknowledge",
@@ -204,6 +220,7 @@ impl fmt::Display for Action {
             Action::Kick { task_id, master, .. } => write!(f, "make task {task_id} try its master {master} again"),
             Action::Promote { task_id, .. } => write!(f, "make task {task_id} the master"),
             Action::Detach { task_id, .. } => write!(f, "make task {task_id} follow nobody"),
+            Action::CutForeign { task_id, .. } => write!(f, "cut replicas of task {task_id} that are not ours"),
             Action::SwitchOver { from, task_id, .. } => {
                 write!(f, "hand the master's role from {from} to task {task_id}")
             }

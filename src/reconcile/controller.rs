@@ -140,7 +140,7 @@ impl Controller {
                     self.parts.probes.0.now(&update.task_id); // It listens in a moment.
                 }
             }
-            Event::Noted(Note { task_id, done: Done::Pointed }) => self.parts.probes.0.now(task_id),
+            Event::Noted(Note { task_id, done: Done::Pointed | Done::Cut }) => self.parts.probes.0.now(task_id),
             Event::Listed(_) => {
                 (self.synced, self.watching) = (true, true);
                 self.schedule.listed();

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::failover::redis::{Redis, SwitchError};
+use crate::failover::redis::{MASTER_PASSWORD, Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
 use crate::model::{Launch, MesosCall, NodeRecord, Role};
@@ -191,6 +191,13 @@ impl Ports {
         self.tell(Input::Event(Event::Noted(Note { task_id, done }))).await;
     }
 
+    /// The node was told by which password its master lets it in.
+    async fn note_password(&self, task_id: String, password: Option<String>) {
+        if let Some(password) = password {
+            self.note(task_id, Done::Configured(vec![(MASTER_PASSWORD.to_string(), password)])).await;
+        }
+    }
+
     async fn commit(&self, work: &Work) -> Result<(), Failure> {
         if work.txn.ops.is_empty() {
             return Ok(());
@@ -296,16 +303,19 @@ impl Ports {
                 self.mesos.send(self.subscription, call).with_context(|| format!("kill task {task_id}"))?;
                 self.note(task_id, Done::Killed).await;
             }
-            Action::Follow { task_id, node, master } => {
-                let done = self.redis.follow(&node, &master).await;
+            Action::Follow { task_id, node, master, password } => {
+                let done = self.redis.follow(&node, &master, password.as_deref()).await;
                 self.note(task_id.clone(), Done::Pointed).await;
                 done.with_context(|| format!("make task {task_id} a replica of {master}"))?;
+                self.note_password(task_id, password).await;
             }
-            Action::Kick { task_id, node, master } => {
-                let done = self.redis.kick(&node, &master).await;
+            Action::Kick { task_id, node, master, password } => {
+                let done = self.redis.kick(&node, &master, password.as_deref()).await;
                 self.note(task_id.clone(), Done::Pointed).await;
-                if let Err(error) = done {
-                    debug!("make task {task_id} try its master again: {error:#}"); // It tries by itself each second.
+                match done {
+                    Ok(()) => self.note_password(task_id, password).await,
+                    // It tries by itself each second.
+                    Err(error) => debug!("make task {task_id} try its master again: {error:#}"),
                 }
             }
             Action::Promote { task_id, node, data } => {
@@ -324,8 +334,14 @@ impl Ports {
                 let answer = answer.with_context(|| format!("make task {task_id} follow nobody"))?;
                 self.note(task_id, Done::Turned(answer)).await;
             }
-            Action::SwitchOver { from, task_id, node, epoch } => {
-                let answer = self.redis.switch_over(&from, &node, SWITCH_PATIENCE).await;
+            Action::CutForeign { task_id, node, ours } => {
+                let done = self.redis.cut_foreign(&node, &ours).await;
+                self.note(task_id.clone(), Done::Cut).await;
+                let cut = done.with_context(|| format!("cut replicas of task {task_id} that are not ours"))?;
+                info!(task_id, cut, "replicas that are not ours are cut");
+            }
+            Action::SwitchOver { from, task_id, node, epoch, password } => {
+                let answer = self.redis.switch_over(&from, &node, password.as_deref(), SWITCH_PATIENCE).await;
                 self.note(task_id.clone(), Done::Pointed).await;
                 match answer {
                     Ok(answer) => self.note(task_id, Done::Turned(answer)).await,

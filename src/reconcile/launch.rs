@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::failover::redis::{MASTER_PASSWORD, USERS};
+use crate::failover::redis::{MASTER_PASSWORD, OPEN, USERS, generations};
 use crate::model::{Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id};
-use crate::passwords::{Owner, Password, User, acl};
+use crate::passwords::{Owner, Password, User, acl, mark_acl};
 use crate::placement::Placement;
 use crate::reconcile::draft::PlanSettings;
 use crate::spec::InstanceSpec;
@@ -31,9 +31,12 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Opt
     ]);
     if let Some(auth) = auth {
         let generations: Vec<String> = auth.generations().iter().map(ToString::to_string).collect();
-        let secret = spec.secret().map(|_| format!(";{}", secret.unwrap_or(0))).unwrap_or_default();
-        settings.insert(USERS.to_string(), generations.join(",") + &secret);
-        settings.insert(MASTER_PASSWORD.to_string(), auth.generation.to_string());
+        let clients = match spec.secret() {
+            Some(_) => format!(";{}", secret.unwrap_or(0)),
+            None if auth.open => format!(";{OPEN}"),
+            None => String::new(),
+        };
+        settings.insert(USERS.to_string(), generations.join(",") + &clients);
     }
     settings
 }
@@ -43,7 +46,13 @@ pub const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 const PING_PERIOD: &str = "repl-ping-replica-period";
 
-/// Whether the setting is one of [`owned_settings`].
+/// By which password the node lets replicas in: the newest that it is known to have. None: it wants none.
+pub fn master_password(node: &NodeRecord) -> Option<String> {
+    let newest = generations(node.owned.get(USERS)?).into_iter().max()?;
+    Some(if node.marked { format!("{newest}@{}", node.task_id) } else { newest.to_string() })
+}
+
+/// Whether the setting is one that the operator owns.
 pub fn is_owned(key: &str) -> bool {
     [MIN_REPLICAS, MAX_LAG, PING_PERIOD, USERS, MASTER_PASSWORD].contains(&key)
 }
@@ -59,8 +68,7 @@ pub fn node_record(
     let spec = &record.spec;
     // A task is seen by many, and passwords that people choose are found from their hashes: the node is told
     // of them when it runs.
-    let mut owned = owned_settings(spec, record.auth.as_ref(), None);
-    owned.remove(MASTER_PASSWORD);
+    let owned = owned_settings(spec, record.auth.as_ref(), None);
     NodeRecord {
         instance: instance.to_string(),
         ordinal,
@@ -79,6 +87,7 @@ pub fn node_record(
         owned,
         joined: true,
         deposed: None,
+        marked: record.auth.is_some(),
         stop: None,
     }
 }
@@ -159,11 +168,17 @@ fn users(node: &NodeRecord, record: &InstanceRecord, settings: &PlanSettings) ->
         return Vec::new();
     };
     let owner = Owner { instance: node.instance.clone(), created_at: record.created_at };
-    let passwords = |user: User| match user {
-        User::Client if record.spec.secret().is_some() => Vec::new(),
-        user => auth.generations().iter().map(|g| key.password(&owner, user, *g)).collect::<Vec<Password>>(),
+    let passwords = |user: User| -> Option<Vec<Password>> {
+        let generations = auth.generations().into_iter();
+        match user {
+            User::Client if record.spec.secret().is_some() => Some(Vec::new()),
+            User::Client if auth.open => None,
+            User::Client => Some(generations.map(|g| key.password(&owner, user, g)).collect()),
+            _ => Some(generations.map(|g| key.password_at(&owner, &node.task_id, user, g)).collect()),
+        }
     };
-    User::ALL.map(|user| acl(user, &passwords(user))).to_vec()
+    let users = User::ALL.map(|user| acl(user, passwords(user).as_deref()));
+    users.into_iter().chain([mark_acl(&key.mark(&owner, &node.task_id))]).collect()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ impl World {
                 Dirty::all()
             }
             MesosEvent::Offers(mut offers) => {
+                self.avoided.retain(|_, until| *until > now);
                 let taken = self.taken_addresses();
                 for offer in &mut offers {
                     withhold_ports(offer, &taken);
@@ -71,12 +72,13 @@ impl World {
 
     /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
     /// died before that is learned, and replicas follow an address, whoever listens there: a stranger
-    /// on a dead master's port would wipe them.
+    /// on a dead master's port would wipe them. And where another process was found: a node cannot listen there.
     fn taken_addresses(&self) -> BTreeSet<Address> {
         let nodes = self.instances.values().flat_map(|instance| instance.nodes.values());
         let followed = |node: &Node| node.answer.as_ref().and_then(|(answer, _)| answer.follows.clone());
         let taken = nodes.flat_map(|node| [Some(node.record.value.address.clone()), followed(node)]).flatten();
-        taken.chain(self.planned.values().flatten().cloned()).collect()
+        let planned = self.planned.values().flatten().cloned();
+        taken.chain(planned).chain(self.avoided.keys().cloned()).collect()
     }
 
     /// Offers are void, and what is known of tasks may be old: each is to be asked for again.

@@ -13,7 +13,7 @@ use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
 use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
-use crate::reconcile::replication::{configure, handle_data_loss, note_initialized, repair_roles};
+use crate::reconcile::replication::{configure, cut_foreign, handle_data_loss, note_initialized, repair_roles};
 use crate::reconcile::report;
 use crate::reconcile::rolling::{make_room, resize_in_place, roll};
 use crate::reconcile::rotation::rotate;
@@ -40,6 +40,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         failover::take_over(&mut draft);
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
+        cut_foreign(&mut draft, &master);
         resize_in_place(&mut draft);
         rotate(&mut draft);
         configure(&mut draft);
@@ -104,7 +105,8 @@ fn accept_document(d: &mut Draft) {
 
 fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     let labels = instance.metadata.labels.clone();
-    let first = d.o.settings.key.as_ref().map(|_| Passwords { generation: 1, former_until: None });
+    let open = instance.spec.auth == Some(Auth::None);
+    let first = d.o.settings.key.as_ref().map(|_| Passwords::first(open));
     let Some(record) = &mut d.record else {
         d.record = Some(InstanceRecord {
             spec: instance.spec.clone(),
@@ -119,7 +121,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             confirmations: 0,
             unsettled: false,
             rolling: None,
-            auth: first.filter(|_| instance.spec.auth != Some(Auth::None)),
+            auth: first,
             deleting: false,
             created_at: d.o.now,
             failures: 0,
@@ -132,8 +134,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
     record.spec = instance.spec.clone();
     record.labels = labels;
     record.auth = match &instance.spec.auth {
-        Some(Auth::Generated | Auth::SecretRef(_)) => record.auth.or(first),
-        Some(Auth::None) => None,
+        Some(_) => record.auth.map(|auth| Passwords { open, ..auth }).or(first),
         None => record.auth, // Clients of one that was made without passwords know none.
     };
     record.spec_revision = revision;

@@ -1,13 +1,16 @@
 //! Data, roles and configuration of the nodes that live. Pure.
 
-use crate::failover::redis::{MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
+use crate::failover::redis::{MASTER_PASSWORD, USERS, secret_revision};
 use crate::failover::{self, Master, proved_empty};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role, Timestamp};
-use crate::reconcile::action::Action;
+use crate::reconcile::action::{Action, Step};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
+use crate::reconcile::report;
 use crate::spec::{self, OnDataLoss};
 
+/// Replicas that are not ours are cut so often while they come back.
+const CUT_AGAIN_MS: u64 = 500;
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
 /// A node that seems empty is asked whether it still is so often, once its master is dead.
@@ -99,6 +102,7 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
         return;
     }
     let Some(at) = d.master().map(|node| (node.ordinal, node.address.clone())) else { return };
+    let password = d.master().and_then(launch::master_password);
     let master_has_data = d.answer(at.0).is_some_and(|answer| !answer.is_blank());
     // The last answer of a dead node is still known.
     let lives = |node: &&NodeRecord| node.stop.is_none() && !node.task.is_dead();
@@ -122,27 +126,43 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
         }
         if stray && answer.keys > 0 && !master_has_data {
             d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
-        } else if !has_password(d, &node) {
-            // Its master would not let it in. It is told below.
         } else if stray || !node.joined {
             admit(d, &node, answer);
             d.step(
-                Action::Follow { task_id, node: address, master },
+                Action::Follow { task_id, node: address, master, password: password.clone() },
                 format!("{} does not follow the recorded master", node.name()),
             );
         } else if !answer.link_up && answer.is_blank() {
             d.step(
-                Action::Kick { task_id, node: address, master },
+                Action::Kick { task_id, node: address, master, password: password.clone() },
                 format!("{} booted before its master listened", node.name()),
             );
         }
     }
 }
 
-/// Whether the node knows by what password it follows its master, if it needs one.
-fn has_password(d: &Draft, node: &NodeRecord) -> bool {
-    let wants = d.record.as_ref().is_some_and(|record| record.auth.is_some());
-    !wants || node.owned.contains_key(MASTER_PASSWORD)
+/// Who follows the master and is no node of the instance counts for `WAIT` and `min-replicas-to-write`, and would
+/// make confirmations worth nothing: it is cut, as long as it comes, and `report` says that it is there.
+pub fn cut_foreign(d: &mut Draft, master: &Master) {
+    let foreign = d.o.instance.foreign_replicas();
+    if foreign.is_empty() || *master != Master::Available || d.o.frozen.is_some() {
+        return;
+    }
+    let Some(node) = d.master().cloned() else { return };
+    if report::foreign_replica(d).map(|why| report::was_said(d, &why)) == Some(false) {
+        let message = report::foreign_replica(d).unwrap_or_default();
+        d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
+    }
+    let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));
+    if let Some(again) = again.filter(|again| *again > d.o.now) {
+        return d.revisit(again);
+    }
+    let others = d.nodes.values().filter(|other| other.ordinal != node.ordinal && !other.task.is_dead());
+    let ours = others.map(|other| other.address.clone()).collect();
+    d.step(
+        Action::CutForeign { task_id: node.task_id, node: node.address, ours },
+        "they are no nodes of the instance, and would confirm writes",
+    );
 }
 
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything
@@ -221,9 +241,13 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
     if record.spec.secret().is_some() && d.o.secret.or(known).is_none() {
         wanted.remove(USERS); // Clients go on as before until there is a secret.
     }
-    if record.auth.is_none() && node.owned.contains_key(USERS) {
-        wanted.insert(USERS.to_string(), NO_PASSWORD.to_string());
-    }
+    // Who is told to follow is told the password along.
+    let told = |step: &Step| match &step.action {
+        Action::Follow { task_id, .. } | Action::Kick { task_id, .. } => *task_id == node.task_id,
+        _ => false,
+    };
+    let master = d.master().filter(|master| master.ordinal != node.ordinal && !d.steps.iter().any(told));
+    wanted.extend(master.and_then(launch::master_password).map(|value| (MASTER_PASSWORD.to_string(), value)));
     let number = |text: &String| text.parse::<usize>().unwrap_or(0);
     // Users first: who is to log in by a password must be known by it.
     let (users, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(key, _)| key == USERS);
@@ -235,15 +259,5 @@ fn owned_changes(d: &Draft, node: &NodeRecord) -> Vec<(String, String)> {
             && d.is_master(node.ordinal)
             && failover::caught_up(d, Timestamp(0)) < number(value)
     };
-    changed.filter(|(key, value)| !too_early(key, value) && (key != MASTER_PASSWORD || all_know(d, value))).collect()
-}
-
-/// Whether every node that may be the master lets replicas in by the password of that generation.
-fn all_know(d: &Draft, generation: &str) -> bool {
-    let knows = |node: &NodeRecord| {
-        node.owned
-            .get(USERS)
-            .is_some_and(|users| generations(users).iter().any(|known| known.to_string() == generation))
-    };
-    d.nodes.values().filter(|node| !node.task.is_dead()).all(knows)
+    changed.filter(|(key, value)| !too_early(key, value)).collect()
 }

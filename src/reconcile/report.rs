@@ -1,7 +1,7 @@
 //! What is said of an instance after its pass is planned: its status. Pure.
 
 use crate::failover::{self, Master};
-use crate::model::{NodeRecord, Role, TaskRecord};
+use crate::model::{Address, NoAnswer, NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
@@ -150,6 +150,7 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
             (TaskRecord::Unsure { since, .. }, _) => {
                 (NodeState::Unreachable, format!("out of Mesos' sight since {since}"))
             }
+            (_, Some((why @ (NoAnswer::Stranger | NoAnswer::Unproved), _))) => (NodeState::Starting, why.to_string()),
             (TaskRecord::Launching, _) => quiet(NodeState::Launching),
             (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
                 (NodeState::NotAnswering, format!("no answer since {since} ({why:?})"))
@@ -309,6 +310,36 @@ fn up_to_date(d: &Draft) -> Verdict {
     Verdict(ConditionType::UpToDate, ConditionStatus::False, reason, format!("to be replaced: {}", stale.join("; ")))
 }
 
+/// Of so many the addresses are told.
+const FOREIGN_SAID_MAX: usize = 5;
+/// The reason of [`foreign_replica`].
+const FOREIGN_REPLICA: &str = "ForeignReplica";
+
+/// Says who follows the master and is no node of the instance, if somebody does.
+pub fn foreign_replica(d: &Draft) -> Option<String> {
+    let foreign = d.o.instance.foreign_replicas();
+    // A link of ours that has just been made again may be there twice, until the former one is cut.
+    let known = |address: &&Address| d.o.instance.nodes.values().any(|node| node.record.value.address == **address);
+    let cut = d.master().and_then(|node| d.seen(node.ordinal)).is_some_and(|seen| seen.cut_at.is_some());
+    if !cut && foreign.iter().all(|address| known(&address)) {
+        return None;
+    }
+    let names: Vec<String> = foreign.iter().take(FOREIGN_SAID_MAX).map(ToString::to_string).collect();
+    (!foreign.is_empty()).then(|| {
+        let (count, names) = (foreign.len(), names.join(", "));
+        format!(
+            "{count} that are no nodes of the instance follow the master ({names}): while they do, what WAIT confirms \
+             and min-replicas-to-write demands may be on them alone; they are cut"
+        )
+    })
+}
+
+/// Whether that was said by the status before.
+pub fn was_said(d: &Draft, why: &str) -> bool {
+    let before = d.o.instance.status.as_ref().and_then(|s| s.value.condition(ConditionType::ReplicasInSync));
+    before.is_some_and(|known| known.reason == FOREIGN_REPLICA && known.message == why)
+}
+
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
     let want = d.spec().map_or(0, |spec| spec.replicas as usize);
     let replicas = || nodes.iter().filter(|node| node.role == Role::Replica);
@@ -320,6 +351,9 @@ fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {
         .collect();
     let settled = d.record.as_ref().is_some_and(|record| !record.unsettled);
     let promised = settled && failover::confirmations(d) >= d.spec().map_or(0, spec::InstanceSpec::confirmations);
+    if let Some(why) = foreign_replica(d) {
+        return Verdict(ConditionType::ReplicasInSync, ConditionStatus::False, FOREIGN_REPLICA, why);
+    }
     if ready >= want && !promised {
         return Verdict(
             ConditionType::ReplicasInSync,

@@ -1,6 +1,6 @@
 //! Passwords are rotated: newer ones are made valid beside those before, which end later. Pure.
 
-use crate::failover::redis::MASTER_PASSWORD;
+use crate::failover::redis::{MASTER_PASSWORD, master_password};
 use crate::model::{EventKind, NodeRecord, Passwords, RequestKind};
 use crate::reconcile::draft::Draft;
 
@@ -27,9 +27,9 @@ fn begin(d: &mut Draft, keep_ms: u64) {
             "RotationRefused",
             format!("the former passwords are valid until {until}: one after the other"),
         ),
-        Some(Passwords { generation, former_until: None }) => {
+        Some(Passwords { generation, former_until: None, open }) => {
             let until = now.plus_ms(keep_ms);
-            record.auth = Some(Passwords { generation: generation + 1, former_until: Some(until) });
+            record.auth = Some(Passwords { generation: generation + 1, former_until: Some(until), open });
             (EventKind::Normal, "PasswordsRotated", format!("the former ones are valid until {until}"))
         }
     };
@@ -38,20 +38,20 @@ fn begin(d: &mut Draft, keep_ms: u64) {
 
 /// The former passwords end when their time is over and nobody of ours uses them any more.
 fn end(d: &mut Draft) {
-    let Some(Passwords { generation, former_until: Some(until) }) = d.record.as_ref().and_then(|record| record.auth)
-    else {
-        return;
-    };
+    let auth = d.record.as_ref().and_then(|record| record.auth);
+    let Some(Passwords { generation, former_until: Some(until), open }) = auth else { return };
     if d.o.now < until {
         return d.revisit(until);
     }
-    let newest = generation.to_string();
-    let behind = |node: &&NodeRecord| !node.task.is_dead() && node.owned.get(MASTER_PASSWORD) != Some(&newest);
+    let uses = |node: &NodeRecord| node.owned.get(MASTER_PASSWORD).and_then(|value| master_password(value)?.0.into());
+    let behind =
+        |node: &&NodeRecord| !node.task.is_dead() && !d.is_master(node.ordinal) && uses(node) != Some(generation);
     let behind: Vec<String> = d.nodes.values().filter(behind).map(NodeRecord::name).collect();
     if !behind.is_empty() {
         d.wait(format!("the former passwords stay valid, for {} may still use them", behind.join(", ")));
         return;
     }
-    d.record.as_mut().expect("it was read above").auth = Some(Passwords { generation, former_until: None });
+    d.record.as_mut().expect("it was read above").auth =
+        Some(Passwords { generation, former_until: None, open });
     d.event(EventKind::Normal, "FormerPasswordsVoid", d.o.name.to_string(), "their time is over".to_string());
 }

@@ -1,6 +1,6 @@
 //! News of tasks become records: what is known is settled before anything is decided. Pure.
 
-use crate::model::{EventKind, Meaning, TaskRecord, TaskState, TaskUpdate};
+use crate::model::{Address, EventKind, Meaning, NoAnswer, TaskRecord, TaskState, TaskUpdate};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::{launch, leaving};
@@ -99,13 +99,25 @@ fn settle_death(d: &mut Draft, ordinal: u32, update: &TaskUpdate, ran: bool) {
         d.event(EventKind::Normal, "NodeStopped", name, why);
         return;
     }
-    d.event(EventKind::Warning, "NodeDied", name, why);
-    // An offer that went away under us is our latency, a drain somebody's wish, not the node's fault:
-    // no backoff.
-    let ours =
-        matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION" | leaving::DRAINING));
+    d.event(EventKind::Warning, "NodeDied", name.clone(), why);
+    let occupied = occupied(d, ordinal);
+    if let Some(address) = &occupied {
+        let message = format!("another process has its port {address}, and is left alone: the next node gets another");
+        d.event(EventKind::Warning, "PortTaken", name, message);
+    }
+    // An offer that went away under us is our latency, a drain somebody's wish, a taken port the agent's fault: no
+    // backoff.
+    let ours = occupied.is_some()
+        || matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION" | leaving::DRAINING));
     if let Some(record) = d.record.as_mut().filter(|_| !ours) {
         record.failures = if lived_ms >= STABLE_MS { 1 } else { record.failures.saturating_add(1) };
         record.last_failure = Some(now);
     }
+}
+
+/// The address of a node that never answered, where somebody else did.
+fn occupied(d: &Draft, ordinal: u32) -> Option<Address> {
+    let seen = d.seen(ordinal).filter(|node| node.answer.is_none())?;
+    let taken = matches!(seen.silent, Some((NoAnswer::Stranger | NoAnswer::Unproved, _)));
+    taken.then(|| seen.record.value.address.clone())
 }

@@ -1,7 +1,12 @@
 //! Redis' part of the world: what nodes answer, since when they do not, and how many are out of sight. Pure.
 
-use crate::model::{Answer, Meaning, NoAnswer, Probe, TaskRecord, Timestamp};
+use std::collections::BTreeSet;
+
+use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, TaskRecord, Timestamp};
 use crate::reconcile::world::{Dirty, Instance, Node, World};
+
+/// An address where another process listens is not given to a node for so long.
+const AVOID_MS: u64 = 600_000;
 
 /// How many nodes run as far as anybody knows, and how many of them the operator cannot reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +60,9 @@ impl World {
             // The watch is patient with its own process, and knows better what silence is.
             Err(NoAnswer::Timeout | NoAnswer::Unreachable) if watched && !probe.watched => false,
             Err(why) => {
+                if matches!(why, NoAnswer::Stranger | NoAnswer::Unproved) {
+                    self.avoided.insert(node.record.value.address.clone(), now.plus_ms(AVOID_MS));
+                }
                 let answered_at = node.answer.as_ref().map_or(Timestamp(0), |(_, at)| *at);
                 let since = match node.silent {
                     _ if probe.watched => probe.at.max(answered_at),
@@ -76,6 +84,15 @@ impl World {
 }
 
 impl Instance {
+    /// Who follows the master and is no node of the instance, as they announce themselves, twice what is there
+    /// twice. Such a one counts for `WAIT` and for `min-replicas-to-write`.
+    pub fn foreign_replicas(&self) -> Vec<Address> {
+        let master = self.record.as_ref().and_then(|record| self.nodes.get(&record.value.master?));
+        let Some(answer) = master.and_then(Node::answer) else { return Vec::new() };
+        let mut ours: BTreeSet<&Address> = self.nodes.values().map(|node| &node.record.value.address).collect();
+        answer.replicas.iter().filter(|replica| !ours.remove(replica)).cloned().collect()
+    }
+
     /// When it was learned that the recorded master does not answer.
     pub fn lost_at(&self) -> Option<Timestamp> {
         self.nodes.get(&self.record.as_ref()?.value.master?)?.noticed_at

@@ -95,7 +95,8 @@ impl Targets {
         valid.sort_unstable_by(|a, b| b.cmp(a));
         valid.dedup();
         let owner = Owner { instance: name.to_string(), created_at: record.created_at };
-        (!valid.is_empty()).then(|| Login { key, owner, generations: valid, secret: secret.cloned() })
+        let task_id = node.marked.then(|| node.task_id.clone());
+        (!valid.is_empty()).then(|| Login { key, owner, task_id, generations: valid, secret: secret.cloned() })
     }
 
     fn pace(&self, node: &Node) -> Pace {
@@ -117,6 +118,7 @@ fn is_disturbed(instance: &Instance) -> bool {
     let newest = master.and_then(history);
     let another = |node: &Node| newest.is_some() && history(node).is_some_and(|replid| Some(replid) != newest);
     promises
+        || !instance.foreign_replicas().is_empty()
         || instance.nodes.values().any(another)
         || master.is_some_and(|master| master.silent.is_some())
         || instance.nodes.values().any(dead)

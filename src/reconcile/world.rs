@@ -71,6 +71,8 @@ pub enum Done {
     Turned(Answer),
     /// It was to be handed the master's role in this epoch, and that was backed out.
     SwitchFailed(u64, String),
+    /// Replicas that are not ours were cut from it.
+    Cut,
     /// These settings were made by CONFIG SET.
     Configured(Vec<(String, String)>),
     /// The update with this uuid was acknowledged.
@@ -186,6 +188,8 @@ pub struct Node {
     pub still_since: Option<Timestamp>,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
+    /// When replicas that are not ours were last cut from it.
+    pub cut_at: Option<Timestamp>,
     /// The last REPLICAOF.
     pub pointed_at: Option<Timestamp>,
     /// Settings applied by CONFIG SET and not recorded yet.
@@ -213,6 +217,7 @@ impl Node {
             detached_since: None,
             still_since: None,
             killed_at: None,
+            cut_at: None,
             pointed_at: None,
             configured: Vec::new(),
         }
@@ -286,6 +291,8 @@ pub struct World {
     /// Keys whose deletion is our own doing, and the revision that it was committed at (0: it was not
     /// yet): what the watch still tells of before is over.
     pub(super) forgetting: BTreeMap<String, i64>,
+    /// Addresses where somebody else was found, and until when no node is placed there.
+    pub(super) avoided: BTreeMap<Address, Timestamp>,
     /// Where nodes of each instance will listen whose records are being written.
     pub(super) planned: BTreeMap<String, Vec<Address>>,
     /// Instances whose roll begins with the writes that are under way.
@@ -378,6 +385,7 @@ impl World {
             Done::Launched(sent) => known.heard = sent || known.update.is_some(),
             Done::Killed => known.killed_at = Some(now),
             Done::Pointed => known.pointed_at = Some(now),
+            Done::Cut => known.cut_at = Some(now),
             // A probe of this very millisecond may have been answered before.
             Done::Turned(answer) => known.answered(answer, now.plus_ms(1)),
             Done::SwitchFailed(epoch, why) => known.switch_failed = Some(SwitchFailed { epoch, why, at: now }),

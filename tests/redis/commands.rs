@@ -13,13 +13,13 @@ async fn a_node_can_be_made_to_follow_another_any_number_of_times() {
     let redis = commander(TIMEOUT);
     let (master, node) = (Server::start(&[]).await, Server::start(&[]).await);
     master.cli(&["SET", "a", "1"]).await.unwrap();
-    redis.follow(&address(&node), &address(&master)).await.unwrap();
+    redis.follow(&address(&node), &address(&master), None).await.unwrap();
     wait_for_link(&redis, &node).await;
-    redis.follow(&address(&node), &address(&master)).await.unwrap();
+    redis.follow(&address(&node), &address(&master), None).await.unwrap();
     assert!(redis.probe(&address(&node)).await.unwrap().link_up, "nothing changes the second time");
     assert_eq!(node.cli(&["GET", "a"]).await.unwrap(), "1");
     let nobody = local(Ports::lease(1).next());
-    let error = format!("{:#}", redis.follow(&nobody, &address(&master)).await.unwrap_err());
+    let error = format!("{:#}", redis.follow(&nobody, &address(&master), None).await.unwrap_err());
     assert_eq!(error, format!("make {nobody} follow {}: nobody listens on its port", address(&master)));
 }
 
@@ -69,7 +69,7 @@ async fn a_kicked_replica_connects_at_once_and_cannot_be_written_to_meanwhile() 
     let _server = home.spawn("redis", &mut command);
     wait_until("the master listens", PATIENCE, async || redis.probe(&master).await.is_ok()).await;
     let kicked = Instant::now();
-    match redis.kick(&node, &master).await {
+    match redis.kick(&node, &master, None).await {
         Ok(()) => {}
         // It has tried by itself at that very moment.
         Err(error) => assert!(format!("{error:#}").contains("link is up or coming up"), "{error:#}"),
@@ -90,7 +90,7 @@ async fn only_a_new_replica_is_kicked() {
     let replica = replica_of(master.port()).await;
     let refused = async |node: &Server, master: &Address| {
         let before = redis.probe(&address(node)).await.unwrap();
-        let error = redis.kick(&address(node), master).await.expect_err("it must be refused");
+        let error = redis.kick(&address(node), master, None).await.expect_err("it must be refused");
         let after = redis.probe(&address(node)).await.unwrap();
         assert_eq!((before.role, before.follows, before.replid), (after.role, after.follows, after.replid));
         format!("{error:#}")

@@ -4,18 +4,22 @@
 mod support;
 
 mod commands;
+mod foreign;
+mod identity;
 mod prober;
 mod probes;
 mod roles;
 mod switch;
 mod term;
+mod users;
 mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redisctl::failover::redis::{Redis, Term};
-use redisctl::model::{Address, Probe};
+use redisctl::failover::redis::{Login, Redis, Term};
+use redisctl::model::{Address, Probe, Timestamp};
+use redisctl::passwords::{KEY_BYTES, Key, Owner, User, acl, mark_acl};
 use support::{Redis as Server, wait_until};
 use tokio::sync::mpsc;
 
@@ -25,6 +29,37 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
 /// How long a condition may take to become true.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What passwords of nodes in these tests follow from, and whose they are.
+fn key() -> (Key, Owner) {
+    (Key::new([7; KEY_BYTES]), Owner { instance: "orders".to_string(), created_at: Timestamp(1) })
+}
+
+/// The arguments that make a redis-server the node of a task.
+fn of_task(task_id: &str, open: bool) -> Vec<String> {
+    let (key, owner) = key();
+    let users = User::ALL.map(|user| match user {
+        User::Client if open => acl(user, None),
+        User::Client => acl(user, Some(&[key.password(&owner, user, 1)])),
+        _ => acl(user, Some(&[key.password_at(&owner, task_id, user, 1)])),
+    });
+    let mark = mark_acl(&key.mark(&owner, task_id));
+    users.into_iter().chain([mark]).flat_map(|words| [vec!["--user".to_string()], words].concat()).collect()
+}
+
+fn login(task_id: &str) -> Login {
+    let (key, owner) = key();
+    Login { key, owner, task_id: Some(task_id.to_string()), generations: vec![1], secret: None }
+}
+
+/// A node that proves to be this task, and is known as such. Clients need no password.
+async fn node(redis: &Redis, task_id: &str, more: &[&str]) -> Server {
+    let users = of_task(task_id, true);
+    let args: Vec<&str> = users.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    let server = Server::start(&args).await;
+    redis.set_login(&address(&server), Some(login(task_id)));
+    server
+}
 
 /// The port of a leader that leads for ever.
 fn commander(timeout: Duration) -> Redis {

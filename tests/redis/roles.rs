@@ -42,7 +42,7 @@ async fn a_replica_is_promoted_and_its_siblings_follow_it_without_a_full_copy() 
     let again = redis.promote(&address(&a), None).await.unwrap();
     assert_eq!((again.role, again.replid), (Role::Master, promoted.replid), "nothing changes the second time");
 
-    redis.follow(&address(&b), &address(&a)).await.unwrap();
+    redis.follow(&address(&b), &address(&a), None).await.unwrap();
     wait_for_link(&redis, &b).await;
     assert_eq!(syncs(&a).await, (0, 1));
     a.cli(&["SET", "after", "1"]).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_replica_that_has_followed_a_stranger_since_it_was_asked_is_not_promot
     let before = redis.probe(&address(&a)).await.unwrap();
     let stranger = Server::start(&[]).await;
     master.kill();
-    redis.follow(&address(&a), &address(&stranger)).await.unwrap();
+    redis.follow(&address(&a), &address(&stranger), None).await.unwrap();
     wait_for_link(&redis, &a).await;
     let asked = redis.promote(&address(&a), Some(&before.data())).await.unwrap();
     assert_eq!((asked.role, asked.keys, asked.follows), (Role::Replica, 0, Some(address(&a))));
@@ -90,7 +90,7 @@ async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
 
     // Back to its master.
     let (full, partial) = syncs(&master).await;
-    redis.follow(&address(&b), &address(&master)).await.unwrap();
+    redis.follow(&address(&b), &address(&master), None).await.unwrap();
     wait_for_link(&redis, &b).await;
     wait_for_key(&b, "meanwhile").await;
     assert_eq!(syncs(&master).await, (full, partial + 1));
@@ -100,7 +100,7 @@ async fn a_detached_replica_keeps_its_history_and_joins_again_partially() {
     wait_for_key(&a, "meanwhile").await;
     redis.promote(&address(&a), None).await.unwrap();
     a.cli(&["SET", "after", "1"]).await.unwrap();
-    redis.follow(&address(&b), &address(&a)).await.unwrap();
+    redis.follow(&address(&b), &address(&a), None).await.unwrap();
     wait_for_key(&b, "after").await;
     assert_eq!(syncs(&a).await, (0, 1));
 }
@@ -114,7 +114,7 @@ async fn a_detached_node_can_be_promoted_and_others_join_it_partially() {
     let (winner, other) = if of_a.offset >= of_b.offset { (&a, &b) } else { (&b, &a) };
     redis.promote(&address(winner), None).await.unwrap();
     winner.cli(&["SET", "after", "1"]).await.unwrap();
-    redis.follow(&address(other), &address(winner)).await.unwrap();
+    redis.follow(&address(other), &address(winner), None).await.unwrap();
     wait_for_key(other, "after").await;
     assert_eq!(syncs(winner).await, (0, 1));
 }
@@ -159,7 +159,7 @@ async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told()
     let gone = futures::StreamExt::next(&mut subscriber.on_message()).await;
     assert!(gone.is_none(), "subscribers are cut");
     assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "1", "what it took is kept until it is reported");
-    redis.follow(&address(&master), &address(&a)).await.unwrap();
+    redis.follow(&address(&master), &address(&a), None).await.unwrap();
     wait_for_link(&redis, &master).await;
     assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "");
 }

@@ -75,7 +75,7 @@ async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_st
     for _ in 0..4 {
         more(500).await;
         let start = Instant::now();
-        let answer = redis.switch_over(&address(from), &address(to), TIMEOUT).await.unwrap();
+        let answer = redis.switch_over(&address(from), &address(to), None, TIMEOUT).await.unwrap();
         println!("switched over in {:?}", start.elapsed());
         assert_eq!(answer.role, Role::Master);
         // The next candidate must be in sync.
@@ -105,7 +105,7 @@ async fn no_acknowledged_write_is_lost_by_switchovers_and_writes_hardly_stand_st
 async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
     let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
-    let switch = async || redis.switch_over(&address(&from), &address(&to), SOON).await.map(|answer| answer.role);
+    let switch = async || redis.switch_over(&address(&from), &address(&to), None, SOON).await.map(|answer| answer.role);
     // After the fence.
     from.cli(&["CLIENT", "PAUSE", "60000", "WRITE"]).await.unwrap();
     redis.detach(&address(&from)).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
     let (from, to) = pair(&redis).await;
     redis.detach(&address(&from)).await.unwrap();
     redis.promote(&address(&to), None).await.unwrap();
-    let again = redis.switch_over(&address(&from), &address(&to), SOON).await;
+    let again = redis.switch_over(&address(&from), &address(&to), None, SOON).await;
     assert_eq!(again.unwrap().role, Role::Master);
     is_done(&redis, &from, &to).await;
 }
@@ -128,7 +128,7 @@ async fn a_switchover_is_ended_by_repetition_from_wherever_it_was_left() {
 async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
     let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
-    let switch = async || redis.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();
+    let switch = async || redis.switch_over(&address(&from), &address(&to), None, SOON).await.unwrap_err();
     let is_as_it_was = async || {
         let master = redis.probe(&address(&from)).await.unwrap();
         assert_eq!(master.role, Role::Master);
@@ -139,7 +139,7 @@ async fn a_candidate_that_does_not_catch_up_leaves_everything_as_it_was() {
     // It does not answer.
     to.freeze();
     let impatient = commander(SHORT);
-    let error = impatient.switch_over(&address(&from), &address(&to), SOON).await.unwrap_err();
+    let error = impatient.switch_over(&address(&from), &address(&to), None, SOON).await.unwrap_err();
     assert!(matches!(&error, SwitchError::BackedOut(_)), "{error}");
     is_as_it_was().await;
     to.thaw();
@@ -160,7 +160,7 @@ async fn nodes_that_are_not_master_and_replica_are_not_switched() {
     let redis = commander(TIMEOUT);
     let (from, to) = pair(&redis).await;
     let stranger = Server::start(&[]).await;
-    let refused = async |a: &Server, b: &Server| match redis.switch_over(&address(a), &address(b), SOON).await {
+    let refused = async |a: &Server, b: &Server| match redis.switch_over(&address(a), &address(b), None, SOON).await {
         Err(SwitchError::BackedOut(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -178,7 +178,7 @@ async fn clients_of_the_old_master_are_cut_by_a_switchover() {
     let client = redis::Client::open(("127.0.0.1", from.port())).unwrap();
     let mut idle = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("PING").query_async::<()>(&mut idle).await.unwrap();
-    redis.switch_over(&address(&from), &address(&to), TIMEOUT).await.unwrap();
+    redis.switch_over(&address(&from), &address(&to), None, TIMEOUT).await.unwrap();
     // Another may read from it, now that it is a replica.
     from.cli(&["GET", "a"]).await.unwrap();
     let cut = redis::cmd("GET").arg("a").query_async::<Option<String>>(&mut idle).await;

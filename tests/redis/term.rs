@@ -46,9 +46,9 @@ impl Order {
             Order::Promote => redis.promote(replica, None).await.map(|_| ()),
             Order::Detach => redis.detach(replica).await.map(|_| ()),
             Order::Fence => redis.fence(replica).await.map(|_| ()),
-            Order::Follow => redis.follow(replica, &local(1)).await,
+            Order::Follow => redis.follow(replica, &local(1), None).await,
             Order::Configure => redis.configure(replica, &setting).await,
-            Order::SwitchOver => redis.switch_over(master, replica, TIMEOUT).await.map(|_| ()).map_err(Into::into),
+            Order::SwitchOver => redis.switch_over(master, replica, None, TIMEOUT).await.map(|_| ()).map_err(Into::into),
         };
         done.map_err(|error| format!("{error:#}"))
     }
@@ -112,7 +112,7 @@ async fn where_a_later_leader_commands_an_earlier_one_whose_clock_stood_still_is
     assert_eq!(earlier.probe(&at).await, Err(NoAnswer::Busy), "nor does it judge the node");
     later.detach(&at).await.unwrap();
     later.promote(&at, None).await.unwrap();
-    let error = earlier.switch_over(&at, &local(1), TIMEOUT).await.unwrap_err();
+    let error = earlier.switch_over(&at, &local(1), None, TIMEOUT).await.unwrap_err();
     assert!(matches!(&error, SwitchError::BackedOut(why) if why.contains("a later leader")), "{error}");
 }
 

@@ -90,6 +90,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         owned: owned_settings(spec, None, None),
         joined: true,
         deposed: None,
+        marked: false,
         stop: None,
     };
     let answer = Answer {
@@ -106,6 +107,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         max_memory: spec.memory.0,
         keys: 5,
         connected_replicas: 0,
+        replicas: Vec::new(),
         disk_fails: false,
         gauges: Gauges::default(),
     };
@@ -123,6 +125,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         detached_since: None,
         still_since: None,
         killed_at: None,
+        cut_at: None,
         pointed_at: None,
         configured: Vec::new(),
     }

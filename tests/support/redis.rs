@@ -25,12 +25,27 @@ impl Redis {
     /// Starts a server with these further arguments (`["--replicaof", "127.0.0.1 7000"]`) on a free
     /// port, and waits until it answers.
     pub async fn start(args: &[&str]) -> Redis {
-        let (ports, home) = (Ports::lease(1), Home::new("redis"));
-        let port = ports.next();
+        Redis::start_with(args, &[]).await
+    }
+
+    /// The same on this port, which somebody else has leased.
+    pub async fn start_on(port: u16, args: &[&str]) -> Redis {
+        Redis::spawn(port, Ports::lease(1), args, &[]).await
+    }
+
+    /// The same as [`Redis::start`] for one that wants a password, which these options of redis-cli give.
+    pub async fn start_with(args: &[&str], options: &[&str]) -> Redis {
+        let ports = Ports::lease(1);
+        Redis::spawn(ports.next(), ports, args, options).await
+    }
+
+    async fn spawn(port: u16, ports: Ports, args: &[&str], options: &[&str]) -> Redis {
+        let home = Home::new("redis");
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let process = spawn(&home, port, &args);
         let redis = Redis { process, home, port, args, _ports: ports };
-        redis.wait_until_it_answers().await;
+        let ping = [options, &["PING"]].concat();
+        wait_until("redis-server answers", START_TIMEOUT, async || redis.cli(&ping).await).await;
         redis
     }
 

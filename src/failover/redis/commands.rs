@@ -14,7 +14,7 @@ use redis::{Cmd, Value};
 
 use super::connection::{self, Connection};
 use super::info::{Info, SECTIONS};
-use super::login::setting;
+use super::login::{MASTER_PASSWORD, setting};
 use super::{INFO, Redis, command, info_commands};
 use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
 
@@ -81,11 +81,13 @@ impl Redis {
         self.change(node, &commands).await.with_context(|| format!("fence {node}"))
     }
 
-    /// Makes the node a replica of `master`; nothing changes when it is one already.
-    pub async fn follow(&self, node: &Address, master: &Address) -> Result<()> {
+    /// Makes the node a replica of `master`, which lets it in by this password, as it is recorded (see
+    /// [`MASTER_PASSWORD`]); none: by none. Nothing but the password changes when it is one already.
+    pub async fn follow(&self, node: &Address, master: &Address, password: Option<&str>) -> Result<()> {
         let done = async {
+            let commands = [self.at_master(node, password)?, vec![replica_of(master)]].concat();
             let mut connection = self.dial(node).await?;
-            self.order(&mut connection, &[replica_of(master)], self.timeout).await?;
+            self.order(&mut connection, &together(&commands), self.timeout).await?;
             self.keep(node, connection);
             Ok(())
         };
@@ -101,14 +103,15 @@ impl Redis {
     ///
     /// Caveats: a handshake that is under way starts anew, so do it once for a node, when its
     /// master has begun to answer.
-    pub async fn kick(&self, node: &Address, master: &Address) -> Result<()> {
-        let kick = tokio::time::timeout(self.timeout, self.kick_now(node, master)).await;
+    pub async fn kick(&self, node: &Address, master: &Address, password: Option<&str>) -> Result<()> {
+        let kick = tokio::time::timeout(self.timeout, self.kick_now(node, master, password)).await;
         kick.unwrap_or_else(|_| bail!("{}", NoAnswer::Timeout))
             .with_context(|| format!("make {node} connect to {master} at once"))
     }
 
     /// On one connection: what was found out and what is done are about one process.
-    async fn kick_now(&self, node: &Address, master: &Address) -> Result<()> {
+    async fn kick_now(&self, node: &Address, master: &Address, password: Option<&str>) -> Result<()> {
+        let login = self.at_master(node, password)?;
         let mut connection = self.dial(node).await?;
         let mut replies = Vec::new();
         connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(Failure::Lost)?;
@@ -121,8 +124,8 @@ impl Redis {
         ensure!(!answer.link_up && !answer.syncing, "its link is up or coming up");
         ensure!(info.never_synced(), "it has been in sync before");
         // REPLICAOF to the master that it has already would do nothing.
-        let commands = [command(&["MULTI"]), no_master(), replica_of(master), command(&["EXEC"])];
-        self.order(&mut connection, &commands, self.timeout).await?;
+        let commands = [login, vec![no_master(), replica_of(master)]].concat();
+        self.order(&mut connection, &together(&commands), self.timeout).await?;
         self.keep(node, connection);
         Ok(())
     }
@@ -140,6 +143,13 @@ impl Redis {
         }
         self.keep(node, connection);
         Ok(())
+    }
+
+    /// What tells a node by which password its master lets it in.
+    pub(super) fn at_master(&self, node: &Address, password: Option<&str>) -> Result<Vec<Cmd>, Failure> {
+        let Some(password) = password else { return Ok(Vec::new()) };
+        let set = setting(self.login(node).as_deref(), MASTER_PASSWORD, password);
+        set.ok_or_else(|| Failure::Refused(format!("how to log in at {node} is not known")))
     }
 
     /// Does these in one transaction, INFO among them.
@@ -175,8 +185,7 @@ impl Redis {
 
     /// All of these or none, with nothing between; INFO must be among them.
     pub(super) async fn transact(&self, connection: &mut Connection, commands: &[Cmd]) -> Result<Answer, Failure> {
-        let commands = [&[command(&["MULTI"])], commands, &[command(&["EXEC"])]].concat();
-        let replies = self.order(connection, &commands, self.timeout).await?;
+        let replies = self.order(connection, &together(commands), self.timeout).await?;
         let texts = replies.last().into_iter().flat_map(|done| match done {
             Value::Array(replies) => replies.as_slice(),
             _ => &[],
@@ -202,6 +211,11 @@ impl Redis {
         let done = tokio::time::timeout(self.timeout.min(patience), connection.exchange(commands)).await;
         done.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))
     }
+}
+
+/// All of these, or none.
+fn together(commands: &[Cmd]) -> Vec<Cmd> {
+    [&[command(&["MULTI"])], commands, &[command(&["EXEC"])]].concat()
 }
 
 /// Takes a node out of replication, and asks what it is then.

@@ -14,6 +14,9 @@ pub(super) const SECTIONS: [&str; 7] =
 /// 6.0 counts from the epoch then. Later ones say -1.
 const NEVER_S: i64 = 1_000_000_000;
 
+/// The most replicas of one master that are looked at: an instance has fewer.
+const REPLICAS_MAX: usize = 256;
+
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
 const FIELDS: [&str; 25] = [
     "aof_last_write_status",
@@ -50,7 +53,7 @@ impl<'a> Info<'a> {
     /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
     pub fn parse(text: &'a str) -> Self {
         let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
-        Info(fields.filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name)).collect())
+        Info(fields.filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name) || is_replica(name)).collect())
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {
@@ -90,6 +93,7 @@ impl<'a> Info<'a> {
             max_memory: self.number("maxmemory"),
             keys: self.keys(),
             connected_replicas: self.number("connected_slaves"),
+            replicas: self.replicas(),
             disk_fails: ["rdb_last_bgsave_status", "aof_last_write_status"]
                 .iter()
                 .any(|field| self.text(field) == Some("err")),
@@ -128,6 +132,16 @@ impl<'a> Info<'a> {
         Some(Address { host: self.text("master_host")?.to_string(), port: self.text("master_port")?.parse().ok()? })
     }
 
+    /// `slave0:ip=10.0.0.8,port=31008,state=online,offset=4711,lag=0`
+    fn replicas(&self) -> Vec<Address> {
+        let replica = |value: &str| {
+            let field = |name: &str| value.split(',').find_map(|field| field.strip_prefix(name));
+            Some(Address { host: field("ip=")?.to_string(), port: field("port=")?.parse().ok()? })
+        };
+        let lines = self.0.iter().filter(|(name, _)| is_replica(name));
+        lines.filter_map(|(_, value)| replica(value)).take(REPLICAS_MAX).collect()
+    }
+
     /// `db0:keys=12,expires=0,avg_ttl=0`, summed over the databases.
     fn keys(&self) -> u64 {
         let databases = self.0.iter().filter(|(name, _)| is_database(name));
@@ -137,7 +151,15 @@ impl<'a> Info<'a> {
 }
 
 fn is_database(name: &str) -> bool {
-    name.strip_prefix("db").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    is_numbered(name, "db")
+}
+
+fn is_replica(name: &str) -> bool {
+    is_numbered(name, "slave")
+}
+
+fn is_numbered(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -172,6 +194,7 @@ mod tests {
             max_memory: 268_435_456,
             keys: 15,
             connected_replicas: 0,
+            replicas: Vec::new(),
             disk_fails: false,
             gauges: Gauges {
                 uptime_s: 61,

@@ -11,6 +11,7 @@ use crate::model::{Address, Answer, NoAnswer};
 
 mod commands;
 mod connection;
+mod foreign;
 mod info;
 mod login;
 mod prober;
@@ -21,7 +22,7 @@ mod watch;
 use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
-pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
+pub use login::{Login, MASTER_PASSWORD, OPEN, USERS, generations, master_password, secret_revision};
 use login::{Logins, log_in};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
@@ -83,7 +84,7 @@ impl Redis {
         self.logins.read().expect("nobody panics with the lock held").get(node).cloned()
     }
 
-    /// A connection on which we have logged in.
+    /// A connection on which we have logged in, and whose other side has proved to be the recorded task.
     async fn connect(&self, node: &Address) -> Result<Connection, NoAnswer> {
         let mut connection = Connection::dial(node).await?;
         log_in(&self.logins, node, &mut connection).await?;

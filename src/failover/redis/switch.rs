@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use redis::Cmd;
 use tokio::time::{Instant, sleep};
 
 use super::commands::{Failure, demoting, detaching, promoting};
@@ -56,13 +57,22 @@ impl Redis {
     /// time do both take writes. Whoever repeats it from the beginning ends it, at whatever point
     /// it was left.
     ///
+    /// `password`: by which `to` lets `from` in when that follows it, as it is recorded; none: by none.
+    ///
     /// Caveats: needs Redis 6.2, which can pause writes only. Nobody else may change the roles of
     /// the two meanwhile.
-    pub async fn switch_over(&self, from: &Address, to: &Address, patience: Duration) -> Result<Answer, SwitchError> {
+    pub async fn switch_over(
+        &self,
+        from: &Address,
+        to: &Address,
+        password: Option<&str>,
+        patience: Duration,
+    ) -> Result<Answer, SwitchError> {
+        let login = self.at_master(from, password).map_err(|why| BackedOut(why.to_string()))?;
         let lost = |node: &Address, why: Failure| BackedOut(format!("{node}: {why}"));
         let (old, new) = (self.dial(from).await, self.dial(to).await);
         let (old, new) = (old.map_err(|why| lost(from, why))?, new.map_err(|why| lost(to, why))?);
-        let mut switch = Switch { redis: self, from, to, old, new, patience, replid: String::new() };
+        let mut switch = Switch { redis: self, from, to, login, old, new, patience, replid: String::new() };
         let (old, new) = switch.look().await?;
         let stage = stage(&old, &new, from, to).map_err(BackedOut)?;
         switch.replid.clone_from(&old.replid);
@@ -112,6 +122,8 @@ struct Switch<'a> {
     redis: &'a Redis,
     from: &'a Address,
     to: &'a Address,
+    /// What tells the old master how to log in at the new one.
+    login: Vec<Cmd>,
     old: Connection,
     new: Connection,
     patience: Duration,
@@ -216,7 +228,8 @@ impl Switch<'_> {
     async fn finish(&mut self) -> Result<(), SwitchError> {
         let left = format!("{} is the master; make {} follow it", self.to, self.from);
         let unknown = |why: Failure| Unknown(format!("{left}: {why}"));
-        self.redis.transact(&mut self.old, &demoting(self.to)).await.map_err(unknown)?;
+        let commands = [std::mem::take(&mut self.login), demoting(self.to)].concat();
+        self.redis.transact(&mut self.old, &commands).await.map_err(unknown)?;
         self.unpause().await.map_err(unknown)
     }
 

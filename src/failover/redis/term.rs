@@ -14,10 +14,13 @@ use tracing::{debug, warn};
 
 use super::commands::Failure;
 use super::connection::Connection;
+use super::foreign::field;
 use super::{Redis, command};
 use crate::model::{Address, NoAnswer};
+use crate::passwords::User;
 
-/// How the names of our connections begin; the term's number follows.
+/// How the names of our connections begin; the term's number follows. Where operators have a user of their own,
+/// the name says something on its connections only: a client can give itself any.
 const PREFIX: &str = "redisctl:";
 
 /// One leader's time in office.
@@ -47,11 +50,16 @@ impl Redis {
         let [Value::Okay, Value::BulkString(clients)] = &replies[..] else {
             return Err(Failure::Lost(NoAnswer::Garbled));
         };
+        let guarded = self.login(node).is_some();
         let clients = String::from_utf8_lossy(clients);
         let (mut earlier, mut latest) = (Vec::new(), ours);
-        for (id, term) in clients.lines().filter_map(commander) {
-            latest = latest.max(term);
-            if term < ours {
+        for (id, term, user) in clients.lines().filter_map(commander) {
+            let is_ours = !guarded || user == User::Operator.name();
+            if is_ours {
+                latest = latest.max(term);
+            }
+            // One without our user was a leader's before there were users, or pretends to be: it goes in any case.
+            if term < ours || !is_ours {
                 earlier.push(id);
             }
         }
@@ -68,10 +76,10 @@ impl Redis {
     }
 }
 
-/// The id and the term of a leader's connection, from its line of CLIENT LIST.
-fn commander(line: &str) -> Option<(&str, i64)> {
-    let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
-    Some((field("id=")?, field("name=")?.strip_prefix(PREFIX)?.parse().ok()?))
+/// The id, the term and the user of a leader's connection, from its line of CLIENT LIST.
+fn commander(line: &str) -> Option<(&str, i64, &str)> {
+    let term = field(line, "name=")?.strip_prefix(PREFIX)?.parse().ok()?;
+    Some((field(line, "id=")?, term, field(line, "user=").unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -80,8 +88,8 @@ mod tests {
 
     #[test]
     fn only_names_of_leaders_tell_a_term() {
-        let line = |name: &str| format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping");
-        assert_eq!(commander(&line("redisctl:42")), Some(("7", 42)));
+        let line = |name: &str| format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping user=redisctl");
+        assert_eq!(commander(&line("redisctl:42")), Some(("7", 42, "redisctl")));
         for other in ["", "redisctl", "redisctl:", "redisctl:4x", "worker", "id=8"] {
             assert_eq!(commander(&line(other)), None, "{other:?}");
         }

@@ -105,14 +105,14 @@ impl Operator {
                 self.send(subscription, call, around);
                 self.note(task_id, Done::Acknowledged(uuid));
             }
-            Action::Follow { task_id, node, master } => {
+            Action::Follow { task_id, node, master, .. } => {
                 let at = around.redis_at(&node);
                 self.note(task_id.clone(), Done::Pointed);
                 let at = at.ok_or_else(unreached)?;
                 crate::judge::follow(&task_id, at, &master, around);
                 around.redis.follow(at, &master);
             }
-            Action::Kick { task_id, node, master } => {
+            Action::Kick { task_id, node, master, .. } => {
                 let at = around.redis_at(&node);
                 self.note(task_id, Done::Pointed);
                 if let Some(at) = at {
@@ -134,7 +134,8 @@ impl Operator {
                 around.redis.detach(at);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
             }
-            Action::SwitchOver { from, task_id, node, epoch } => {
+            Action::CutForeign { task_id, .. } => self.note(task_id, Done::Cut), // Nobody else is in this world.
+            Action::SwitchOver { from, task_id, node, epoch, .. } => {
                 let (old, new) = (around.redis_at(&from), around.redis_at(&node));
                 self.note(task_id.clone(), Done::Pointed);
                 match switch_over(old, new, around, dice) {

@@ -89,7 +89,10 @@ impl Operator {
                             former.calls.push_back((subscription, MesosCall::Acknowledge { task_id, agent_id, uuid }));
                         }
                         // A kick looks first whether it is still wanted, on the same connection.
-                        Action::Launch(_) | Action::Kick { .. } | Action::Configure { .. } => {}
+                        Action::Launch(_)
+                        | Action::Kick { .. }
+                        | Action::CutForeign { .. }
+                        | Action::Configure { .. } => {}
                     }
                 }
             }

@@ -1,0 +1,60 @@
+//! Replicas that are no nodes of the instance are found by both ends of each link, and cut. I/O.
+
+use redisctl::model::Address;
+
+use crate::support::Redis as Server;
+use crate::*;
+
+async fn replicas_of(server: &Server) -> Vec<String> {
+    let list = server.cli(&["CLIENT", "LIST", "TYPE", "replica"]).await.unwrap();
+    list.lines().filter_map(|line| line.split(' ').next()).map(str::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_replica_that_is_not_ours_is_cut_whatever_it_announces_and_ours_keep_their_links() {
+    let redis = commander(TIMEOUT);
+    let master = Server::start(&[]).await;
+    let (a, b) = (replica_of(master.port()).await, replica_of(master.port()).await);
+    for replica in [&a, &b] {
+        wait_for_link(&redis, replica).await;
+    }
+    let ours: [Address; 2] = [address(&a), address(&b)];
+    assert_eq!(redis.cut_foreign(&address(&master), &ours).await.unwrap(), 0);
+    let before = replicas_of(&master).await;
+    let follow = format!("127.0.0.1 {}", master.port());
+    for announced in [None, Some(a.port().to_string())] {
+        // One in our form, which says that it is a replica of ours.
+        let announce = announced.iter().flat_map(|port| ["--replica-announce-port", port]);
+        let args: Vec<&str> = ["--replicaof", &follow].into_iter().chain(announce).collect();
+        let mut stranger = Server::start(&args).await;
+        wait_for_link(&redis, &stranger).await;
+        let answer = redis.probe(&address(&master)).await.unwrap();
+        assert_eq!(answer.replicas.len(), 3, "{answer:?}");
+        assert_eq!(redis.cut_foreign(&address(&master), &ours).await.unwrap(), 1);
+        stranger.kill();
+        wait_until("only ours are left", PATIENCE, async || replicas_of(&master).await == before).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_cut_of_whom_it_is_not_certain() {
+    let redis = commander(TIMEOUT);
+    let master = Server::start(&[]).await;
+    let (a, b) = (replica_of(master.port()).await, replica_of(master.port()).await);
+    for replica in [&a, &b] {
+        wait_for_link(&redis, replica).await;
+    }
+    // One of ours does not say how it is connected: whoever comes from its host may be it.
+    let impatient = commander(SHORT);
+    b.freeze();
+    assert_eq!(impatient.cut_foreign(&address(&master), &[address(&a), address(&b)]).await.unwrap(), 0);
+    b.thaw();
+    // Nor while one of ours has a link that is not seen at the master: here, to another.
+    let other = Server::start(&[]).await;
+    redis.follow(&address(&a), &address(&other), None).await.unwrap();
+    wait_until("it follows another", PATIENCE, async || {
+        redis.probe(&address(&a)).await.is_ok_and(|answer| answer.link_up && answer.follows == Some(address(&other)))
+    })
+    .await;
+    assert_eq!(redis.cut_foreign(&address(&master), &[address(&a)]).await.unwrap(), 0);
+}

@@ -1,0 +1,116 @@
+//! What clients may do at a node, and what not: the table of docs/security.md, on the real Redis. I/O.
+
+use crate::support::Redis as Server;
+use crate::*;
+
+/// Commands that clients may not give, at least one for each row of docs/security.md.
+const REFUSED: &[&[&str]] = &[
+    &["ACL", "SETUSER", "mallory", "on", "nopass", "+@all"],
+    &["ACL", "GETUSER", "redisctl"],
+    &["ACL", "LIST"],
+    &["ACL", "USERS"],
+    &["ACL", "DELUSER", "redisctl"],
+    &["ACL", "LOAD"],
+    &["ACL", "SAVE"],
+    &["ACL", "LOG", "RESET"],
+    &["ACL", "DRYRUN", "redisctl", "PING"],
+    &["CLIENT", "KILL", "USER", "redisctl"],
+    &["CLIENT", "KILL", "TYPE", "replica"],
+    &["CLIENT", "KILL", "ID", "1"],
+    &["CLIENT", "PAUSE", "1", "ALL"],
+    &["CLIENT", "PAUSE", "1", "WRITE"],
+    &["CLIENT", "UNPAUSE"],
+    &["CLUSTER", "MEET", "127.0.0.1", "1"],
+    &["CLUSTER", "RESET"],
+    &["CLUSTER", "FAILOVER"],
+    &["CLUSTER", "SETSLOT", "1", "STABLE"],
+    &["CLUSTER", "FORGET", "x"],
+    &["CLUSTER", "REPLICATE", "x"],
+    &["CLUSTER", "ADDSLOTS", "1"],
+    &["CLUSTER", "SAVECONFIG"],
+    &["CONFIG", "SET", "maxmemory", "1"],
+    &["CONFIG", "SET", "min-replicas-to-write", "0"],
+    &["CONFIG", "REWRITE"],
+    &["CONFIG", "RESETSTAT"],
+    &["DEBUG", "SLEEP", "0"],
+    &["DEBUG", "JMAP"],
+    &["FAILOVER"],
+    &["FAILOVER", "ABORT"],
+    &["MIGRATE", "127.0.0.1", "1", "k", "0", "10"],
+    &["MODULE", "LOAD", "/tmp/x.so"],
+    &["MODULE", "LOADEX", "/tmp/x.so"],
+    &["MODULE", "UNLOAD", "x"],
+    &["PFDEBUG", "GETREG", "k"],
+    &["PFSELFTEST"],
+    &["PSYNC", "?", "-1"],
+    &["SYNC"],
+    &["REPLCONF", "listening-port", "1"],
+    &["REPLCONF", "ACK", "1000000"],
+    &["REPLICAOF", "NO", "ONE"],
+    &["SLAVEOF", "127.0.0.1", "1"],
+    &["RESTORE-ASKING", "k", "0", "x"],
+    &["SAVE"],
+    &["SHUTDOWN", "NOSAVE"],
+];
+
+/// Commands that they may give, which look like some of those.
+const ALLOWED: &[&[&str]] = &[
+    &["ACL", "WHOAMI"],
+    &["CLIENT", "LIST"],
+    &["CLIENT", "SETNAME", "redisctl:9"],
+    &["CLIENT", "NO-EVICT", "off"],
+    &["CONFIG", "GET", "maxmemory"],
+    &["INFO"],
+    &["MODULE", "LIST"],
+    &["MONITOR"],
+    &["ROLE"],
+    &["WAIT", "0", "1"],
+    &["BGSAVE"],
+    &["FLUSHALL"],
+    &["EVAL", "return 1", "0"],
+    &["PUBLISH", "channel", "text"],
+];
+
+/// A command in a script or a transaction has no more rights than its client.
+fn by_script(command: &[&str]) -> Vec<String> {
+    let words: Vec<String> = command.iter().map(|word| format!("'{word}'")).collect();
+    ["EVAL".to_string(), format!("return redis.call({})", words.join(",")), "0".to_string()].to_vec()
+}
+
+async fn answers(server: &Server, auth: &[&str], command: &[&str]) -> String {
+    let answer = tokio::time::timeout(SHORT * 10, server.cli(&[auth, command].concat())).await;
+    match answer {
+        Ok(Ok(text) | Err(text)) => text,
+        Err(_) => "goes on".to_string(), // MONITOR.
+    }
+}
+
+#[tokio::test]
+async fn clients_can_neither_break_what_is_promised_nor_take_control_of_a_node() {
+    let (key, owner) = key();
+    let password = key.password(&owner, User::Client, 1).reveal().to_string();
+    for open in [true, false] {
+        let users = of_task("orders-0.1", open);
+        let args: Vec<&str> = users.iter().map(String::as_str).collect();
+        let auth = if open { vec![] } else { vec!["--no-auth-warning", "-a", &password] };
+        let server = Server::start_with(&args, &auth).await;
+        for command in REFUSED {
+            let answer = answers(&server, &auth, command).await;
+            // Some are off for everybody.
+            assert!(answer.contains("NOPERM") || answer.contains("command not allowed"), "{command:?}: {answer}");
+            let script = by_script(command);
+            let script: Vec<&str> = script.iter().map(String::as_str).collect();
+            let answer = answers(&server, &auth, &script).await;
+            let refused = ["NOPERM", "command not allowed", "not allowed from script", "Unknown Redis command", "can't run this command"];
+            assert!(refused.iter().any(|word| answer.contains(word)), "{command:?} in a script: {answer}");
+        }
+        for command in ALLOWED {
+            let answer = answers(&server, &auth, command).await;
+            assert!(!answer.starts_with("NOPERM") && !answer.contains(": NOPERM"), "{command:?}: {answer}");
+        }
+        for user in ["redisctl", "redisctl-replica", "redisctl-task"] {
+            let answer = answers(&server, &auth, &["AUTH", user, ""]).await;
+            assert!(answer.contains("WRONGPASS"), "{user}: {answer}");
+        }
+    }
+}
