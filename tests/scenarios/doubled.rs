@@ -204,10 +204,13 @@ pub async fn a_successor_that_dies_at_once_is_followed_by_another(kind: Kind) {
     world.finish().await;
 }
 
-/// A redis-server that tries again and again until the node's port is free.
-pub async fn waits_for_the_port_of(node: &NodeStatus, home: &Home) -> Process {
+/// What makes a stranger take whatever password a replica sends.
+pub const LETS_REPLICAS_IN: &str = "--user redisctl-replica on nopass +@all";
+
+/// A redis-server with these further arguments that tries again and again until the node's port is free.
+pub async fn waits_for_the_port_of(node: &NodeStatus, home: &Home, more: &str) -> Process {
     let port = node.address.rsplit(':').next().expect("an address has a port");
-    let server = format!("redis-server --port {port} --bind 127.0.0.1 --save '' --repl-diskless-sync-delay 0");
+    let server = format!("redis-server --port {port} --bind 127.0.0.1 --save '' --repl-diskless-sync-delay 0 {more}");
     let process = home.spawn("stranger", Command::new("sh").args(["-c", &format!("until {server}; do :; done")]));
     wait_until("it has tried", TIMEOUT, async || home.log("stranger").contains("Address already in use")).await;
     process
@@ -221,7 +224,7 @@ pub async fn replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_
     some_writes(&world).await;
     all_stream(&before).await;
     let (old, home) = (master(&before).clone(), Home::new("stranger"));
-    let _stranger = waits_for_the_port_of(&old, &home).await;
+    let _stranger = waits_for_the_port_of(&old, &home, LETS_REPLICAS_IN).await;
     // By its offset the operator tells the master's data from the stranger's.
     world.until("orders", "shows what was written", |now| master(now).offset > Some(100)).await;
     // Nobody is there to be quicker.
@@ -256,13 +259,13 @@ pub async fn replicas_that_a_stranger_has_lured_are_taken_from_it_and_nobody_is_
 
 /// How it ends when somebody takes the port of a dead master in the very moment. Redis' replicas come
 /// back to whoever listens there, within a millisecond or a second, and take what it has: whether
-/// they are taken from it before is a matter of luck as long as nodes have no passwords.
+/// they are taken from it before is a matter of luck, when it takes any password.
 pub async fn whoever_takes_a_dead_masters_port_is_not_taken_for_it_and_costs_nothing_silently(kind: Kind) {
     let (world, before) = orders(kind, Document::new("orders", 2)).await;
     let confirmed = some_writes(&world).await;
     all_stream(&before).await;
     let (old, home) = (master(&before).clone(), Home::new("stranger"));
-    let _stranger = waits_for_the_port_of(&old, &home).await;
+    let _stranger = waits_for_the_port_of(&old, &home, LETS_REPLICAS_IN).await;
     kill_node(&old).await;
     wait_until("the stranger listens", TIMEOUT, async || redis::cli(&old.address, &["PING"]).await).await;
 

@@ -22,6 +22,7 @@ mod passwords;
 mod restarts;
 mod sentinel;
 mod sharing;
+mod strangers;
 mod world;
 
 /// Makes a test of each scenario for each kind of cluster.
@@ -140,6 +141,10 @@ scenarios! {
         passwords_are_introduced_and_taken_back_without_cutting_anybody_off,
         clients_log_in_with_a_secret_of_the_users_own,
         a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password;
+    strangers:
+        whoever_has_a_port_of_an_agent_is_left_alone_and_the_node_gets_another,
+        a_replica_that_is_not_ours_is_let_in_by_nobody_and_cut_when_it_has_stolen_a_password,
+        a_client_cannot_hold_up_a_failover_whatever_it_calls_itself;
     sentinel:
         clients_of_others_find_the_new_master_by_name_and_write_on,
         a_new_master_is_published_when_it_takes_writes,

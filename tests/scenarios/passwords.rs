@@ -259,7 +259,7 @@ pub async fn a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_passw
     let pid = cli(&old.address, Some(&password), &["INFO", "server"]).await;
     let pid = pid.lines().find_map(|line| line.trim().strip_prefix("process_id:")?.parse().ok()).expect("a process id");
     let home = Home::new("stranger");
-    let _stranger = waits_for_the_port_of(&old, &home).await;
+    let _stranger = waits_for_the_port_of(&old, &home, "").await;
     // Nobody acts while the stranger takes the port, and the replicas find it.
     world.operators[0].freeze();
     kill_process(rustix::process::Pid::from_raw(pid).expect("it is one"));
