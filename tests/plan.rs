@@ -4,7 +4,9 @@
 mod scene;
 
 use proptest::prelude::*;
-use redisctl::model::{Meaning, NoAnswer, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp};
+use redisctl::model::{
+    Address, Meaning, NoAnswer, Passwords, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp,
+};
 use redisctl::reconcile::action::{Action, Write};
 use redisctl::reconcile::world::{Document, Session};
 use redisctl::status::{ConditionStatus, ConditionType, NodeState, Phase};
@@ -838,4 +840,91 @@ fn a_master_whose_record_is_lost_is_not_taken_for_dead() {
     let plan = scene.plan();
     assert!(plan.steps.is_empty() && !events(&plan).contains(&"DataLost"));
     assert!(waits_for(&plan, "the store has lost the record of the master"), "{:?}", plan.waiting);
+}
+
+// --- Strangers --------------------------------------------------------------------------------
+
+/// Who follows the master, as INFO tells it.
+fn followed_by(scene: &mut Scene, more: &[&str]) {
+    let ours = [1, 2].map(address);
+    let foreign = more.iter().map(|host| Address { host: (*host).to_string(), port: 6379 });
+    scene.answer(0).replicas = ours.into_iter().chain(foreign).collect();
+}
+
+#[test]
+fn a_replica_that_is_no_node_of_the_instance_is_cut_and_said_once() {
+    let mut scene = Scene::running(2, "");
+    followed_by(&mut scene, &[]);
+    assert!(scene.plan().is_empty());
+    followed_by(&mut scene, &["10.66.6.6"]);
+    let plan = scene.plan();
+    assert_eq!((kinds(&plan), events(&plan)), (vec!["cutForeign"], vec!["ForeignReplica"]));
+    let condition = plan.status.unwrap().condition(ConditionType::ReplicasInSync).unwrap().clone();
+    assert_eq!((condition.status, condition.reason.as_str()), (ConditionStatus::False, "ForeignReplica"));
+    assert!(condition.message.contains("10.66.6.6:6379"), "{}", condition.message);
+
+    scene.store_status();
+    scene.node(0).cut_at = Some(NOW);
+    let plan = scene.plan();
+    assert_eq!((kinds(&plan), events(&plan)), (vec![], vec![]));
+    assert!(plan.revisit_at.is_some(), "it is looked at again");
+    scene.now = plan.revisit_at.unwrap();
+    let plan = scene.plan();
+    assert_eq!((kinds(&plan), events(&plan)), (vec!["cutForeign"], vec![]));
+    followed_by(&mut scene, &[]);
+    assert_eq!(scene.status().phase, Phase::Ready);
+}
+
+#[test]
+fn a_link_of_ours_that_is_there_twice_is_cut_and_alarms_nobody_until_it_stays() {
+    let mut scene = Scene::running(2, "");
+    followed_by(&mut scene, &[]);
+    scene.answer(0).replicas.push(address(1));
+    let plan = scene.plan();
+    assert_eq!((kinds(&plan), events(&plan)), (vec!["cutForeign"], vec![]));
+    assert_eq!(plan.status.unwrap().phase, Phase::Ready);
+    scene.node(0).cut_at = Some(NOW);
+    assert_eq!(events(&scene.plan()), ["ForeignReplica"]);
+}
+
+#[test]
+fn a_port_that_another_process_has_is_told_and_is_no_failure_of_the_node() {
+    for (why, told) in [(NoAnswer::Stranger, true), (NoAnswer::Unproved, true), (NoAnswer::Refused, false)] {
+        let mut scene = Scene::running(2, "");
+        scene.node(2).answer = None;
+        scene.node(2).record.value.task = TaskRecord::Launching;
+        scene.is_silent(2, why, NOW);
+        let says = scene.status().nodes[2].message.contains(&why.to_string());
+        assert_eq!(says, told, "{why:?}");
+        scene.hears(2, TaskState::Failed, "");
+        let plan = scene.plan();
+        assert_eq!(events(&plan).contains(&"PortTaken"), told, "{why:?}");
+        assert_eq!(state(&plan).unwrap().failures, u32::from(!told), "{why:?}");
+        assert_eq!(launched(&plan).len(), 1, "another takes its place at once");
+    }
+}
+
+#[test]
+fn who_is_to_follow_a_master_is_told_the_password_of_that_master_alone() {
+    let mut scene = Scene::running(2, "");
+    scene.record().auth = Some(Passwords::first(false));
+    let followed = |scene: &Scene| {
+        let plan = scene.plan();
+        plan.steps.into_iter().find_map(|step| match step.action {
+            Action::Follow { task_id, password, .. } => Some((task_id, password)),
+            _ => None,
+        })
+    };
+    for ordinal in 0..3 {
+        let node = &mut scene.node(ordinal).record.value;
+        node.marked = ordinal != 2;
+        node.owned.insert("users".to_string(), "2,1".to_string());
+    }
+    scene.answer(1).follows = Some(address(9));
+    assert_eq!(followed(&scene), Some((task(1), Some(format!("2@{}", task(0))))));
+    // One that was launched before nodes had passwords of their own.
+    scene.node(0).record.value.marked = false;
+    assert_eq!(followed(&scene), Some((task(1), Some("2".to_string()))));
+    scene.node(0).record.value.owned.remove("users");
+    assert_eq!(followed(&scene), Some((task(1), None)));
 }

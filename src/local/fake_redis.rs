@@ -199,12 +199,9 @@ impl Registry {
         if user.first().is_none_or(|known| known != name) {
             return b"*-1\r\n".to_vec();
         }
-        let hashes: Vec<&str> = user.iter().filter_map(|word| word.strip_prefix('#')).collect();
-        let mut reply = [b"*4\r\n".to_vec(), bulk("flags"), b"*1\r\n".to_vec(), bulk("off")].concat();
-        reply.extend(bulk("passwords"));
-        reply.extend(format!("*{}\r\n", hashes.len()).into_bytes());
-        hashes.iter().for_each(|hash| reply.extend(bulk(hash)));
-        reply
+        let hashes: Vec<Vec<u8>> = user.iter().filter_map(|word| word.strip_prefix('#')).map(bulk).collect();
+        let head = format!("*2\r\n$9\r\npasswords\r\n*{}\r\n", hashes.len()).into_bytes();
+        [vec![head], hashes].concat().concat()
     }
 
     fn hello(&self, address: SocketAddr, resp3: bool) -> Vec<u8> {

@@ -51,7 +51,6 @@ fn end(d: &mut Draft) {
         d.wait(format!("the former passwords stay valid, for {} may still use them", behind.join(", ")));
         return;
     }
-    d.record.as_mut().expect("it was read above").auth =
-        Some(Passwords { generation, former_until: None, open });
+    d.record.as_mut().expect("it was read above").auth = Some(Passwords { generation, former_until: None, open });
     d.event(EventKind::Normal, "FormerPasswordsVoid", d.o.name.to_string(), "their time is over".to_string());
 }

@@ -108,7 +108,10 @@ fn settle_death(d: &mut Draft, ordinal: u32, update: &TaskUpdate, ran: bool) {
     // An offer that went away under us is our latency, a drain somebody's wish, a taken port the agent's fault: no
     // backoff.
     let ours = occupied.is_some()
-        || matches!(update.reason.as_deref(), Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION" | leaving::DRAINING));
+        || matches!(
+            update.reason.as_deref(),
+            Some("REASON_INVALID_OFFERS" | "REASON_RECONCILIATION" | leaving::DRAINING)
+        );
     if let Some(record) = d.record.as_mut().filter(|_| !ours) {
         record.failures = if lived_ms >= STABLE_MS { 1 } else { record.failures.saturating_add(1) };
         record.last_failure = Some(now);

@@ -87,7 +87,11 @@ async fn strangers() -> Vec<(&'static str, NoAnswer, Stranger)> {
     let marked = [&accomplice[..], &marked].concat();
     vec![
         ("somebody's own server", NoAnswer::Stranger, Stranger::server(&[]).await),
-        ("one with a password", NoAnswer::Unproved, Stranger::Server(Server::start_with(&["--requirepass", "x"], &["-a", "x"]).await)),
+        (
+            "one with a password",
+            NoAnswer::Unproved,
+            Stranger::Server(Server::start_with(&["--requirepass", "x"], &["-a", "x"]).await),
+        ),
         ("one that takes our user with any password", NoAnswer::Stranger, Stranger::server(&accomplice).await),
         ("another task of the same instance", NoAnswer::Unproved, Stranger::server(&of_another).await),
         ("one with another task's mark", NoAnswer::Stranger, Stranger::server(&marked).await),

@@ -48,7 +48,9 @@ impl Order {
             Order::Fence => redis.fence(replica).await.map(|_| ()),
             Order::Follow => redis.follow(replica, &local(1), None).await,
             Order::Configure => redis.configure(replica, &setting).await,
-            Order::SwitchOver => redis.switch_over(master, replica, None, TIMEOUT).await.map(|_| ()).map_err(Into::into),
+            Order::SwitchOver => {
+                redis.switch_over(master, replica, None, TIMEOUT).await.map(|_| ()).map_err(Into::into)
+            }
         };
         done.map_err(|error| format!("{error:#}"))
     }

@@ -101,7 +101,13 @@ async fn clients_can_neither_break_what_is_promised_nor_take_control_of_a_node()
             let script = by_script(command);
             let script: Vec<&str> = script.iter().map(String::as_str).collect();
             let answer = answers(&server, &auth, &script).await;
-            let refused = ["NOPERM", "command not allowed", "not allowed from script", "Unknown Redis command", "can't run this command"];
+            let refused = [
+                "NOPERM",
+                "command not allowed",
+                "not allowed from script",
+                "Unknown Redis command",
+                "can't run this command",
+            ];
             assert!(refused.iter().any(|word| answer.contains(word)), "{command:?} in a script: {answer}");
         }
         for command in ALLOWED {

@@ -185,7 +185,7 @@ impl Redis {
             max_memory: p.max_memory,
             keys: u64::from(p.data.count_ones()),
             connected_replicas: 0,
-        replicas: Vec::new(),
+            replicas: Vec::new(),
             disk_fails: false,
             gauges: Gauges::default(),
         }

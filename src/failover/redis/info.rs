@@ -53,7 +53,11 @@ impl<'a> Info<'a> {
     /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
     pub fn parse(text: &'a str) -> Self {
         let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
-        Info(fields.filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name) || is_replica(name)).collect())
+        Info(
+            fields
+                .filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name) || is_replica(name))
+                .collect(),
+        )
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {

@@ -171,7 +171,9 @@ mod tests {
             format!("*4\r\n$5\r\nflags\r\n*1\r\n$3\r\noff\r\n$9\r\npasswords\r\n*1\r\n${}\r\n{hash}\r\n", hash.len())
         };
         assert_eq!(answer(user("abc").as_bytes()), Ok(()));
-        for other in [&*user("abd"), "*0\r\n", "*-1\r\n", "*2\r\n$9\r\npasswords\r\n$3\r\nabc\r\n", "*1\r\n$3\r\nabc\r\n"] {
+        for other in
+            [&*user("abd"), "*0\r\n", "*-1\r\n", "*2\r\n$9\r\npasswords\r\n$3\r\nabc\r\n", "*1\r\n$3\r\nabc\r\n"]
+        {
             assert_eq!(answer(other.as_bytes()), Err(NoAnswer::Stranger), "{other:?}");
         }
         for (reply, why) in [

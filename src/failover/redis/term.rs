@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn only_names_of_leaders_tell_a_term() {
-        let line = |name: &str| format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping user=redisctl");
+        let line = |name: &str| {
+            format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping user=redisctl")
+        };
         assert_eq!(commander(&line("redisctl:42")), Some(("7", 42, "redisctl")));
         for other in ["", "redisctl", "redisctl:", "redisctl:4x", "worker", "id=8"] {
             assert_eq!(commander(&line(other)), None, "{other:?}");
