@@ -175,7 +175,7 @@ fn how_long_a_gone_node_is_looked_for_is_bounded_and_its_end_ends_it() {
 #[test]
 fn deaths_that_an_agent_has_seen_are_not_looked_for() {
     for state in [TaskState::Failed, TaskState::Finished, TaskState::Killed] {
-        let mut scene = Scene::running(2, "");
+        let mut scene = Scene::running(2, ", durability: none");
         scene.hears(2, state, "");
         for _ in 0..2 {
             let plan = scene.plan();
@@ -298,7 +298,7 @@ fn hung(more: &str, silent_ms: u64) -> Scene {
     scene.is_silent(0, NoAnswer::Timeout, Timestamp(NOW.0 - silent_ms));
     (scene.node(0).fails, scene.node(0).noticed_at) = (5, Some(Timestamp(NOW.0 - silent_ms)));
     for replica in [1, 2] {
-        scene.answer(replica).last_io_s = Some(60);
+        scene.answer(replica).last_io_s = Some(600);
     }
     scene
 }

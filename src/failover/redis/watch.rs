@@ -238,25 +238,28 @@ impl Watching {
 
     /// The connection, if one was made in time, and what the master answered on it.
     async fn attempt(&self, deadline: Instant) -> (Option<Connection>, Result<Answer, NoAnswer>) {
-        let (mut dialled, mut lives) = (None, false);
-        let attempt = async {
+        let mut dialled = None;
+        let knock = async {
             let connection = dialled.insert(Connection::dial(&self.address).await?);
             let mut reply = Vec::new();
             connection.ask(KNOCK, 1, &mut reply).await?;
-            if NoAnswer::of_error(&String::from_utf8_lossy(&reply)) == NoAnswer::Full {
-                return Err(NoAnswer::Full);
-            }
-            lives = true;
+            let full = NoAnswer::of_error(&String::from_utf8_lossy(&reply)) == NoAnswer::Full;
+            if full { Err(NoAnswer::Full) } else { Ok(()) }
+        };
+        let knocked = timeout_at(deadline, knock).await;
+        let Some(connection) = &mut dialled else {
+            return (None, Err(knocked.ok().and_then(Result::err).unwrap_or(NoAnswer::Unreachable)));
+        };
+        if let Err(why) = knocked.unwrap_or(Err(NoAnswer::Timeout)) {
+            return (dialled, Err(why));
+        }
+        let rest = async {
             log_in(&self.redis.logins, &self.address, connection).await?;
             self.redis.inquire(connection).await
         };
-        let result = timeout_at(deadline, attempt).await;
-        let in_time = match dialled {
-            _ if lives => NoAnswer::Paused,
-            Some(_) => NoAnswer::Timeout,
-            None => NoAnswer::Unreachable,
-        };
-        (dialled, result.unwrap_or(Err(in_time)))
+        // It lives, so there is time: a machine that is loaded is not paused.
+        let result = timeout_at(deadline + ATTEMPT_MAX, rest).await;
+        (dialled, result.unwrap_or(Err(NoAnswer::Paused)))
     }
 
     /// Asks for signs of life until the connection is closed, or there is none: then a reply is overdue
