@@ -10,6 +10,7 @@ use std::sync::{Arc, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::clock::now;
 use crate::model::{Answer, Gauges, InstanceEvent, Role, Timestamp};
 use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
@@ -64,6 +65,10 @@ pub struct OperatorView {
     pub leader: Option<Candidate>,
     /// The store has been read, and is being watched.
     pub store_synced: bool,
+    /// Set: the store cannot be read since then, and whatever is told of instances is as old as this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub stale_since: Option<Timestamp>,
     /// The state of the Mesos session in a word: `subscribed`, `disconnected`, `standby`, `ended`.
     pub mesos: String,
     /// More of it: the last error.
@@ -222,7 +227,14 @@ impl Board {
 
     /// Changes what is said of the operator.
     pub fn set_operator(&self, change: impl FnOnce(&mut OperatorView)) {
-        change(&mut self.operator.write().expect("no writer panics"));
+        let mut operator = self.operator.write().expect("no writer panics");
+        let synced = operator.store_synced;
+        change(&mut operator);
+        operator.stale_since = match operator.store_synced {
+            true => None,
+            false if synced => Some(now()),
+            false => operator.stale_since,
+        };
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<InstanceView>>> {

@@ -59,6 +59,7 @@ pub struct Metrics {
     http_seconds: HistogramVec,
     http: IntCounterVec,
     watchers: IntGauge,
+    stale_s: IntGauge,
     events: IntCounterVec,
     failovers: IntCounterVec,
     write_gaps: HistogramVec,
@@ -158,6 +159,10 @@ impl Metrics {
             ),
             gaps: Mutex::default(),
             watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
+            stale_s: make.number(
+                "redisctl_stale_seconds",
+                "Since when the store cannot be read: what is told of instances is as old as this. 0: it is not old.",
+            ),
             registry: make.0,
             started: Instant::now(),
             mesos_event_ms: AtomicU64::new(0),
@@ -312,6 +317,8 @@ impl Metrics {
             }
         }
         let operator = board.operator();
+        let stale_s = operator.stale_since.map_or(0, |since| now().since_ms(since) / 1000);
+        self.stale_s.set(i64::try_from(stale_s).unwrap_or(i64::MAX));
         for state in SESSION_STATES {
             self.session_state.with_label_values(&[state]).set(i64::from(operator.mesos == state));
         }

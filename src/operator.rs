@@ -28,6 +28,7 @@ use crate::reconcile::execute::Input;
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
+use crate::reconcile::repeats::Repeats;
 use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
 use crate::reconcile::world::World;
@@ -200,11 +201,14 @@ impl Operator {
             o.mesos_message = String::new();
         });
         let campaign = async {
+            let mut repeats = Repeats::default();
             loop {
                 match self.store.campaign(candidate, ttl).await {
                     Ok(leadership) => return leadership,
                     Err(error) => {
-                        warn!("campaign: {error}; trying again");
+                        if let Some(why) = repeats.say("campaign", &error.to_string(), now()) {
+                            warn!("campaign: {why}; trying again");
+                        }
                         tokio::time::sleep(Duration::from_millis(500)).await;
                     }
                 }
@@ -222,12 +226,14 @@ impl Operator {
         let reflector = reflect(self.store.clone(), out.clone(), Arc::default());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let _keep = out;
-        let mut world = World::default();
+        let (mut world, mut repeats) = (World::default(), Repeats::default());
         while let Some(input) = inputs.recv().await {
             let event = match input {
                 Input::Event(event) => event,
                 Input::StoreLost(reason) => {
-                    warn!("store: {reason}");
+                    if let Some(reason) = repeats.say("store", &reason, now()) {
+                        warn!("store: {reason}");
+                    }
                     self.board.set_operator(|o| o.store_synced = false);
                     continue;
                 }

@@ -114,6 +114,11 @@ pub enum ConditionType {
     /// Only while it is true: the master is lost, and nobody can take its place without losing what
     /// was promised.
     NoSafeCandidate,
+    /// Only while it is true: nodes answer that Mesos calls gone. They take no writes.
+    GoneNodeLives,
+    /// Only while it is true: one master after the other fell silent and was replaced. The next is waited for
+    /// longer.
+    FailoverChain,
 }
 
 impl std::fmt::Display for ConditionType {

@@ -405,3 +405,19 @@ async fn who_asks_too_often_is_answered_later_and_others_at_once() {
     assert!(begun.elapsed() > Duration::from_millis(450), "{:?}", begun.elapsed());
     stop.cancel();
 }
+
+#[tokio::test]
+async fn a_sentinel_that_cannot_read_its_store_is_in_tilt_and_goes_on_to_name_the_master() {
+    let mut both = Both::start().await;
+    let tilt = async |both: &mut Both| {
+        let told = format!("{:?}", ask(&mut both.ours, &["INFO", "sentinel"]).await);
+        (told.contains("sentinel_tilt:1"), told.contains("sentinel_tilt_since_seconds:-1"))
+    };
+    both.board.set_operator(|operator| operator.store_synced = true);
+    assert_eq!(tilt(&mut both).await, (false, true));
+    let name = ["SENTINEL", "get-master-addr-by-name", "orders"];
+    let named = ask(&mut both.ours, &name).await;
+    both.board.set_operator(|operator| operator.store_synced = false);
+    assert_eq!(tilt(&mut both).await, (true, false));
+    assert_eq!(ask(&mut both.ours, &name).await, named, "a client that gets no name may give up for good");
+}

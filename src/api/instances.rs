@@ -64,7 +64,7 @@ pub(super) async fn list(
     let selected =
         |view: &&InstanceView| selector.selects(super::view::labels(view)) && caller.may(Level::Read, &view.name);
     let selected = views.iter().map(Arc::as_ref).filter(selected);
-    Ok(Json(ListJson::new(selected)).into_response())
+    Ok(Json(ListJson::new(selected, shared.state.board.operator().stale_since)).into_response())
 }
 
 /// One instance, or a watch of it.
@@ -91,8 +91,9 @@ pub(super) async fn get(
     if wants_watch(&params, &headers)? {
         return watch::instances(&shared, Scope { name: Some(name), selector: Selector::default(), caller });
     }
+    let stale_since = shared.state.board.operator().stale_since;
     let revision = [(header::ETAG, format!("\"{}\"", view.revision))];
-    Ok((revision, Json(InstanceJson::new(&view))).into_response())
+    Ok((revision, Json(InstanceJson::new(&view).as_of(stale_since))).into_response())
 }
 
 /// Applies documents: all of them, or none.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -213,7 +213,7 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let route = request.extensions().get::<MatchedPath>().cloned();
     let from = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| address.ip());
     let spent = from.and_then(|address| shared.state.limit.take(address, request.method()).err());
-    let response = match shared.state.access.caller(bearer(&request)) {
+    let mut response = match shared.state.access.caller(bearer(&request)) {
         _ if spent.is_some() => too_many(spent.unwrap_or_default()),
         Some(caller) => {
             request.extensions_mut().insert(caller.at(from));
@@ -222,10 +222,17 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
         None if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),
         None => stranger(),
     };
+    let stale_since = shared.state.board.operator().stale_since.map(|since| HeaderValue::try_from(since.to_string()));
+    if let Some(Ok(since)) = stale_since {
+        response.headers_mut().insert(STALE_SINCE, since);
+    }
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
     response
 }
+
+/// Of answers that are as old as this: the store cannot be read since then.
+const STALE_SINCE: &str = "redisctl-stale-since";
 
 /// Whoever watches the process needs no token.
 const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];

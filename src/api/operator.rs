@@ -45,7 +45,9 @@ pub(super) async fn readyz(State(shared): Shares) -> Result<&'static str, Proble
 fn obstacles(operator: &OperatorView) -> Vec<String> {
     let mut reasons = Vec::new();
     if !operator.store_synced {
-        reasons.push("the store has not been read".to_string());
+        reasons.push(operator.stale_since.map_or("the store has not been read".to_string(), |since| {
+            format!("the store cannot be read since {since}: what is told of instances is as old as that")
+        }));
     }
     if operator.leading && operator.mesos != "subscribed" {
         let more =

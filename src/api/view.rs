@@ -32,6 +32,9 @@ struct MetadataJson<'a> {
     created_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleting: bool,
+    /// What is said is as old as this: the operator cannot read its store since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_since: Option<Timestamp>,
 }
 
 impl<'a> InstanceJson<'a> {
@@ -46,11 +49,21 @@ impl<'a> InstanceJson<'a> {
                 revision: view.revision,
                 created_at: view.created_at,
                 deleting: view.deleting,
+                stale_since: None,
             },
             spec: view.instance.as_ref().map(|instance| &instance.spec),
             status: &view.status,
             invalid: view.invalid.as_deref(),
         }
+    }
+}
+
+impl InstanceJson<'_> {
+    /// Says how old it is, if it may be old.
+    #[must_use]
+    pub fn as_of(mut self, stale_since: Option<Timestamp>) -> Self {
+        self.metadata.stale_since = stale_since;
+        self
     }
 }
 
@@ -71,8 +84,9 @@ pub struct ListJson<'a> {
 
 impl<'a> ListJson<'a> {
     /// The JSON of views.
-    pub fn new(views: impl Iterator<Item = &'a InstanceView>) -> ListJson<'a> {
-        ListJson { api_version: API_VERSION, kind: "RedisInstanceList", items: views.map(InstanceJson::new).collect() }
+    pub fn new(views: impl Iterator<Item = &'a InstanceView>, stale_since: Option<Timestamp>) -> ListJson<'a> {
+        let items = views.map(|view| InstanceJson::new(view).as_of(stale_since)).collect();
+        ListJson { api_version: API_VERSION, kind: "RedisInstanceList", items }
     }
 }
 

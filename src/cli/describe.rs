@@ -5,6 +5,7 @@ use serde::Deserialize as _;
 
 use super::client::Client;
 use super::events;
+use super::get::stale;
 use super::outcome::Exit;
 use super::text::{self, Cell, STRONG, Table, age, cell, indent, print, size, styled};
 use super::view::{Instance, Placement};
@@ -26,6 +27,9 @@ pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
         // What cannot be told is no reason to tell nothing.
         let told = client.placement(name).await.map_or_else(|error| format!("{error:#}\n"), |told| placement(&told));
         page += &section("Placement", &told);
+    }
+    if let Some(since) = instance.metadata.stale_since {
+        page = format!("Old: {}\n\n{page}", stale(since));
     }
     print(&page)?;
     Ok(Exit::Ok)

@@ -45,11 +45,19 @@ pub async fn get(client: &Client, args: &GetArgs) -> Result<Exit> {
     } else if !(found.is_empty() && is_one) {
         print(&page(&found, args.output, is_one)?)?;
     }
+    if let Some(since) = found.iter().find_map(|instance| instance.metadata.stale_since) {
+        anstream::eprintln!("{}", stale(since));
+    }
     match missing.as_slice() {
         [] => Ok(Exit::Ok),
         [name] => Err(failure(Exit::NotFound, format!("there is no instance {name}"))),
         names => Err(failure(Exit::NotFound, format!("there are no instances {}", names.join(", ")))),
     }
+}
+
+/// What is said of answers that are old.
+pub fn stale(since: Timestamp) -> String {
+    format!("as of {since}: the operator cannot read its store since then, and what has happened is not shown")
 }
 
 /// All of them in one form; one that was asked for by name is not wrapped in a list.

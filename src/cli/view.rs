@@ -47,6 +47,9 @@ pub struct Metadata {
     /// Deletion has been asked for.
     #[serde(default)]
     pub deleting: bool,
+    /// The operator cannot read its store since then: what it says is as old as this.
+    #[serde(default)]
+    pub stale_since: Option<Timestamp>,
 }
 
 impl Instance {

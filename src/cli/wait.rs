@@ -27,7 +27,7 @@ pub enum Goal {
     Condition(ConditionType, ConditionStatus),
 }
 
-const CONDITIONS: [ConditionType; 7] = [
+const CONDITIONS: [ConditionType; 9] = [
     ConditionType::SpecValid,
     ConditionType::Placed,
     ConditionType::MasterAvailable,
@@ -35,6 +35,8 @@ const CONDITIONS: [ConditionType; 7] = [
     ConditionType::UpToDate,
     ConditionType::Ready,
     ConditionType::NoSafeCandidate,
+    ConditionType::GoneNodeLives,
+    ConditionType::FailoverChain,
 ];
 const STATUSES: [ConditionStatus; 3] = [ConditionStatus::True, ConditionStatus::False, ConditionStatus::Unknown];
 
@@ -44,7 +46,7 @@ impl FromStr for Goal {
     fn from_str(text: &str) -> Result<Goal, String> {
         let wrong = || {
             "allowed are ready, deleted and condition=TYPE[=STATUS], with TYPE one of SpecValid, Placed, \
-             MasterAvailable, ReplicasInSync, UpToDate, Ready, NoSafeCandidate and STATUS one of True, False, Unknown"
+             MasterAvailable, ReplicasInSync, UpToDate, Ready, NoSafeCandidate, GoneNodeLives, FailoverChain and STATUS one of True, False, Unknown"
                 .to_string()
         };
         let (kind, condition) = text.split_once('=').unwrap_or((text, ""));

@@ -72,6 +72,9 @@ fn fit_for_switch(d: &Draft, new: u32) -> Result<(), String> {
     if d.is_master(new) {
         return Err(format!("{name} is the master already"));
     }
+    if node.task.is_dead() {
+        return Err(format!("{name} is dead"));
+    }
     if let Some(why) = &node.stop {
         return Err(format!("{name} is being stopped: {why}"));
     }

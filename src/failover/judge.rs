@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{NoAnswer, Role, TaskRecord, Timestamp};
+use crate::model::{EventKind, Hung, NoAnswer, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 
 /// A master pings its replicas each second. One that heard nothing for so long (in whole seconds, as
@@ -13,6 +13,13 @@ const STILL_MS: u64 = 1500;
 /// The longest time after which replicas are known not to hear a master, if it fell silent to us in
 /// the same moment: they are asked four times a second then.
 pub(super) const UNHEARD_MS: u64 = 2250;
+/// So many failovers for silence, each within [`CHAIN_MS`] of the one before, are a chain ...
+const CHAIN_MIN: u32 = 3;
+/// ... and the next master is waited for so much longer, twice as long each time, ...
+const CHAIN_WAIT_MS: u64 = 5500;
+/// ... up to this.
+const CHAIN_WAIT_MAX_MS: u64 = 60_000;
+const CHAIN_MS: u64 = 600_000;
 /// Failed probes in a row that are more than a mood of the network.
 const FAILS_MIN: u32 = 2;
 
@@ -56,7 +63,7 @@ impl fmt::Display for Master {
             Master::Demoted => f.write_str("answers as a replica"),
             Master::Silent(why, since, doubt) => write!(f, "does not answer since {since} ({why}); {doubt}"),
             Master::Gone(why, since) => {
-                write!(f, "is gone: since {since} {why}, and no replica hears it")
+                write!(f, "is gone: since {since} {why}, and no replica is known to have heard it since")
             }
             Master::Dead(why) => write!(f, "is dead: {why}"),
         }
@@ -92,7 +99,7 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
     let seen = d.seen(ordinal);
     let (fails, silent_ms) = seen.map_or((0, 0), |node| (node.fails, node.silent_ms()));
     match why {
-        NoAnswer::Busy => return silent("it is busy, and lives"),
+        why if why.lives() => return silent(&format!("it lives: {}", why.way_out())),
         NoAnswer::Garbled | NoAnswer::Unproved => return silent("only Mesos can tell what became of it"),
         NoAnswer::Stranger => return Master::Dead(why.to_string()),
         // It listened once, and its agent's kernel says that it does not any more. The first refusal
@@ -105,9 +112,9 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
             };
         }
         NoAnswer::Refused => return silent("asking again"),
-        NoAnswer::Reset | NoAnswer::Timeout | NoAnswer::Unreachable => {}
+        _ => {}
     }
-    let within = d.spec().map_or(0, |spec| spec.failover.detect_within.0);
+    let within = patience_ms(d);
     if silent_ms < within || fails < FAILS_MIN {
         return silent(&format!("it counts as gone at {}", since.plus_ms(within)));
     }
@@ -119,6 +126,44 @@ fn judge_silence(d: &Draft, ordinal: u32, why: NoAnswer, since: Timestamp) -> Ma
         },
         None => Master::Gone(why, since),
     }
+}
+
+/// How long a silent master is waited for: longer each time when one after the other falls silent. A command
+/// that blocks, and that clients send again to each new master, would end every one of them; the wait gives the
+/// master the time to say that it is busy (5 s as a rule), and then it stays.
+pub fn patience_ms(d: &Draft) -> u64 {
+    let within = d.spec().map_or(0, |spec| spec.failover.detect_within.0);
+    within + chain(d).map_or(0, |(_, more)| more)
+}
+
+/// How often masters fell silent one after the other, and what is waited longer for that, in milliseconds; none:
+/// it is no chain.
+pub fn chain(d: &Draft) -> Option<(Hung, u64)> {
+    let hung = d.record.as_ref()?.hung.filter(|hung| d.o.now < hung.at.plus_ms(CHAIN_MS))?;
+    let doublings = hung.count.checked_sub(CHAIN_MIN)?.min(20);
+    Some((hung, (CHAIN_WAIT_MS << doublings).min(CHAIN_WAIT_MAX_MS)))
+}
+
+/// A master was replaced because it fell silent, and was not proved dead.
+pub(super) fn fell_silent(d: &mut Draft) {
+    let now = d.o.now;
+    let Some(record) = &mut d.record else { return };
+    let before = record.hung.filter(|hung| now < hung.at.plus_ms(CHAIN_MS)).map_or(0, |hung| hung.count);
+    record.hung = Some(Hung { count: before.saturating_add(1), at: now });
+    if let Some((hung, more)) = chain(d) {
+        let message = chain_message(hung, more);
+        d.event(EventKind::Warning, "FailoverChain", d.o.name.to_string(), message);
+    }
+}
+
+/// What is told of a chain.
+pub fn chain_message(hung: Hung, more_ms: u64) -> String {
+    let (count, end) = (hung.count, hung.at.plus_ms(CHAIN_MS));
+    format!(
+        "{count} masters in a row fell silent and were replaced, the last at {}: the next is waited for {} s longer, until {end}. A command that blocks (a script, KEYS, a large DEL) and that clients send again to each new master does this",
+        hung.at,
+        more_ms / 1000
+    )
 }
 
 /// A replica that is certain to have heard the master after that moment.

@@ -4,6 +4,7 @@
 //! - `promise.rs` knows which writes may be lost by no failover, and who has them.
 //! - `candidate.rs` chooses who takes its place, or says why nobody may.
 //! - `takeover.rs` plans the change: record first, then promote.
+//! - `gone.rs` looks for processes that Mesos calls gone, and fences them.
 //! - `handover.rs` plans the change that somebody wants, of a master that is well.
 //! - `redis/` asks and commands nodes.
 //!
@@ -15,13 +16,15 @@
 //! from it, for so long, that it has stopped taking writes by itself.
 
 mod candidate;
+mod gone;
 mod handover;
 mod judge;
 mod promise;
 pub mod redis;
 mod takeover;
 
+pub use gone::{LOOKED_FOR_MS, fence_gone, fence_master_first, gone_and_answers, looked_for_until, may_live};
 pub use handover::hand_over_to;
-pub use judge::{Master, judge, proved_empty};
+pub use judge::{Master, chain, chain_message, judge, patience_ms, proved_empty};
 pub use promise::{caught_up, confirmations, keep_promise, may_forget, window_ms, worst_case_ms};
 pub use takeover::take_over;

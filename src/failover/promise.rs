@@ -1,5 +1,6 @@
 //! What is promised of confirmed writes, and who may have confirmed any. Pure.
 
+use crate::failover::gone::gone_and_answers;
 use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
@@ -91,8 +92,12 @@ pub fn caught_up(d: &Draft, since: Timestamp) -> usize {
 /// counts among those of which enough must be in sight when the master is lost.
 pub fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
     let TaskRecord::Dead { at: died_at, ran, .. } = node.task else { return false };
+    // One that Mesos only calls gone may have confirmed writes until it was fenced.
+    let answers = gone_and_answers(d, node).is_some();
+    let fenced_at = d.seen(node.ordinal).and_then(|seen| seen.detached_since).filter(|_| answers);
+    let over = !answers || fenced_at.is_some();
     let needed = confirmations(d) as usize;
-    needed == 0 || !node.joined || !ran || caught_up(d, died_at) >= needed
+    needed == 0 || !node.joined || !ran || (over && caught_up(d, fenced_at.unwrap_or(died_at)) >= needed)
 }
 
 /// The longest time from a master's fault to another's promotion that follows from the spec, in

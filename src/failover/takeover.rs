@@ -1,8 +1,9 @@
 //! Plans how the master's role moves: the new master is recorded first, then made one. Pure.
 
 use crate::failover::candidate::{Choice, choose, follows_itself, lost_at, may_finish};
+use crate::failover::gone::fence_master_first;
 use crate::failover::handover::{close_request, hand_over, named, refuse_request, switch_over};
-use crate::failover::judge::{Master, judge};
+use crate::failover::judge::{Master, fell_silent, judge, patience_ms};
 use crate::failover::promise::{confirmations, voters};
 use crate::model::{Answer, DataSet, Deposed, EventKind, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
@@ -10,7 +11,7 @@ use crate::reconcile::draft::Draft;
 use crate::reconcile::launch::master_password;
 
 /// A change of role is repeated after this time when it had no effect.
-const TURN_AGAIN_MS: u64 = 1000;
+pub(super) const TURN_AGAIN_MS: u64 = 1000;
 /// What replicas say of a silent master is looked at so often.
 const LOOK_AGAIN_MS: u64 = 250;
 
@@ -32,7 +33,7 @@ pub fn take_over(d: &mut Draft) {
         Master::Demoted => finish(d),
         Master::Gone(..) | Master::Dead(_) => replace(d, &master),
         Master::Silent(_, since, _) => {
-            let within = d.spec().map_or(0, |spec| spec.failover.detect_within.0);
+            let within = patience_ms(d);
             let (known_at, now) = (since.plus_ms(within), d.o.now);
             d.revisit(if known_at > now { known_at } else { now.plus_ms(LOOK_AGAIN_MS) });
         }
@@ -58,6 +59,9 @@ fn replace(d: &mut Draft, master: &Master) {
         ));
         return;
     }
+    if fence_master_first(d) {
+        return;
+    }
     if matches!(master, Master::Gone(..)) && confirmations(d) > 0 {
         detach_followers(d, master);
     }
@@ -72,9 +76,14 @@ fn call_back(d: &mut Draft) {
     let Some(old) = d.master().filter(|_| matches!(judge(d), Master::Dead(_))).cloned() else { return };
     let Some(history) = d.record.as_ref().and_then(|record| record.replid.clone()) else { return };
     let late = lost_at(d).is_some_and(|at| d.o.now.since_ms(at) >= TURN_AGAIN_MS);
+    // One that Mesos calls gone was fenced: nothing more comes from it than this.
+    let end = d.answer(old.ordinal).filter(|answer| follows_itself(&old, answer)).map(|answer| answer.offset);
     let lured = |node: &&NodeRecord| {
         let ours = |answer: &Answer| [&answer.replid, &answer.replid2].contains(&&history);
-        let astray = |a: &Answer| a.may_receive() && a.follows.as_ref() == Some(&old.address) && (late || !ours(a));
+        let has_all = |a: &Answer| end.is_some_and(|end| a.offset >= end);
+        let astray = |a: &Answer| {
+            a.may_receive() && a.follows.as_ref() == Some(&old.address) && (late || !ours(a) || has_all(a))
+        };
         !node.task.is_dead() && d.answer(node.ordinal).is_some_and(astray) && !recently_turned(d, node.ordinal)
     };
     let lured: Vec<NodeRecord> = d.nodes.values().filter(lured).cloned().collect();
@@ -103,6 +112,9 @@ fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
             });
             let data = d.answer(ordinal).filter(|_| forced.is_none()).map(Answer::data);
             promote(d, ordinal, offset, data, &master.to_string());
+            if d.failover == Some(Cause::Hung) {
+                fell_silent(d);
+            }
         }
         Choice::Wait(why, again) => {
             d.wait(format!("the master {master}; nobody takes its place yet: {why}"));
@@ -143,7 +155,7 @@ fn detach_followers(d: &mut Draft, master: &Master) {
     }
 }
 
-fn recently_turned(d: &Draft, ordinal: u32) -> bool {
+pub(super) fn recently_turned(d: &Draft, ordinal: u32) -> bool {
     let turned_at = d.seen(ordinal).and_then(|seen| seen.pointed_at);
     turned_at.is_some_and(|at| d.o.now.since_ms(at) < TURN_AGAIN_MS)
 }
@@ -250,7 +262,7 @@ fn acting(d: &Draft) -> Option<u32> {
         };
         let newest = known == Some(&old.replid) || known == Some(&old.replid2);
         let never_promoted = known == Some(&new.replid) || new.replid == old.replid;
-        node.deposed.is_some() && newest && never_promoted
+        node.deposed.is_some() && !node.task.is_dead() && newest && never_promoted
     };
     d.nodes.values().find(acts).map(|node| node.ordinal)
 }

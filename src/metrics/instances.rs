@@ -101,7 +101,9 @@ pub(super) fn render(metrics: &Metrics, board: &Board, now: Timestamp, out: &mut
         of_instance(&view, metrics.gaps(&view.name), &mut instances);
         let master = view.status.nodes.iter().find(|node| node.role == Role::Master);
         let master_offset = master.and_then(|master| board.measured(&master.task_id)).map(|measured| measured.offset);
-        for node in &view.status.nodes {
+        // The record of a dead replica stays for as long as its process may run, which nobody is to be woken up for.
+        let counts = |node: &&NodeStatus| node.state != NodeState::Dead || node.role == Role::Master;
+        for node in view.status.nodes.iter().filter(counts) {
             of_node(&view.name, node, board.measured(&node.task_id), master_offset, now, &mut nodes);
         }
     }

@@ -46,7 +46,15 @@ impl TaskRecord {
         }
     }
 
-    /// Whether the process is proved dead.
+    /// Since when it counts as dead by a word of Mesos, without anybody having seen its process end.
+    pub fn gone_since(&self) -> Option<Timestamp> {
+        match self {
+            TaskRecord::Dead { state, at, ran: true, .. } if state.is_hearsay() => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// Whether the process counts as dead: it has been seen to end, or Mesos says that it is gone.
     pub fn is_dead(&self) -> bool {
         matches!(self, TaskRecord::Dead { .. })
     }
@@ -198,6 +206,9 @@ pub struct InstanceRecord {
     /// Nodes are being replaced by such as run as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolling: Option<Roll>,
+    /// Masters that fell silent and were replaced, in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hung: Option<Hung>,
     /// Passwords of its nodes; none: they were launched by a version that gave them none, and nobody has asked
     /// for any since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +224,16 @@ pub struct InstanceRecord {
     /// When the last of them died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+}
+
+/// Masters that fell silent, and were replaced though not proved dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hung {
+    /// How many in a row.
+    pub count: u32,
+    /// When the last of them was replaced.
+    pub at: Timestamp,
 }
 
 /// Which passwords of an instance are valid: see `passwords`.

@@ -64,6 +64,9 @@ pub struct Answer {
     /// `master_replid2`: the history before that, since when this node or its master was promoted.
     #[serde(default)]
     pub replid2: String,
+    /// The offset up to which that history is its own, too (`second_repl_offset`, less one).
+    #[serde(default)]
+    pub parted_at: Option<u64>,
     /// Replicas: seconds since the master was last heard (`master_last_io_seconds_ago`).
     #[serde(default)]
     pub last_io_s: Option<u64>,
@@ -144,6 +147,19 @@ impl Answer {
         self.role == Role::Master && !related && self.offset < before.offset && !self.loading
     }
 
+    /// The offset up to which two nodes have the same data, by the histories that they tell; none: they tell of
+    /// none in common.
+    pub fn parts_from(&self, other: &Answer) -> Option<u64> {
+        let parted = |a: &Answer, replid: &str| a.parted_at.filter(|_| !replid.is_empty() && a.replid2 == replid);
+        if self.replid == other.replid {
+            return Some(self.offset.min(other.offset));
+        }
+        let both = (!self.replid2.is_empty() && self.replid2 == other.replid2)
+            .then(|| Some(self.parted_at?.min(other.parted_at?)))
+            .flatten();
+        parted(self, &other.replid).or_else(|| parted(other, &self.replid)).or(both)
+    }
+
     /// Whether data may be on its way to the node: it follows somebody, and the link is not broken.
     pub fn may_receive(&self) -> bool {
         self.role == Role::Replica && self.link_up
@@ -188,9 +204,20 @@ pub enum NoAnswer {
     Timeout,
     /// No connection in time, or no way to the agent: silence, which proves nothing.
     Unreachable,
-    /// It lives, but replies with an error instead of INFO: busy with a script, too many clients,
-    /// a password wanted.
+    /// It lives, and is busy with a script or a function (BUSY).
     Busy,
+    /// It lives, and a client has paused it (CLIENT PAUSE): it takes no command, ours neither.
+    Paused,
+    /// It lives, and wants a password that is none of ours (NOAUTH, WRONGPASS).
+    NoAuth,
+    /// It lives, and our user has not the right to ask (NOPERM).
+    NoPerm,
+    /// It lives, and takes no more connections ("max number of clients reached").
+    Full,
+    /// It lives, and a later leader commands it.
+    Commanded,
+    /// It lives, and replies with another error instead of INFO.
+    Error,
     /// A reply that is not Redis'.
     Garbled,
     /// Another process has its port: it has not the mark of the node's task, or answers as a master with other
@@ -201,6 +228,52 @@ pub enum NoAnswer {
 }
 
 impl NoAnswer {
+    /// What an error reply says, by Redis' own code at its begin.
+    pub fn of_error(reply: &str) -> NoAnswer {
+        let reply = reply.trim_start_matches('-');
+        match reply.split([' ', ':']).next().unwrap_or_default() {
+            "BUSY" => NoAnswer::Busy,
+            "NOAUTH" | "WRONGPASS" => NoAnswer::NoAuth,
+            "NOPERM" => NoAnswer::NoPerm,
+            "ERR" if reply.contains("max number of clients") => NoAnswer::Full,
+            _ => NoAnswer::Error,
+        }
+    }
+
+    /// Whether the process has replied: it lives, whatever is wrong with it.
+    pub fn lives(self) -> bool {
+        match self {
+            NoAnswer::Refused
+            | NoAnswer::Reset
+            | NoAnswer::Timeout
+            | NoAnswer::Unreachable
+            | NoAnswer::Garbled
+            | NoAnswer::Unproved
+            | NoAnswer::Stranger => false,
+            NoAnswer::Busy
+            | NoAnswer::Paused
+            | NoAnswer::NoAuth
+            | NoAnswer::NoPerm
+            | NoAnswer::Full
+            | NoAnswer::Commanded
+            | NoAnswer::Error => true,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn way_out(self) -> &'static str {
+        match self {
+            NoAnswer::Busy => "SCRIPT KILL or FUNCTION KILL there ends it, unless it has written",
+            NoAnswer::Paused => "it ends by itself when its time is over",
+            NoAnswer::NoAuth | NoAnswer::NoPerm => {
+                "somebody has changed its users or passwords: change them back there, or replace it"
+            }
+            NoAnswer::Full => "end clients, or raise maxclients",
+            NoAnswer::Commanded => "this operator leads no more, or a former one left connections there",
+            _ => "ask it yourself",
+        }
+    }
+
     /// One word, for metrics.
     pub fn word(&self) -> &'static str {
         match self {
@@ -209,6 +282,12 @@ impl NoAnswer {
             NoAnswer::Timeout => "timeout",
             NoAnswer::Unreachable => "unreachable",
             NoAnswer::Busy => "busy",
+            NoAnswer::Paused => "paused",
+            NoAnswer::NoAuth => "noauth",
+            NoAnswer::NoPerm => "noperm",
+            NoAnswer::Full => "full",
+            NoAnswer::Commanded => "commanded",
+            NoAnswer::Error => "error",
             NoAnswer::Garbled => "garbled",
             NoAnswer::Stranger => "stranger",
             NoAnswer::Unproved => "unproved",
@@ -223,7 +302,13 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Reset => "it closes every connection",
             NoAnswer::Timeout => "it takes connections and does not reply",
             NoAnswer::Unreachable => "there is no way to it",
-            NoAnswer::Busy => "it replies with an error",
+            NoAnswer::Busy => "it is busy with a script or a function (BUSY)",
+            NoAnswer::Paused => "a client has paused it (CLIENT PAUSE)",
+            NoAnswer::NoAuth => "it wants a password that is none of ours (NOAUTH)",
+            NoAnswer::NoPerm => "it does not let our user ask (NOPERM)",
+            NoAnswer::Full => "it takes no more connections (max number of clients reached)",
+            NoAnswer::Commanded => "a later leader commands it",
+            NoAnswer::Error => "it replies with an error to INFO",
             NoAnswer::Garbled => "what replies is not Redis",
             NoAnswer::Stranger => "another process has its port",
             NoAnswer::Unproved => "what replies takes no password of ours, and is not proved to be it",

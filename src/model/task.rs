@@ -81,6 +81,12 @@ impl TaskState {
         }
     }
 
+    /// Whether it is a word about the agent only: an administrator's, or the master's. Nobody has seen
+    /// the process end, and one whose agent is cut off goes on.
+    pub fn is_hearsay(self) -> bool {
+        matches!(self, TaskState::Gone | TaskState::GoneByOperator)
+    }
+
     /// Mesos' name, as `TASK_RUNNING`.
     pub fn mesos_name(self) -> &'static str {
         match self {

@@ -22,7 +22,7 @@ use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::schedule::Schedule;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
-use crate::reconcile::{framework, view};
+use crate::reconcile::{framework, repeats::Repeats, view};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
@@ -45,6 +45,7 @@ pub struct Controller {
     fresh: BTreeMap<String, Timestamp>,
     session_revisit: Option<Timestamp>,
     gaps: Gaps,
+    repeats: Repeats, // Of warnings.
     /// The store has been read once.
     synced: bool,
     /// It has been read, and every change since.
@@ -71,6 +72,7 @@ impl Controller {
             fresh: BTreeMap::new(),
             session_revisit: None,
             gaps: Gaps::default(),
+            repeats: Repeats::default(),
             synced: false,
             watching: false,
             news: false,
@@ -187,23 +189,20 @@ impl Controller {
             Input::StoreLost(reason) => {
                 self.watching = false;
                 self.parts.report(&self.world, self.watching, self.schedule.depth());
-                warn!("store: {reason}");
+                self.repeats.say("the store", &reason, now()).into_iter().for_each(|reason| warn!("store: {reason}"));
             }
             Input::Done { name, outcome } => self.done(&name, outcome),
         }
     }
 
     fn done(&mut self, name: &str, outcome: Result<(), Failure>) {
-        if let Some(begun) = self.begun.remove(name) {
-            let result = match outcome {
-                Ok(()) => "acted",
-                Err(Failure::Conflict(_)) => "conflict",
-                Err(_) => "failed",
-            };
-            self.parts.metrics.pass(result, begun.elapsed());
-        }
+        let begun = self.begun.remove(name);
+        begun.into_iter().for_each(|begun| self.parts.metrics.pass(Failure::word(&outcome), begun.elapsed()));
         let why = match outcome {
-            Ok(()) => return self.schedule.succeed(name),
+            Ok(()) => {
+                self.repeats.over(name).into_iter().for_each(|what| info!(instance = name, "{what}"));
+                return self.schedule.succeed(name);
+            }
             // `held` says it too, in a moment; until then nothing can be written.
             Err(Failure::NotLeader) => "another operator leads".to_string(),
             Err(Failure::Conflict(what)) => format!("planned on an old state: {what}"),
@@ -215,7 +214,8 @@ impl Controller {
             Err(Failure::Step(what)) => what,
         };
         let delay_ms = self.schedule.fail(name, now());
-        warn!(instance = name, "{why}; again in {delay_ms} ms");
+        let told = self.repeats.say(name, &why, now());
+        told.into_iter().for_each(|why| warn!(instance = name, "{why}; again in {delay_ms} ms"));
     }
 
     fn next_wake(&self) -> Duration {
@@ -295,7 +295,8 @@ impl Controller {
                 self.parts.metrics.plan_refused(rule);
             }
             let broken = broken.into_iter().map(|broken| broken.what).collect::<Vec<_>>().join("; ");
-            error!(instance = name, "the plan is refused: {broken}");
+            let told = self.repeats.say(&format!("{name}, plan"), &broken, now);
+            told.into_iter().for_each(|broken| error!(instance = name, "the plan is refused: {broken}"));
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }
@@ -338,6 +339,7 @@ impl Controller {
         self.parts.board.remove(name);
         self.parts.metrics.forget(name);
         self.gaps.forget(name);
+        self.repeats.over(name);
         self.wanting.remove(name);
         self.fresh.remove(name);
         self.schedule.forget(name);

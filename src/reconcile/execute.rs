@@ -81,6 +81,17 @@ pub enum Failure {
     Step(String),
 }
 
+impl Failure {
+    /// What came of a pass, in a word, for metrics.
+    pub fn word(outcome: &Result<(), Failure>) -> &'static str {
+        match outcome {
+            Ok(()) => "acted",
+            Err(Failure::Conflict(_)) => "conflict",
+            Err(_) => "failed",
+        }
+    }
+}
+
 /// One instance's share of a round.
 #[derive(Clone, Debug)]
 pub struct Work {

@@ -306,11 +306,15 @@ fn applied_confirmations(master: Option<&Node>) -> u32 {
 fn roles_follow_the_record(o: &Observed, plan: &Plan, after: &After, broken: &mut Vec<String>) {
     let master = after.record.as_ref().and_then(|record| after.nodes.get(&record.master?));
     let is_master = |task: &str| master.is_some_and(|master| master.task_id == task);
+    let is_gone =
+        |task: &str| after.nodes.values().any(|node| node.task_id == task && node.task.gone_since().is_some());
     for step in &plan.steps {
         match &step.action {
             Action::Promote { task_id, .. } | Action::SwitchOver { task_id, .. } if !is_master(task_id) => {
                 broken.push(format!("{task_id} would be made the master, and is not the recorded one"));
             }
+            // What Mesos calls gone, and answers, is fenced whatever it was.
+            Action::Detach { task_id, .. } if is_gone(task_id) => {}
             Action::Detach { task_id, .. } if is_master(task_id) => {
                 broken.push(format!("{task_id} is the recorded master and would be made to follow nobody"));
             }

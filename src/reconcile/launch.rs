@@ -211,6 +211,7 @@ mod tests {
             confirmations: 0,
             unsettled: false,
             rolling: None,
+            hung: None,
             auth: None,
             deleting: false,
             created_at: Timestamp(0),

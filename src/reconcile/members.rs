@@ -1,12 +1,13 @@
 //! Which nodes an instance has: the dead go, too many are stopped, missing ones are placed. Pure.
 
 use crate::failover::{self, Master, proved_empty};
-use crate::model::{Address, EventKind, NoAnswer, NodeRecord, TaskRecord, Timestamp};
+use crate::model::{Address, EventKind, NodeRecord, TaskRecord, Timestamp};
 use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
 use crate::reconcile::rolling::outdated;
+use crate::reconcile::told::{is_a_reason, tell_replaced, tell_silence};
 use crate::reconcile::world::Session;
 
 /// A KILL is repeated after this time until the task is dead: Mesos may lose one.
@@ -32,7 +33,30 @@ pub fn forget_dead(d: &mut Draft, master: &Master) {
     if !kept.is_empty() {
         d.revisit(d.o.now.plus_ms(FORGET_AGAIN_MS));
     }
-    d.nodes.retain(|ordinal, _| !gone.contains(ordinal));
+    for ordinal in gone {
+        // A process that nobody has seen end is looked for: its record says where.
+        if let Some(until) = d.nodes.get(&ordinal).and_then(|node| failover::looked_for_until(d, node)) {
+            d.nodes.get_mut(&ordinal).expect("listed above").joined = false;
+            d.revisit(until);
+        } else {
+            forget(d, ordinal);
+        }
+    }
+}
+
+fn forget(d: &mut Draft, ordinal: u32) {
+    let Some(node) = d.nodes.remove(&ordinal) else { return };
+    let Some(since) = node.task.gone_since() else { return };
+    let (name, address) = (node.name(), &node.address);
+    if failover::may_live(&node.task, d.seen(ordinal)) {
+        let message = format!(
+            "Mesos calls it gone since {since}, and nobody has seen its process end: it is looked for no more at {address}"
+        );
+        d.event(EventKind::Warning, "GoneNodeNotFound", name, message);
+    } else {
+        let message = format!("Mesos calls it gone since {since}, and nobody listens at {address}");
+        d.event(EventKind::Normal, "GoneNodeEnded", name, message);
+    }
 }
 
 /// Whether a living node follows that address as far as it was heard, or was not heard yet and was
@@ -53,7 +77,7 @@ fn may_be_followed(d: &Draft, address: &Address) -> bool {
 fn hangs(d: &Draft, node: &NodeRecord) -> bool {
     let Some(spec) = d.spec() else { return false };
     let waited = |since: Timestamp| d.o.now.since_ms(since) >= spec.replace_unreachable_after.0;
-    let silent = d.silence(node.ordinal).is_some_and(|(why, since)| why != NoAnswer::Busy && waited(since));
+    let silent = d.silence(node.ordinal).is_some_and(|(why, since)| is_a_reason(why) && waited(since));
     silent && node.task == TaskRecord::Running && !d.is_master(node.ordinal) && d.o.cut_off.is_none()
 }
 
@@ -157,7 +181,7 @@ fn accounted_at(d: &Draft) -> Option<Timestamp> {
 /// Places missing nodes; the first of all becomes the master.
 pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     let Some(want) = wanted(d) else { return };
-    unsure_reasons(d);
+    tell_silence(d);
     let (_, _, missing) = balance(d, want);
     if missing == 0 {
         return;
@@ -193,26 +217,6 @@ pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     }
 }
 
-fn unsure_reasons(d: &mut Draft) {
-    let Some(after) = d.spec().map(|spec| spec.replace_unreachable_after) else { return };
-    let unsure: Vec<(String, Timestamp)> = d
-        .nodes
-        .values()
-        .filter(|node| counts(d, node) && !d.is_master(node.ordinal) && d.answer(node.ordinal).is_none())
-        .filter_map(|node| match node.task {
-            TaskRecord::Unsure { since, .. } => Some((node.name(), since)),
-            _ => None,
-        })
-        .collect();
-    for (name, since) in unsure {
-        let at = since.plus_ms(after.0);
-        d.wait(format!(
-            "{name} is out of Mesos' sight since {since}; it is replaced at {at} (replaceUnreachableAfter {after})"
-        ));
-        d.revisit(at);
-    }
-}
-
 fn retry_at(d: &Draft) -> Option<Timestamp> {
     let record = d.record.as_ref()?;
     let doublings = record.failures.checked_sub(2)?; // The first replacement is made at once.
@@ -243,6 +247,9 @@ fn place_nodes(d: &mut Draft, count: usize, pool: &mut Pool) {
         let ordinal = d.record.as_ref().expect("the caller has read it").next_ordinal;
         match place(&needs, &occupied, pool, seed(d.o.name, ordinal, d.o.now)) {
             Ok(placement) => {
+                if placed == 0 {
+                    tell_replaced(d);
+                }
                 add_node(d, ordinal, placement);
                 living.extend(d.nodes.get(&ordinal).cloned());
             }

@@ -38,6 +38,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         handle_data_loss(&mut draft);
         note_initialized(&mut draft);
         failover::take_over(&mut draft);
+        failover::fence_gone(&mut draft);
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
         cut_foreign(&mut draft, &master);
@@ -121,6 +122,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             confirmations: 0,
             unsettled: false,
             rolling: None,
+            hung: None,
             auth: first,
             deleting: false,
             created_at: d.o.now,
@@ -168,6 +170,10 @@ fn delete(d: &mut Draft) -> bool {
         record.deleting = true;
         let how = if undeclared { "its document was removed from the store" } else { "deletion was asked for" };
         d.event(EventKind::Normal, "Deleting", d.o.name.to_string(), how.to_string());
+    }
+    if failover::fence_gone(d) {
+        d.wait("deletion: nodes that Mesos calls gone answer, and are fenced first");
+        return true;
     }
     let (mut alive, mut lost_agents) = (Vec::new(), BTreeSet::new());
     d.nodes.retain(|_, node| !node.task.is_dead());

@@ -67,6 +67,10 @@ pub fn handle_data_loss(d: &mut Draft) {
             }
             return;
         }
+        if failover::fence_master_first(d) {
+            return; // Its data is lost to us, and clients are not to go on with it.
+        }
+        let record = d.record.as_ref().expect("checked above");
         if record.spec.on_data_loss == OnDataLoss::Hold && !asked {
             let name = d.o.name;
             d.held = true;
@@ -191,15 +195,34 @@ fn demote(d: &mut Draft, node: &NodeRecord) {
 fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
     let record = d.nodes.get_mut(&node.ordinal).expect("the caller lists the nodes");
     record.joined = true;
-    let Some(Deposed { epoch, offset: Some(offset) }) = record.deposed.take() else { return };
+    let Some(Deposed { epoch, offset: Some(known) }) = record.deposed.take() else { return };
+    // Where their histories part is certain; what the master had when it was asked may be older.
+    let master = d.record.as_ref().and_then(|record| d.answer(record.master?));
+    let offset = master.and_then(|master| answer.parts_from(master)).unwrap_or(known);
     let taken = answer.offset.saturating_sub(offset);
-    if taken > 0 {
-        let message = format!(
-            "was a master beside that of epoch {epoch}: {taken} bytes of its replication stream, from offset {offset} to {}, are discarded ({} keys are replaced by the master's)",
-            answer.offset, answer.keys
-        );
-        d.event(EventKind::Warning, "WritesDiscarded", node.name(), message);
+    if taken == 0 {
+        return;
     }
+    let stream = format!("{taken} bytes of its replication stream, from offset {offset} to {}", answer.offset);
+    if may_be_pings(taken) {
+        let message = format!(
+            "was a master beside that of epoch {epoch}, and took nothing that is known: {stream}, may all be PINGs"
+        );
+        d.event(EventKind::Normal, "FormerMasterJoined", node.name(), message);
+        return;
+    }
+    let keys = answer.keys;
+    let message = format!(
+        "was a master beside that of epoch {epoch}: {stream}, which no other node has, are discarded ({keys} keys are replaced by the master's)"
+    );
+    d.event(EventKind::Warning, "WritesDiscarded", node.name(), message);
+}
+
+/// A master sends its replicas a PING of 14 bytes each second: a few of these are no writes as a rule.
+fn may_be_pings(bytes: u64) -> bool {
+    const PING_BYTES: u64 = 14;
+    const PINGS_MAX: u64 = 6;
+    bytes % PING_BYTES == 0 && bytes / PING_BYTES <= PINGS_MAX
 }
 
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.

@@ -7,6 +7,7 @@ use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
 use crate::reconcile::replication::missing_secret;
 use crate::reconcile::rolling::outdated;
+use crate::reconcile::told;
 use crate::spec::{self, Period};
 use crate::status::{
     Condition, ConditionStatus, ConditionType, FailoverStatus, InstanceStatus, NodeState, NodeStatus, Phase,
@@ -19,7 +20,7 @@ pub fn invalid_message(status: &InstanceStatus) -> Option<&str> {
 }
 
 /// Completes the plan with the status.
-pub fn finish(draft: Draft) -> Plan {
+pub fn finish(mut draft: Draft) -> Plan {
     if draft.ending.is_some() {
         return draft.into_plan();
     }
@@ -28,7 +29,8 @@ pub fn finish(draft: Draft) -> Plan {
         let status = known.clone();
         return Plan { status: Some(status), ..draft.into_plan() };
     }
-    let status = status(&draft);
+    let mut status = status(&draft);
+    told::tell(&mut draft, &mut status);
     let changed = known.map(InstanceStatus::without_gauges) != Some(status.without_gauges());
     let mut plan = draft.into_plan();
     plan.status = Some(status);
@@ -66,7 +68,7 @@ fn status(d: &Draft) -> InstanceStatus {
         failover: d.spec().map(|spec| FailoverStatus {
             durability: spec.durability(),
             confirmations: failover::confirmations(d),
-            worst_case: Period(failover::worst_case_ms(spec)),
+            worst_case: Period(failover::worst_case_ms(spec) + failover::chain(d).map_or(0, |(_, more)| more)),
             window: failover::window_ms(spec).map(Period),
             unreplicated: nodes.iter().filter(|node| node.state == NodeState::Ready).filter_map(|node| node.lag).min(),
         }),
@@ -134,7 +136,12 @@ fn node_status(d: &Draft, node: &NodeRecord, master: &Master) -> NodeStatus {
 fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, String) {
     let quiet = |state| (state, String::new());
     if let TaskRecord::Dead { why, .. } = &node.task {
-        return (NodeState::Dead, why.clone());
+        let told = match (failover::looked_for_until(d, node), failover::gone_and_answers(d, node)) {
+            (_, Some(_)) => format!("{why}; but it answers, and is fenced: end its process on {}", node.hostname),
+            (Some(until), None) => format!("{why}; its process has not been seen to end: looked for until {until}"),
+            (None, None) => why.clone(),
+        };
+        return (NodeState::Dead, told);
     }
     if let Some(why) = &node.stop {
         let message = match &node.task {
@@ -153,7 +160,7 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
             (_, Some((why @ (NoAnswer::Stranger | NoAnswer::Unproved), _))) => (NodeState::Starting, why.to_string()),
             (TaskRecord::Launching, _) => quiet(NodeState::Launching),
             (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
-                (NodeState::NotAnswering, format!("no answer since {since} ({why:?})"))
+                (NodeState::NotAnswering, format!("no answer since {since}: {why}"))
             }
             _ => quiet(NodeState::Starting),
         };
@@ -196,6 +203,11 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
     };
     verdicts.push(ready);
     verdicts.extend(no_safe_candidate(d));
+    verdicts.extend(gone_lives(d));
+    verdicts.extend(failover::chain(d).map(|(hung, more)| {
+        let message = failover::chain_message(hung, more);
+        Verdict(ConditionType::FailoverChain, ConditionStatus::True, "FailoverChain", message)
+    }));
     let before = d.o.instance.status.as_ref().map(|status| &status.value);
     verdicts
         .into_iter()
@@ -279,6 +291,23 @@ fn no_safe_candidate(d: &Draft) -> Option<Verdict> {
         data.join(", ")
     );
     Some(Verdict(ConditionType::NoSafeCandidate, ConditionStatus::True, "NoSafeCandidate", message))
+}
+
+/// Mesos calls nodes gone that answer: nobody is safe from what their clients read there.
+fn gone_lives(d: &Draft) -> Option<Verdict> {
+    let lives = |node: &&NodeRecord| failover::gone_and_answers(d, node).is_some();
+    let name = |node: &NodeRecord| format!("{} ({} on {})", node.name(), node.address, node.hostname);
+    let names: Vec<String> = d.nodes.values().filter(lives).map(name).collect();
+    let message = format!(
+        "Mesos calls these gone, and they answer: {}; each is made to take no writes, and its clients were cut; end its process",
+        names.join(", ")
+    );
+    (!names.is_empty()).then_some(Verdict(
+        ConditionType::GoneNodeLives,
+        ConditionStatus::True,
+        "GoneNodeLives",
+        message,
+    ))
 }
 
 fn what_it_has(d: &Draft, node: &NodeRecord) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::failover;
 use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, TaskRecord, Timestamp};
 use crate::reconcile::world::{Dirty, Instance, Node, World};
 
@@ -31,7 +32,7 @@ impl World {
                 continue;
             }
             sight.nodes += 1;
-            sight.lost += usize::from(node.silent.is_some_and(|(why, _)| why != NoAnswer::Busy));
+            sight.lost += usize::from(node.silent.is_some_and(|(why, _)| !why.lives()));
         }
         (sight.lost * 2 > sight.nodes).then_some(sight)
     }
@@ -65,6 +66,8 @@ impl World {
                 }
                 let answered_at = node.answer.as_ref().map_or(Timestamp(0), |(_, at)| *at);
                 let since = match node.silent {
+                    // It replies the same again: nothing new.
+                    Some((known, since)) if known == why && why.lives() => since,
                     _ if probe.watched => probe.at.max(answered_at),
                     Some((_, since)) => since,
                     None => probe.at,
@@ -102,13 +105,21 @@ impl Instance {
     /// before and may come back.
     pub fn watches(&self, ordinal: u32) -> bool {
         let record = self.record.as_ref().map(|record| &record.value);
-        let node = self.nodes.get(&ordinal).map(|node| &node.record.value).filter(|node| !node.task.is_dead());
+        let Some(node) = self.nodes.get(&ordinal) else { return false };
         let is_master = record.is_some_and(|record| record.initialized && record.master == Some(ordinal));
-        node.is_some_and(|node| is_master || node.deposed.is_some())
+        match node.record.value.task.is_dead() {
+            true => is_master && node.may_live(),
+            false => is_master || node.record.value.deposed.is_some(),
+        }
     }
 }
 
 impl Node {
+    /// Whether it counts as dead by Mesos' word alone, and its process may run.
+    pub fn may_live(&self) -> bool {
+        failover::may_live(&self.record.value.task, Some(self))
+    }
+
     /// How long it has been silent for certain.
     pub fn silent_ms(&self) -> u64 {
         self.silent.map_or(0, |(_, since)| self.silent_until.since_ms(since))

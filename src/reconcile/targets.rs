@@ -43,7 +43,7 @@ impl Targets {
         let disturbed = instance.is_some_and(is_disturbed);
         for node in instance.into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
-            if record.task.is_dead() {
+            if record.task.is_dead() && !node.may_live() {
                 continue;
             }
             self.redis
@@ -100,6 +100,9 @@ impl Targets {
     }
 
     fn pace(&self, node: &Node) -> Pace {
+        if node.record.value.task.is_dead() {
+            return Pace::Steady(self.interval); // It is looked for, perhaps for days.
+        }
         let settled = node.silent.is_none() && node.answer.as_ref().is_some_and(|(a, _)| a.link_up && !a.loading);
         if settled { Pace::Steady(self.interval) } else { Pace::Eager }
     }
@@ -121,7 +124,7 @@ fn is_disturbed(instance: &Instance) -> bool {
         || !instance.foreign_replicas().is_empty()
         || instance.nodes.values().any(another)
         || master.is_some_and(|master| master.silent.is_some())
-        || instance.nodes.values().any(dead)
+        || instance.nodes.values().any(|node| dead(node) && (node.record.value.joined || !node.may_live()))
 }
 
 /// The bound for the silence of a node that is watched.

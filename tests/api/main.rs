@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 mod connect;
 mod mr_redis;
+mod old;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -96,7 +96,7 @@ async fn a_node_that_replies_with_errors_is_busy_not_dead() {
     let redis = commander(TIMEOUT);
     let locked = Server::start(&[]).await;
     locked.cli(&["CONFIG", "SET", "requirepass", "secret"]).await.unwrap();
-    assert_eq!(redis.probe(&address(&locked)).await, Err(NoAnswer::Busy));
+    assert_eq!(redis.probe(&address(&locked)).await, Err(NoAnswer::NoAuth));
 
     let server = Server::start(&["--lua-time-limit", "50"]).await;
     let mut script = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
@@ -130,7 +130,7 @@ async fn what_is_not_redis_is_told_apart() {
         Err(NoAnswer::Garbled)
     );
     assert_eq!(redis.probe(&replies(b"").await).await, Err(NoAnswer::Reset));
-    assert_eq!(redis.probe(&replies(b"-ERR max number of clients reached\r\n").await).await, Err(NoAnswer::Busy));
+    assert_eq!(redis.probe(&replies(b"-ERR max number of clients reached\r\n").await).await, Err(NoAnswer::Full));
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use redisctl::failover::redis::{Redis, SwitchError};
 use redisctl::model::Role;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::support::{Redis as Server, wait_until};
 use crate::*;
@@ -183,4 +185,94 @@ async fn clients_of_the_old_master_are_cut_by_a_switchover() {
     from.cli(&["GET", "a"]).await.unwrap();
     let cut = redis::cmd("GET").arg("a").query_async::<Option<String>>(&mut idle).await;
     assert!(cut.is_err(), "it would have stayed, and got READONLY for its writes: {cut:?}");
+}
+
+/// What became of the writes of one client.
+#[derive(Default)]
+struct Fates {
+    done: Vec<String>,
+    refused: Vec<String>,
+    /// The connection ended before a reply came.
+    doubtful: Vec<String>,
+}
+
+/// Writes in pipelines, to whichever of the two takes them; goes to the other when it is refused, as clients do.
+async fn pipeline(n: usize, ports: [u16; 2], end: Arc<AtomicBool>) -> Fates {
+    const PIPELINE: usize = 5;
+    let (mut at, mut count, mut fates) = (0, 0, Fates::default());
+    while !end.load(Ordering::Relaxed) {
+        at = 1 - at;
+        let Ok(stream) = TcpStream::connect(("127.0.0.1", ports[at])).await else { continue };
+        let mut stream = BufReader::new(stream);
+        let mut refused = false;
+        while !refused && !end.load(Ordering::Relaxed) {
+            let keys: Vec<String> = (count..count + PIPELINE).map(|i| format!("p{n}-{i}")).collect();
+            count += PIPELINE;
+            let text: String = keys.iter().map(|key| format!("SET {key} {key}\r\n")).collect();
+            let _ = stream.write_all(text.as_bytes()).await;
+            for key in keys {
+                let mut line = String::new();
+                match stream.read_line(&mut line).await {
+                    Ok(length) if length > 0 && line.starts_with("+OK") => fates.done.push(key),
+                    Ok(length) if length > 0 => {
+                        assert!(line.starts_with("-READONLY") || line.starts_with("-NOREPLICAS"), "{line}");
+                        refused |= line.starts_with("-READONLY");
+                        fates.refused.push(key);
+                    }
+                    _ => {
+                        refused = true;
+                        fates.doubtful.push(key);
+                    }
+                }
+            }
+        }
+    }
+    fates
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_waits_for_a_switchover_is_done_or_refused_and_not_in_doubt() {
+    let redis = commander(TIMEOUT);
+    let (a, b) = pair(&redis).await;
+    let end = Arc::new(AtomicBool::new(false));
+    let ports = [a.port(), b.port()];
+    let writers: Vec<_> = (0..WRITERS).map(|n| tokio::spawn(pipeline(n, ports, end.clone()))).collect();
+    let (mut from, mut to) = (&a, &b);
+    let mut switched = 0;
+    while switched < 20 {
+        match redis.switch_over(&address(from), &address(to), TIMEOUT).await {
+            Ok(_) => switched += 1,
+            Err(SwitchError::BackedOut(why)) => {
+                println!("backed out: {why}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        wait_for_link(&redis, from).await;
+        (from, to) = (to, from);
+    }
+    end.store(true, Ordering::Relaxed);
+    let mut all = Fates::default();
+    for writer in writers {
+        let fates = writer.await.unwrap();
+        all.done.extend(fates.done);
+        all.refused.extend(fates.refused);
+        all.doubtful.extend(fates.doubtful);
+    }
+    println!("{} done, {} refused, {} in doubt", all.done.len(), all.refused.len(), all.doubtful.len());
+    let client = redis::Client::open(("127.0.0.1", from.port())).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut present = async |keys: &[String]| {
+        let mut count = 0;
+        for chunk in keys.chunks(1000) {
+            count += redis::cmd("EXISTS").arg(chunk).query_async::<usize>(&mut connection).await.unwrap();
+        }
+        count
+    };
+    assert_eq!(present(&all.done).await, all.done.len(), "what was acknowledged is there");
+    assert_eq!(present(&all.refused).await, 0, "what was refused is not");
+    // What a client sends in the moment of the cut: it was not done either.
+    assert_eq!(present(&all.doubtful).await, 0, "what is in doubt was not done");
+    assert!(all.refused.len() >= switched, "writes did wait");
+    assert!(all.doubtful.len() * 10 <= all.refused.len(), "{} in doubt of {}", all.doubtful.len(), all.refused.len());
 }

@@ -111,7 +111,7 @@ async fn where_a_later_leader_commands_an_earlier_one_whose_clock_stood_still_is
     later.probe(&at).await.unwrap();
     let error = format!("{:#}", earlier.detach(&at).await.unwrap_err());
     assert_eq!(error, format!("detach {at}: a later leader commands it (term 6, ours is 5)"));
-    assert_eq!(earlier.probe(&at).await, Err(NoAnswer::Busy), "nor does it judge the node");
+    assert_eq!(earlier.probe(&at).await, Err(NoAnswer::Commanded), "nor does it judge the node");
     later.detach(&at).await.unwrap();
     later.promote(&at, None).await.unwrap();
     let error = earlier.switch_over(&at, &local(1), None, TIMEOUT).await.unwrap_err();

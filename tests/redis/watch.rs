@@ -1,12 +1,13 @@
 //! Watches of masters. I/O.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redisctl::clock;
 use redisctl::failover::redis::Watches;
-use redisctl::model::{Address, NoAnswer, Probe};
+use redisctl::model::{Address, NoAnswer, Probe, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -277,4 +278,34 @@ async fn a_watch_is_changed_removed_and_ended() {
     assert!(next(&mut seen).await.result.is_ok());
     drop(watches);
     wait_until("all are left alone", PATIENCE, async || clients(&a).await == 1).await;
+}
+
+#[tokio::test]
+async fn a_master_that_a_client_has_paused_lives_and_is_called_paused() {
+    for _ in 0..3 {
+        let server = Server::start(&[]).await;
+        let (_watches, mut seen) = watch(&address(&server), WITHIN).await;
+        let pause_ms = (3 * WITHIN).as_millis().to_string();
+        server.cli(&["CLIENT", "PAUSE", &pause_ms, "ALL"]).await.unwrap();
+        // Its PING is not answered; whatever is asked then is: it lives.
+        next_that(&mut seen, |p| p.result == Err(NoAnswer::Paused)).await;
+        let worst = Cell::new(Duration::ZERO);
+        next_that(&mut seen, |p| {
+            worst.set(worst.get().max(silence(p)));
+            p.result.is_ok()
+        })
+        .await;
+        let worst = worst.get();
+        assert!(worst < WITHIN, "it was never silent for the bound: {worst:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_role_is_noticed_at_the_next_ping() {
+    let server = Server::start(&[]).await;
+    let (_watches, mut seen) = watch(&address(&server), WITHIN).await;
+    let turned = Instant::now();
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    next_that(&mut seen, |p| p.result.as_ref().is_ok_and(|answer| answer.role == Role::Replica)).await;
+    assert!(turned.elapsed() < WITHIN, "{:?}", turned.elapsed());
 }

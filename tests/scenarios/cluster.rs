@@ -146,6 +146,11 @@ impl Cluster {
             .await;
     }
 
+    /// The agent will never be back, says the administrator.
+    pub async fn mark_gone(&self, agent: usize) {
+        self.administrator().gone(&hostname(agent)).await.expect("the agent was registered");
+    }
+
     /// Mesos kills the agent's tasks at once, each with its own grace.
     pub async fn drain(&self, agent: usize) {
         self.administrator().drain(&hostname(agent)).await.expect("the agent is registered, and not in the schedule");

@@ -74,6 +74,13 @@ scenarios_on! {
         nodes_are_spread_over_zones_and_go_to_another_region_if_that_is_wanted;
 }
 
+// What an administrator says of an agent that is away: the local cluster knows no such call.
+scenarios_on! {
+    mesos_gone Mesos:
+    agents:
+        a_master_that_an_administrator_calls_gone_while_it_lives_is_fenced_before_another_takes_its_place;
+}
+
 scenarios! {
     agents:
         a_deactivated_agent_is_left_by_a_switchover_before_anything_is_killed,

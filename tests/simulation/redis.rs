@@ -180,6 +180,7 @@ impl Redis {
             offset: p.offset,
             replid: format!("h{}", p.replid),
             replid2: format!("h{}", p.before.0),
+            parted_at: (p.before.0 != 0).then_some(p.before.1),
             last_io_s: (p.link == Link::Up).then(|| now.since_ms(p.heard_at) / 1000),
             used_memory: 1_000_000 + 1000 * u64::from(p.data.count_ones()),
             max_memory: p.max_memory,

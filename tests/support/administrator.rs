@@ -33,6 +33,11 @@ impl Administrator {
         self.on_agent("REACTIVATE_AGENT", agent).await
     }
 
+    /// The agent will never be back, and its tasks count as gone.
+    pub async fn gone(&self, agent: &str) -> Result<()> {
+        self.on_agent("MARK_AGENT_GONE", agent).await
+    }
+
     /// Mesos kills the agent's tasks at once, each with its own grace.
     pub async fn drain(&self, agent: &str) -> Result<()> {
         self.on_agent("DRAIN_AGENT", agent).await

@@ -223,12 +223,14 @@ pub(super) fn detaching(node: &Address) -> Vec<Cmd> {
     [vec![replica_of(node)], info_commands().to_vec()].concat()
 }
 
-/// Asks what a node is, and makes it a replica without clients.
+/// Asks what a node is, and makes it a replica. Writes that a pause holds back are executed after that, and so
+/// refused (READONLY): their clients know that they were not done.
 pub(super) fn demoting(master: &Address) -> Vec<Cmd> {
-    [info_commands().to_vec(), vec![replica_of(master)], cutting_clients()].concat()
+    [info_commands().to_vec(), vec![replica_of(master), command(&["CLIENT", "UNPAUSE"])]].concat()
 }
 
-fn cutting_clients() -> Vec<Cmd> {
+/// Cuts all clients but us, so that they look for the master.
+pub(super) fn cutting_clients() -> Vec<Cmd> {
     ["normal", "pubsub"].map(|kind| command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])).to_vec()
 }
 
@@ -245,11 +247,14 @@ fn no_master() -> Cmd {
     command(&["REPLICAOF", "NO", "ONE"])
 }
 
+/// Before Redis' own words.
+pub(super) const REFUSES: &str = "Redis refuses: ";
+
 /// Fails with Redis' words at the first error, also at those inside EXEC's reply.
 pub(super) fn accepted(replies: &[Value]) -> Result<()> {
     for reply in replies {
         match reply {
-            Value::ServerError(error) => bail!("Redis refuses: {} {}", error.code(), error.details().unwrap_or("")),
+            Value::ServerError(error) => bail!("{REFUSES}{} {}", error.code(), error.details().unwrap_or("")),
             Value::Array(inner) => accepted(inner)?,
             Value::Nil => bail!("Redis gave up the transaction"),
             _ => {}

@@ -26,7 +26,9 @@ const DEPTH_MAX: usize = 4;
 /// What is read at once: the replies to one probe, so that it takes one system call, not ten.
 const BUFFER_BYTES: usize = 8 << 10;
 
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// A question that every master answers at once, and a replica refuses: as cheap as PING, and tells when
+/// somebody has changed the role.
+const PING: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$1\r\n0\r\n$1\r\n0\r\n";
 
 /// The longest reply to PING: Redis' longest error has 350 bytes.
 const LINE_BYTES_MAX: usize = 512;
@@ -34,11 +36,11 @@ const LINE_BYTES_MAX: usize = 512;
 /// What replies to PING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pong {
-    /// All is well.
+    /// All is well, and it is a master.
     Well,
     /// It runs a script for long.
     Busy,
-    /// Another error: it loads, wants a password, cannot save.
+    /// Another error: it is a replica, it loads, wants a password.
     Refused,
 }
 
@@ -83,7 +85,7 @@ impl Connection {
             }
         }
         match &line[..end] {
-            b"+PONG\r\n" => Ok(Pong::Well),
+            [b':', digits @ .., b'\r', b'\n'] if digits.iter().all(u8::is_ascii_digit) => Ok(Pong::Well),
             line if line.starts_with(b"-BUSY ") => Ok(Pong::Busy),
             line if line.starts_with(b"-") => Ok(Pong::Refused),
             _ => Err(NoAnswer::Garbled),
@@ -176,7 +178,7 @@ pub(super) fn text(replies: &[u8]) -> Result<Cow<'_, str>, NoAnswer> {
     while let Some(length) = reply_length(rest, DEPTH_MAX)? {
         match rest[0] {
             b'$' if !rest.starts_with(b"$-1") => rest = &rest[length..],
-            b'-' => return Err(NoAnswer::Busy),
+            b'-' => return Err(NoAnswer::of_error(&String::from_utf8_lossy(&rest[..length]))),
             _ => return Err(NoAnswer::Garbled),
         }
     }

@@ -18,7 +18,7 @@ const NEVER_S: i64 = 1_000_000_000;
 const REPLICAS_MAX: usize = 256;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 26] = [
     "aof_last_write_status",
     "connected_clients",
     "connected_slaves",
@@ -40,6 +40,7 @@ const FIELDS: [&str; 25] = [
     "rdb_last_bgsave_status",
     "rdb_last_save_time",
     "role",
+    "second_repl_offset",
     "slave_repl_offset",
     "total_commands_processed",
     "uptime_in_seconds",
@@ -92,6 +93,7 @@ impl<'a> Info<'a> {
             offset: self.number(offset),
             replid: self.text("master_replid").unwrap_or_default().to_string(),
             replid2: self.text("master_replid2").unwrap_or_default().to_string(),
+            parted_at: self.text("second_repl_offset").and_then(|text| text.parse::<u64>().ok()?.checked_sub(1)),
             last_io_s: self.text("master_last_io_seconds_ago").and_then(|text| text.parse().ok()),
             used_memory: self.number("used_memory"),
             max_memory: self.number("maxmemory"),
@@ -193,6 +195,7 @@ mod tests {
             offset: 4711,
             replid: "870e49b4".into(),
             replid2: String::new(),
+            parted_at: None,
             last_io_s: None,
             used_memory: 939_152,
             max_memory: 268_435_456,

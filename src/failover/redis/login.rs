@@ -121,12 +121,13 @@ fn proves(reply: &Value, mark: &str) -> Result<(), NoAnswer> {
             if hashes.iter().any(|hash| is(hash, digits)) { Ok(()) } else { Err(NoAnswer::Stranger) }
         }
         Value::Nil => Err(NoAnswer::Stranger),
-        // What lives, and has no time for us, says this; it is asked again.
-        Value::ServerError(error) if matches!(error.code(), "BUSY" | "LOADING" | "MASTERDOWN") => Err(NoAnswer::Busy),
-        Value::ServerError(error) if error.details().is_some_and(|text| text.contains("max number of clients")) => {
-            Err(NoAnswer::Busy)
+        Value::ServerError(error) => {
+            Err(match NoAnswer::of_error(&format!("{} {}", error.code(), error.details().unwrap_or_default())) {
+                NoAnswer::NoAuth | NoAnswer::NoPerm | NoAnswer::Error => NoAnswer::Unproved,
+                // What has no time or no place for us is asked again.
+                later => later,
+            })
         }
-        Value::ServerError(_) => Err(NoAnswer::Unproved),
         _ => Err(NoAnswer::Garbled),
     }
 }
@@ -183,7 +184,7 @@ mod tests {
             ("-NOAUTH Authentication required.\r\n", NoAnswer::Unproved),
             ("-NOPERM this user has no permissions\r\n", NoAnswer::Unproved),
             ("-ERR unknown command 'ACL'\r\n", NoAnswer::Unproved),
-            ("-ERR max number of clients reached\r\n", NoAnswer::Busy),
+            ("-ERR max number of clients reached\r\n", NoAnswer::Full),
             ("-BUSY Redis is busy running a script\r\n", NoAnswer::Busy),
         ] {
             assert_eq!(answer(reply.as_bytes()), Err(why), "{reply:?}");

@@ -19,7 +19,7 @@ mod switch;
 mod term;
 mod watch;
 
-use commands::Failure;
+use commands::{Failure, REFUSES};
 use connection::Connection;
 use info::{Info, SECTIONS};
 pub use login::{Login, MASTER_PASSWORD, OPEN, USERS, generations, master_password, secret_revision};
@@ -131,7 +131,7 @@ impl Redis {
             }
         }
         let mut connection = self.enter(addr).await.map_err(|failure| match failure {
-            Failure::Refused(_) => NoAnswer::Busy,
+            Failure::Refused(why) => why.strip_prefix(REFUSES).map_or(NoAnswer::Commanded, NoAnswer::of_error),
             Failure::Lost(why) => why,
         })?;
         connection.ask(&INFO, SECTIONS.len(), replies).await?;

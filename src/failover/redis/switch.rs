@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::Cmd;
 use tokio::time::{Instant, sleep};
 
-use super::commands::{Failure, demoting, detaching, promoting};
+use super::commands::{Failure, cutting_clients, demoting, detaching, promoting};
 use super::connection::Connection;
 use super::{Redis, command};
 use crate::model::{Address, Answer, Role};
@@ -20,6 +20,10 @@ const POLL_EVERY: Duration = Duration::from_millis(1);
 const CLOSE: Duration = Duration::from_millis(20);
 /// ... which is given up after this time, to try again later: longer, clients would notice.
 const PAUSE_MAX: Duration = Duration::from_millis(80);
+/// Clients have so long to read that their writes were refused, and to go by themselves, before they are cut.
+/// The reply to the end of the pause comes after Redis has sent what those got that waited, but on its way it
+/// may overtake theirs; and one that is cut while it sends the next cannot know what became of that.
+const READONLY_FIRST: Duration = Duration::from_millis(20);
 /// A pause that nobody ends, for the operator has died, lapses after this time. It need not last until
 /// the end: when the master is detached it takes no writes anyway.
 const PAUSE_LAPSE: Duration = Duration::from_millis(400);
@@ -58,6 +62,8 @@ impl Redis {
     /// it was left.
     ///
     /// `password`: by which `to` lets `from` in when that follows it, as it is recorded; none: by none.
+    /// A write that waits meanwhile is refused (READONLY), and its client then cut. What remains in doubt to a
+    /// client is what it sends to the old master in the moment of the cut: that is never executed.
     ///
     /// Caveats: needs Redis 6.2, which can pause writes only. Nobody else may change the roles of
     /// the two meanwhile.
@@ -230,7 +236,9 @@ impl Switch<'_> {
         let unknown = |why: Failure| Unknown(format!("{left}: {why}"));
         let commands = [std::mem::take(&mut self.login), demoting(self.to)].concat();
         self.redis.transact(&mut self.old, &commands).await.map_err(unknown)?;
-        self.unpause().await.map_err(unknown)
+        sleep(READONLY_FIRST).await;
+        let cut = cutting_clients();
+        self.redis.order(&mut self.old, &cut, self.redis.timeout).await.map(|_| ()).map_err(unknown)
     }
 
     async fn offset_of_old(&mut self, end: Instant) -> Result<u64, String> {

@@ -43,6 +43,9 @@ const RESET_PAUSE: Duration = Duration::from_millis(1);
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
 /// Error replies are told this often.
 const ERRORS_EVERY: Duration = Duration::from_secs(1);
+/// A command without the words that it needs. Redis refuses it before it looks at passwords, rights, scripts or
+/// pauses: whatever replies lives, and one that does not reply then to what we ask is paused.
+const KNOCK: &[u8] = b"*1\r\n$4\r\nECHO\r\n";
 /// Watches wait in so many groups, which are woken one after the other: a thousand PINGs in one go
 /// would delay everything else.
 const GROUPS: u32 = 4;
@@ -217,10 +220,10 @@ impl Watching {
                     }
                     continue;
                 }
-                (_, Err(NoAnswer::Busy)) => {
+                (_, Err(why)) if why.lives() => {
                     self.replied();
                     if self.may_say_error(asked) {
-                        self.tell(Err(NoAnswer::Busy), asked);
+                        self.tell(Err(why), asked);
                     }
                 }
                 (dialled, result) => {
@@ -236,14 +239,27 @@ impl Watching {
     /// The connection, if one was made in time, and what the master answered on it.
     async fn attempt(&self, deadline: Instant) -> (Option<Connection>, Result<Answer, NoAnswer>) {
         let mut dialled = None;
-        let attempt = async {
+        let knock = async {
             let connection = dialled.insert(Connection::dial(&self.address).await?);
+            let mut reply = Vec::new();
+            connection.ask(KNOCK, 1, &mut reply).await?;
+            let full = NoAnswer::of_error(&String::from_utf8_lossy(&reply)) == NoAnswer::Full;
+            if full { Err(NoAnswer::Full) } else { Ok(()) }
+        };
+        let knocked = timeout_at(deadline, knock).await;
+        let Some(connection) = &mut dialled else {
+            return (None, Err(knocked.ok().and_then(Result::err).unwrap_or(NoAnswer::Unreachable)));
+        };
+        if let Err(why) = knocked.unwrap_or(Err(NoAnswer::Timeout)) {
+            return (dialled, Err(why));
+        }
+        let rest = async {
             log_in(&self.redis.logins, &self.address, connection).await?;
             self.redis.inquire(connection).await
         };
-        let result = timeout_at(deadline, attempt).await;
-        let in_time = if dialled.is_some() { NoAnswer::Timeout } else { NoAnswer::Unreachable };
-        (dialled, result.unwrap_or(Err(in_time)))
+        // It lives, so there is time: a machine that is loaded is not paused.
+        let result = timeout_at(deadline + ATTEMPT_MAX, rest).await;
+        (dialled, result.unwrap_or(Err(NoAnswer::Paused)))
     }
 
     /// Asks for signs of life until the connection is closed, or there is none: then a reply is overdue
@@ -281,7 +297,7 @@ impl Watching {
             }
             Pong::Refused if !self.may_say_error(asked) => {}
             Pong::Well | Pong::Refused => match self.redis.inquire(connection).await {
-                Err(why) if why != NoAnswer::Busy => return Err(why),
+                Err(why) if !why.lives() => return Err(why),
                 result => self.tell(result, asked),
             },
         }
@@ -317,7 +333,7 @@ impl Watching {
 
     /// Error replies may come quickly; one that ends a silence is told always.
     fn may_say_error(&mut self, now: Instant) -> bool {
-        let was_silent = self.said.is_some_and(|said| said.is_err_and(|why| why != NoAnswer::Busy));
+        let was_silent = self.said.is_some_and(|said| said.is_err_and(|why| !why.lives()));
         let due = was_silent || self.said_error.is_none_or(|at| now - at >= ERRORS_EVERY);
         if due {
             self.said_error = Some(now);

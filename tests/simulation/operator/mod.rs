@@ -518,7 +518,7 @@ impl Operator {
         self.probed.retain(|task_id, _| redisctl::model::parse_task_id(task_id).is_none_or(|(n, _)| n != name));
         for node in self.world.instances.get(name).into_iter().flat_map(|instance| instance.nodes.values()) {
             let record = &node.record.value;
-            if !record.task.is_dead() {
+            if !record.task.is_dead() || node.may_live() {
                 self.probed.insert(record.task_id.clone(), record.address.clone());
             }
         }
