@@ -220,6 +220,9 @@ pub struct Passwords {
     /// The generation before is valid until then; none: not any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_until: Option<Timestamp>,
+    /// Clients that came before this generation are cut when the former passwords are void: one had leaked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_before: Option<u64>,
 }
 
 impl Passwords {

@@ -20,6 +20,8 @@ use crate::passwords::{Key, Owner, Password, Secret, User, acl};
 pub const USERS: &str = "users";
 /// The setting by which it is recorded with which password a node follows its master: a generation.
 pub const MASTER_PASSWORD: &str = "masterauth";
+/// The setting by which it is recorded that clients were cut that had come before a generation.
+pub const CUT_CLIENTS: &str = "clients-cut";
 /// The value of [`USERS`] where clients need no password.
 pub const NO_PASSWORD: &str = "none";
 
@@ -102,6 +104,7 @@ pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<
             let user = command(&["CONFIG", "SET", "masteruser", User::Replica.name()]);
             Some(vec![user, command(&["CONFIG", "SET", "masterauth", password.reveal()])])
         }
+        CUT_CLIENTS => Some(vec![command(&["CLIENT", "KILL", "USER", User::Client.name()])]),
         _ => Some(vec![command(&["CONFIG", "SET", name, value])]),
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::model::{Address, Answer, NoAnswer};
 
 mod commands;
+mod configure;
 mod connection;
 mod info;
 mod login;
@@ -21,7 +22,7 @@ mod watch;
 use commands::Failure;
 use connection::Connection;
 use info::{Info, SECTIONS};
-pub use login::{Login, MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
+pub use login::{CUT_CLIENTS, Login, MASTER_PASSWORD, NO_PASSWORD, USERS, generations, secret_revision};
 use login::{Logins, log_in};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
