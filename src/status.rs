@@ -109,6 +109,8 @@ pub enum ConditionType {
     ReplicasInSync,
     /// Every node runs as declared.
     UpToDate,
+    /// No node refuses a setting: if one does, Redis' own words are told, and all else is set.
+    ConfigApplied,
     /// All of it.
     Ready,
     /// Only while it is true: the master is lost, and nobody can take its place without losing what

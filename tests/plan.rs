@@ -8,6 +8,8 @@ use redisctl::model::{
     Address, Meaning, NoAnswer, Passwords, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp,
 };
 use redisctl::reconcile::action::{Action, Write};
+use redisctl::reconcile::launch::owned_settings;
+use redisctl::reconcile::tries::{Applied, Refusal};
 use redisctl::reconcile::world::{Document, Session};
 use redisctl::status::{ConditionStatus, ConditionType, NodeState, Phase};
 use scene::*;
@@ -927,4 +929,214 @@ fn who_is_to_follow_a_master_is_told_the_password_of_that_master_alone() {
     assert_eq!(followed(&scene), Some((task(1), Some("2".to_string()))));
     scene.node(0).record.value.owned.remove("users");
     assert_eq!(followed(&scene), Some((task(1), None)));
+// --- What fails, hangs or is refused --------------------------------------------------------------
+
+/// The master is proved dead, or hangs; its replicas say so.
+fn loses_its_master(scene: &mut Scene, hangs: bool) {
+    let replicas: Vec<u32> = scene.instance.nodes.keys().copied().filter(|ordinal| *ordinal > 0).collect();
+    let why = if hangs { NoAnswer::Timeout } else { NoAnswer::Refused };
+    scene.is_silent(0, why, Timestamp(if hangs { NOW.0 - 2000 } else { NOW.0 }));
+    (scene.node(0).fails, scene.node(0).noticed_at) = (5, Some(if hangs { Timestamp(NOW.0 - 1500) } else { NOW }));
+    for replica in replicas {
+        scene.answer(replica).link_up = hangs;
+        scene.answer(replica).last_io_s = hangs.then_some(2);
+    }
+}
+
+fn refusal(name: &str, value: &str) -> Refusal {
+    Refusal { name: name.to_string(), value: value.to_string(), words: "ERR Invalid argument".to_string() }
+}
+
+fn refuses(scene: &mut Scene, ordinal: u32, name: &str, value: &str) {
+    let applied = Applied { refused: vec![refusal(name, value)], ..Applied::default() };
+    scene.node(ordinal).tries.applied(&applied, NOW);
+}
+
+/// The settings that the plan makes, by node.
+fn configured(plan: &redisctl::reconcile::action::Plan) -> Vec<(String, Vec<String>)> {
+    let settings = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Configure { task_id, settings, .. } => {
+            Some((task_id.clone(), settings.iter().map(|(name, _)| name.clone()).collect()))
+        }
+        _ => None,
+    });
+    settings.collect()
+}
+
+#[test]
+fn a_setting_that_is_refused_is_told_once_and_all_others_are_made() {
+    let mut scene = Scene::running(1, "");
+    scene.declares(1, ", redis: {config: {activedefrag: yes, maxmemory-policy: allkeys-lru}}");
+    refuses(&mut scene, 1, "activedefrag", "yes");
+    let plan = scene.plan();
+    let both = vec!["activedefrag".to_string(), "maxmemory-policy".to_string()];
+    assert_eq!(configured(&plan), [(task(0), both), (task(1), vec!["maxmemory-policy".to_string()])]);
+    assert_eq!(events(&plan).iter().filter(|reason| **reason == "SettingRefused").count(), 1);
+    let status = plan.status.unwrap();
+    let said = condition(&status, ConditionType::ConfigApplied);
+    assert_eq!((said.status, said.reason.as_str()), (ConditionStatus::False, "Refused"));
+    assert_eq!(said.message, "orders-1 does not take activedefrag \"yes\": ERR Invalid argument");
+    assert_eq!((status.phase, status.observed_revision), (Phase::Degraded, 7));
+
+    // Nothing more is done or said until something changes.
+    scene.accept(&document(1, ", redis: {config: {activedefrag: yes, maxmemory-policy: allkeys-lru}}").spec);
+    refuses(&mut scene, 0, "activedefrag", "yes");
+    scene.store_status();
+    let plan = scene.plan();
+    assert!(plan.is_empty() && plan.revisit_at.is_none(), "{plan:?}");
+    scene.declares(1, ", redis: {config: {activedefrag: no, maxmemory-policy: allkeys-lru}}");
+    let plan = scene.plan();
+    assert_eq!(configured(&plan).len(), 2, "another value is tried");
+    assert_eq!(condition(plan.status.as_ref().unwrap(), ConditionType::ConfigApplied).status, ConditionStatus::True);
+}
+
+#[test]
+fn a_setting_of_the_operators_own_that_is_refused_is_told_and_tried_again() {
+    let mut scene = Scene::running(1, "");
+    scene.answer(1).max_memory = 1;
+    refuses(&mut scene, 1, "maxmemory", "67108864");
+    let plan = scene.plan();
+    assert!(configured(&plan).is_empty() && plan.revisit_at == Some(NOW.plus_ms(30_000)));
+    assert_eq!(condition(plan.status.as_ref().unwrap(), ConditionType::ConfigApplied).status, ConditionStatus::False);
+    scene.now = NOW.plus_ms(30_000);
+    assert_eq!(configured(&scene.plan()), [(task(1), vec!["maxmemory".to_string()])]);
+}
+
+#[test]
+fn a_step_that_has_failed_is_tried_again_after_its_own_backoff_and_the_wait_is_explained() {
+    let mut scene = Scene::running(2, "");
+    scene.answer(2).follows = Some(address(7));
+    scene.node(2).tries.fail("follow", "no way to it".to_string(), NOW);
+    let plan = scene.plan();
+    assert!(kinds(&plan).is_empty() && waits_for(&plan, "no way to it"), "{plan:?}");
+    assert_eq!(plan.revisit_at, Some(NOW.plus_ms(100)));
+    scene.now = NOW.plus_ms(100);
+    let plan = scene.plan();
+    assert_eq!(kinds(&plan), ["follow"]);
+    assert!(waits_for(&plan, "no way to it"), "what it says does not change with each try");
+}
+
+#[test]
+fn while_a_promotion_waits_for_its_turn_nobody_is_pointed_to_whom_it_is_about() {
+    let mut scene = Scene::running(2, ", durability: none");
+    loses_its_master(&mut scene, false);
+    for ordinal in [1, 2] {
+        scene.node(ordinal).tries.fail("promote", "it says no".to_string(), NOW);
+    }
+    let plan = scene.plan();
+    assert!(state(&plan).is_some_and(|record| record.epoch == 2), "it is recorded all the same");
+    assert!(!kinds(&plan).contains(&"follow") && !kinds(&plan).contains(&"promote"), "{:?}", kinds(&plan));
+}
+
+#[test]
+fn a_failover_is_recorded_without_what_others_may_write_at_that_moment() {
+    let mut scene = Scene::running(2, "");
+    scene.asks(RequestKind::Audit, 7);
+    let closes = |scene: &Scene| scene.plan().writes.contains(&Write::RequestDone(RequestKind::Audit));
+    assert!(closes(&scene));
+    loses_its_master(&mut scene, false);
+    assert!(kinds(&scene.plan()).contains(&"promote") && !closes(&scene));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Whatever settings fail, hang or are refused anywhere, whatever acknowledgements and kills fail, and
+    /// whatever failed of others' roles: the failover is planned in the same pass, and is the same.
+    #[test]
+    fn nothing_that_is_not_urgent_delays_a_failover(
+        troubles in prop::collection::vec((0u32..4, 0usize..8, 0u64..5000), 0..20),
+        replicas in 1u32..4, hangs in any::<bool>(), durability in prop::sample::select(vec!["none", "one", "majority"]),
+    ) {
+        let durability = format!(", durability: {durability}");
+        let mut scene = Scene::running(replicas, &durability);
+        loses_its_master(&mut scene, hangs);
+        scene.declares(replicas, &format!("{durability}, redis: {{config: {{maxmemory-policy: allkeys-lru, activedefrag: yes}}}}"));
+        let roles = |scene: &Scene| {
+            let urgent = ["promote", "detach", "switchOver"];
+            let plan = scene.plan();
+            let steps = plan.steps.iter().filter(|step| urgent.contains(&step.action.kind()));
+            (steps.cloned().collect::<Vec<_>>(), state(&plan).map(|record| (record.master, record.epoch)))
+        };
+        let calm = roles(&scene);
+        prop_assert!(!calm.0.is_empty(), "{calm:?}");
+        for (ordinal, trouble, before) in troubles {
+            let (ordinal, at) = (ordinal % (replicas + 1), Timestamp(NOW.0 - before));
+            let tries = &mut scene.node(ordinal).tries;
+            match trouble {
+                0 => tries.begin("configure", at),
+                1 => tries.applied(&Applied { refused: vec![refusal("activedefrag", "yes")], ..Applied::default() }, at),
+                kind => {
+                    let kinds = ["configure", "acknowledge", "kill", "follow", "kick", "configure"];
+                    tries.fail(kinds[kind - 2], "it hangs".to_string(), at);
+                }
+            }
+        }
+        prop_assert_eq!(roles(&scene), calm);
+    }
+}
+
+// --- Passwords that have leaked ---------------------------------------------------------------------
+
+fn with_passwords(generation: u64, former_until: Option<Timestamp>) -> Scene {
+    let mut scene = Scene::running(2, "");
+    let auth = Passwords { generation, former_until, cut_before: None };
+    scene.record().auth = Some(auth);
+    let spec = scene.record().spec.clone();
+    for ordinal in 0..3 {
+        scene.node(ordinal).record.value.owned = owned_settings(&spec, Some(&auth), None);
+    }
+    scene.store_status();
+    scene
+}
+
+fn rotates(scene: &mut Scene, keep_ms: u64) {
+    scene.asks(RequestKind::Rotate, 7);
+    scene.instance.requests.get_mut(&RequestKind::Rotate).unwrap().value.keep_ms = Some(keep_ms);
+}
+
+#[test]
+fn an_emergency_rotation_is_possible_after_any_rotation_before_and_ends_all_former_passwords() {
+    for former_until in [None, Some(BEFORE), Some(NOW), Some(NOW.plus_ms(3_600_000)), Some(NOW.plus_ms(1 << 40))] {
+        let mut scene = with_passwords(5, former_until);
+        rotates(&mut scene, 0);
+        let plan = scene.plan();
+        assert!(events(&plan).contains(&"PasswordsRotated"), "{former_until:?}");
+        let auth = state(&plan).unwrap().auth.unwrap();
+        assert_eq!((auth.generation, auth.generations()), (6, vec![6, 5]), "those before the last end at once");
+        assert!(auth.former_until.is_some_and(|until| until <= NOW));
+        scene.instance.requests.clear();
+        scene.record().auth = Some(auth);
+        // Nodes are told step by step; one hangs, and is not waited for.
+        scene.is_silent(2, NoAnswer::Timeout, BEFORE);
+        for _ in 0..4 {
+            let plan = scene.plan();
+            for step in &plan.steps {
+                let Action::Configure { task_id, settings, .. } = &step.action else { continue };
+                let ordinal = (0..3).find(|ordinal| task(*ordinal) == *task_id).unwrap();
+                scene.node(ordinal).record.value.owned.extend(settings.iter().cloned());
+            }
+            if let Some(record) = state(&plan) {
+                *scene.record() = record.clone();
+            }
+        }
+        assert_eq!(scene.record().auth.unwrap().generations(), [6]);
+        for ordinal in 0..2 {
+            let owned = &scene.node(ordinal).record.value.owned;
+            assert_eq!(owned.get("users").map(String::as_str), Some("6"));
+            assert_eq!(owned.get("clients-cut").map(String::as_str), Some("6"), "who came with a former one is cut");
+        }
+    }
+}
+
+#[test]
+fn a_rotation_that_would_cut_somebody_off_is_refused_with_the_way_out() {
+    let mut scene = with_passwords(5, Some(NOW.plus_ms(1000)));
+    rotates(&mut scene, 1);
+    let plan = scene.plan();
+    let told = |write: &Write| matches!(write, Write::Event(e) if e.reason == "RotationRefused" && e.message.contains("--keep-former 0s"));
+    assert!(plan.writes.iter().any(told), "{plan:?}");
+    let mut scene = Scene::running(0, "");
+    rotates(&mut scene, 0);
+    assert!(events(&scene.plan()).contains(&"RotationRefused"), "it has no passwords");
 }

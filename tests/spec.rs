@@ -2,9 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
-use redisctl::spec::{RedisInstance, SpecError, TEXT_BYTES_MAX, live_config, parse_document, parse_documents, schema};
+use redisctl::model::{InstanceRecord, Timestamp};
+use redisctl::placement::Placement;
+use redisctl::reconcile::draft::PlanSettings;
+use redisctl::reconcile::launch;
+use redisctl::spec::{
+    RedisInstance, SpecError, TEXT_BYTES_MAX, live_config, parse_document, parse_documents, reads_as, schema,
+    start_config,
+};
 
 mod support;
 
@@ -289,7 +297,7 @@ fn values_that_a_failover_would_not_survive_are_refused_with_a_reason() {
         valid(&spec(&format!("  memory: 64Mi\n  redis: {{config: {{{name}: yes}}}}")));
     }
     // What changes how replicas keep up, but not what they have, stays the user's.
-    for line in ["repl-backlog-size: 64mb", "repl-timeout: 30", "replica-serve-stale-data: no"] {
+    for line in ["repl-backlog-size: 32mb", "repl-timeout: 30", "replica-serve-stale-data: no"] {
         valid(&spec(&format!("  memory: 64Mi\n  redis: {{config: {{{line}}}}}")));
     }
 }
@@ -298,7 +306,7 @@ fn values_that_a_failover_would_not_survive_are_refused_with_a_reason() {
 fn values_that_redis_would_not_start_with_are_refused() {
     for (line, message) in [
         ("appendonly: maybe", "\"maybe\" is not yes or no"),
-        ("databases: 0", "\"0\" is not a whole number from 1 to 2147483647"),
+        ("databases: 0", "\"0\" is not a whole number from 1 to 1024"),
         (
             "maxmemory-policy: lru",
             "\"lru\" is not one of volatile-lru, volatile-lfu, volatile-random, volatile-ttl, \
@@ -306,12 +314,300 @@ fn values_that_redis_would_not_start_with_are_refused() {
         ),
         (
             "repl-backlog-size: 64Mi",
-            "\"64Mi\" is not a number of bytes, 1 or more, as Redis writes them: 64mb, 1gb, 4096",
+            "\"64Mi\" is not a number of bytes from 16384 to 9223372036854775807, as Redis writes them: 64mb, 1gb, 4096",
         ),
         (r#"save: "60 1\nport 1""#, "the value has the control character '\\n': none is allowed"),
     ] {
         let told = told_of(&format!("  redis: {{config: {{{line}}}}}"));
         assert!(told.ends_with(message), "{told}");
+    }
+}
+
+#[test]
+fn users_and_passwords_in_redis_config_are_told_of_auth() {
+    for name in ["requirepass", "masterauth", "masteruser", "aclfile", "user", "primaryauth", "RequirePass"] {
+        let told = told_of(&format!("  redis: {{config: {{{name}: x}}}}"));
+        assert!(told.ends_with("use spec.auth"), "{told}");
+    }
+}
+
+#[test]
+fn values_that_would_hurt_the_machine_the_promise_or_the_operator_are_refused() {
+    for line in [
+        "databases: 2147483647", // A gigabyte a second.
+        "databases: 1025",
+        "maxclients: 2000000",
+        "maxclients: 1",
+        "timeout: 1",
+        "repl-timeout: 1",
+        "repl-backlog-size: 33mb", // More than half of the memory.
+        "repl-backlog-size: 1",
+        "io-threads: 128",
+        "hz: 100000",
+        "tcp-backlog: 0",
+        "tcp-keepalive: 2147483647",
+        "shutdown-timeout: 600",
+        "busy-reply-threshold: 0",
+        "lua-time-limit: 0",
+        "slowlog-max-len: 9223372036854775807",
+        "acllog-max-len: 9223372036854775807",
+        "tracking-table-max-keys: 9223372036854775807",
+        "hash-max-listpack-entries: 9223372036854775807",
+        "maxmemory-samples: 2147483647",
+        "maxmemory-clients: 1",
+        "maxmemory-clients: 1%",
+        "client-output-buffer-limit: normal 1 1 1",
+        "client-output-buffer-limit: replica 1mb 1mb 1",
+        "oom-score-adj-values: -1000 -1000 -1000",
+        "enable-debug-command: yes",
+        "enable-debug-command: local",
+        "key-load-delay: 1000000",
+        "socket-mark-id: 1",
+        "hz: 010",
+        "hz: +10",
+        "hz: \" 10\"",
+        "loglevel: nothing",
+        "proto-max-bulk-len: 9223372036854775808",
+        "busy-reply-threshold: 500\n      lua-time-limit: 500",
+        "slave-lazy-flush: yes\n      replica-lazy-flush: yes",
+    ] {
+        let told = told(&spec(&format!("  memory: 64Mi\n  redis:\n    config:\n      {line}")));
+        let name = line.split(':').next().unwrap();
+        assert!(told.iter().any(|told| told.contains("spec.redis.config.")), "{line}: {told:?}");
+        assert!(line.contains('\n') || told.iter().all(|told| told.contains(name)), "{line}: {told:?}");
+    }
+}
+
+/// What somebody may write to get out of a value: options, lines, quotes, escapes.
+const HOSTILE: &[&str] = &[
+    "3600 1 --user mallory on nopass ~* &* +@all --enable-module-command yes",
+    "--user mallory on nopass ~* &* +@all",
+    "x --user mallory on nopass ~* &* +@all",
+    "--",
+    "-",
+    "- --port 1",
+    "\"",
+    "\" --user mallory on nopass",
+    "\"\" --user mallory on nopass",
+    "'",
+    "' --loadmodule '/tmp/x.so",
+    "a\\",
+    "\\",
+    "\\\" --user mallory on nopass",
+    "\\n",
+    "\\nuser mallory on nopass ~* +@all",
+    "\\x0auser mallory on nopass",
+    "\"\\nuser mallory on nopass\"",
+    "a\nuser mallory on nopass ~* +@all",
+    "a\r\nrequirepass x",
+    "\u{2028}user mallory on nopass",
+    "%s%n%x",
+    "$(touch /tmp/owned) `id` ; id | id && id",
+    "# user mallory",
+    "/etc/redis/redis.conf",
+    "include /etc/passwd",
+    "ärger --user mallory on nopass",
+];
+
+#[test]
+fn no_text_of_a_value_that_is_taken_has_an_option_a_line_or_a_quote_in_it() {
+    for name in directive_names() {
+        for hostile in HOSTILE {
+            let document = spec(&format!("  memory: 64Mi\n  redis: {{config: {{{name}: {hostile:?}}}}}"));
+            if let Ok(parsed) = parse_documents(&document) {
+                let words = redisctl::spec::config_words(&name, hostile);
+                let plain = name == "proc-title-template" && !hostile.contains(['"', '\\', '\'', '\n']);
+                assert!(plain && words.len() == 1, "{name} takes {hostile:?}: {parsed:?}");
+            }
+        }
+    }
+}
+
+/// The directives that a spec may set, as its schema has them.
+fn directive_names() -> Vec<String> {
+    let schema = schema();
+    let names = schema["$defs"]["RedisSpec"]["properties"]["config"]["propertyNames"]["enum"].as_array().unwrap();
+    names.iter().map(|name| name.as_str().unwrap().to_string()).collect()
+}
+
+/// The command line of a node with this configuration, whether or not a spec may have it; without port and
+/// addresses.
+fn argv(config: &BTreeMap<String, String>) -> Vec<String> {
+    let spec = valid(&spec("  memory: 64Mi\n  auth: none")).spec;
+    let record: InstanceRecord = serde_json::from_value(serde_json::json!({
+        "spec": spec, "specRevision": 1, "epoch": 1, "master": 0, "nextOrdinal": 1, "initialized": false,
+        "deleting": false, "createdAt": "2026-01-01T00:00:00Z", "failures": 0, "labels": {},
+    }))
+    .expect("it is a record");
+    let at = Placement {
+        agent_id: "a".into(),
+        hostname: "h".into(),
+        host: "127.0.0.1".into(),
+        attributes: BTreeMap::new(),
+        port: 1,
+        pieces: vec![],
+        offer_ids: vec![],
+    };
+    let mut node = launch::node_record("orders", &record, 0, &at, Timestamp(1));
+    node.config.clone_from(config);
+    let argv = launch::launch(&node, &at, &record, None, &PlanSettings::default()).argv;
+    let from = argv.iter().position(|word| word == "--protected-mode").expect("it is set");
+    argv[from..].to_vec()
+}
+
+/// Starts the real redis-server with this configuration: CONFIG GET * and ACL LIST; or its last words.
+async fn starts_with(config: &BTreeMap<String, String>) -> Result<(BTreeMap<String, String>, String), String> {
+    let (ports, home) = (support::Ports::lease(1), support::Home::new("directives"));
+    let port = ports.next().to_string();
+    let mut command = std::process::Command::new("redis-server");
+    command.args(["--port", &port, "--bind", "127.0.0.1"]).args(argv(config));
+    let server = home.spawn("redis", &mut command);
+    let address = format!("127.0.0.1:{port}");
+    let answers = async || match support::redis::cli(&address, &["PING"]).await {
+        Ok(pong) => Ok(Ok(pong)),
+        Err(_) if !server.runs() => Ok(Err(home.log("redis"))),
+        Err(why) => Err(why),
+    };
+    support::wait_until("it answers or ends", Duration::from_secs(20), answers).await?;
+    let client = redis::Client::open(format!("redis://{address}")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let all = redis::cmd("CONFIG").arg("GET").arg("*").query_async(&mut connection).await.unwrap();
+    let users: Vec<String> = redis::cmd("ACL").arg("LIST").query_async(&mut connection).await.unwrap();
+    Ok((all, users.join("; ")))
+}
+
+/// The values of a directive that a spec may have: the edges of its type, and some in between.
+fn taken_values(name: &str) -> Vec<String> {
+    let takes = |value: &str| {
+        let document = spec(&format!("  memory: 64Mi\n  redis: {{config: {{{name}: {value:?}}}}}"));
+        parse_documents(&document).err().map(|errors| errors[0].message.clone())
+    };
+    let told = takes("?").unwrap_or_default();
+    let numbers: Vec<String> = told
+        .split(|c: char| !c.is_ascii_digit() && c != '-')
+        .filter(|word| word.parse::<i64>().is_ok())
+        .flat_map(|word| {
+            let n: i64 = word.parse().expect("it was parsed before");
+            [n, n.saturating_add(1), n.saturating_sub(1), n / 2]
+        })
+        .map(|n| n.to_string())
+        .collect();
+    let words = told.split("one of ").nth(1).map(|words| words.split(", ").map(ToString::to_string).collect());
+    let texts = [
+        "yes",
+        "no",
+        "",
+        "0",
+        "1",
+        "50",
+        "3600 1",
+        "3600 1 300 100 60 10000",
+        "1 0",
+        "2147483647 2147483647",
+        "Ex",
+        "KEA",
+        "AKEg$lshzxetdmn",
+        "normal 0 0 0",
+        "replica 256mb 64mb 60",
+        "slave 0 0 0 pubsub 32mb 8mb 60 normal 1gb 1mb 10",
+        "0 200 800",
+        "1000 1000 1000",
+        "800 200 0",
+        "0-3,6",
+        "0",
+        "0-7:2",
+        "1023",
+        "0.5 99.99 100",
+        "50 99 99.9",
+        "{title} {listen-addr} {server-mode}",
+        "--user mallory on nopass",
+        "x",
+        "C",
+        "ARM64-COW-BUG",
+        "8mb",
+        "5%",
+        "100%",
+        "16kb",
+        "32mb",
+        "1k",
+        "1m",
+        "1g",
+        "1b",
+        "Yes",
+        "NO",
+        "1mb",
+        "64MB",
+    ];
+    let all = numbers.into_iter().chain(words.unwrap_or_else(Vec::new)).chain(texts.map(ToString::to_string));
+    let mut taken: Vec<String> = all.filter(|value| takes(value).is_none()).collect();
+    taken.sort();
+    taken.dedup();
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_value_that_a_spec_may_have_is_taken_by_the_redis_at_hand_and_read_back_as_it_was_meant() {
+    let all: BTreeMap<String, Vec<String>> =
+        directive_names().into_iter().map(|name| (name.clone(), taken_values(&name))).collect();
+    assert!(all.values().all(|values| !values.is_empty()), "{all:?}");
+    let rounds = all.values().map(Vec::len).max().unwrap();
+    // Each start has a value of each directive; there are as many as the most values.
+    let (mut known, mut told) = (BTreeMap::new(), Vec::new());
+    for round in 0..rounds {
+        let at_start = all.iter().filter(|(name, _)| start_config(name) && !is_alias(name));
+        let config = at_start.map(|(name, values)| (name.clone(), values[round % values.len()].clone())).collect();
+        let (found, _) = starts_with(&config).await.unwrap_or_else(|why| panic!("{config:#?}\n{why}"));
+        for (name, value) in &config {
+            if !reads_as(name, value, &found[name]) {
+                told.push(format!("{name} {value:?}: {:?}", found[name]));
+            }
+        }
+        known = found;
+    }
+    let redis = support::Redis::start(&[]).await;
+    for (name, values) in all.iter().filter(|(name, _)| live_config(name) && known.contains_key(*name)) {
+        for value in values {
+            let answer = redis.cli(&["CONFIG", "SET", name, value]).await;
+            let found = redis.cli(&["CONFIG", "GET", name]).await.unwrap();
+            let found = found.split_once('\n').map_or("", |(_, value)| value);
+            // Those that depend on the machine it may refuse: they are told while it runs.
+            let may_refuse = !start_config(name);
+            if (answer.is_err() && !may_refuse) || (answer.is_ok() && !reads_as(name, value, found)) {
+                told.push(format!("CONFIG SET {name} {value:?}: {answer:?}, {found:?}"));
+            }
+        }
+    }
+    assert!(told.is_empty(), "{told:#?}");
+}
+
+/// Another name of a directive that is there under its own.
+fn is_alias(name: &str) -> bool {
+    name.contains("slave") || name.contains("ziplist") || name == "lua-time-limit" || name.ends_with("-cpulist")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_value_becomes_an_option_or_a_directive_whatever_stands_in_it() {
+    let (plain, users) = starts_with(&BTreeMap::new()).await.expect("it starts");
+    let texts = ["proc-title-template", "save", "notify-keyspace-events", "ignore-warnings", "oom-score-adj-values"];
+    for (nth, hostile) in HOSTILE.iter().enumerate() {
+        // Beyond what a spec may have: the command line alone must hold.
+        let names = [texts[nth % texts.len()], "ignore-warnings"];
+        for name in names {
+            let Ok((found, found_users)) =
+                starts_with(&BTreeMap::from([(name.to_string(), (*hostile).to_string())])).await
+            else {
+                continue; // Refused as a value.
+            };
+            assert_eq!(found_users, users, "{name} {hostile:?}");
+            let own = ["port", name];
+            let differs =
+                |(key, value): (&String, &String)| !own.contains(&key.as_str()) && plain.get(key) != Some(value);
+            let others: Vec<_> = found.iter().filter(|pair| differs(*pair)).collect();
+            assert!(others.is_empty(), "{name} {hostile:?} sets {others:?}");
+            if name == "ignore-warnings" {
+                assert_eq!(found[name], *hostile, "it is the value, to the letter");
+            }
+        }
     }
 }
 
@@ -440,7 +736,8 @@ fn the_schema_knows_the_same_fields_and_directives_as_the_parser() {
 
 #[tokio::test]
 async fn the_table_of_directives_is_that_of_the_redis_at_hand() {
-    let redis = support::Redis::start(&[]).await;
+    // Redis waits for replicas for 10 s by default, and Mesos kills it after 8 s.
+    let redis = support::Redis::start(&["--shutdown-timeout", "5"]).await;
     let client = redis::Client::open(format!("redis://{}", redis.address())).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let all: BTreeMap<String, String> =

@@ -17,7 +17,7 @@ use crate::access::Level;
 use crate::board::InstanceView;
 use crate::model::{InstanceRecord, Timestamp};
 use crate::passwords::{Owner, Password, Secret, User};
-use crate::reconcile::keys;
+use crate::reconcile::{keys, rotation};
 use crate::spec::{Period, validate_name};
 use crate::store::{Guard, Op, Store, Txn, secret_key, state_key};
 
@@ -37,6 +37,9 @@ pub struct ClientPassword {
     user: &'static str,
     /// Its newest password; null: none is needed.
     password: Option<String>,
+    /// Counts rotations; absent: it has no passwords.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
     /// Until when the one before is valid too (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -77,10 +80,12 @@ pub(super) async fn show(
         tracing::info!(instance = name, by = %caller, "its password was shown by the API");
     }
     let password = password.map(|password| password.reveal().to_string());
-    Ok(Json(ClientPassword { name, user: User::Client.name(), password, former_until }))
+    let generation = record.auth.map(|auth| auth.generation);
+    Ok(Json(ClientPassword { name, user: User::Client.name(), password, generation, former_until }))
 }
 
-/// The newest password of the instance's clients, if they need one; and until when the one before is valid.
+/// The newest password of the instance's clients, if they need one; and until when those before are valid (of
+/// operators and replicas alone, where clients have a secret of the user's own).
 async fn newest(
     store: &Store,
     name: &str,
@@ -92,7 +97,7 @@ async fn newest(
         let found = Box::pin(store.get(&secret_key(secret))).await?;
         let read = found.and_then(|item| Secret::parse(&item.value, item.revision).ok());
         let read = read.ok_or_else(|| unavailable(format!("the store has no secret {secret}")))?;
-        return Ok((read.passwords.into_iter().next(), None));
+        return Ok((read.passwords.into_iter().next(), auth.former_until));
     }
     let key = Box::pin(keys::find(store)).await.map_err(|error| unavailable(format!("{error:#}")))?;
     let key = key.ok_or_else(|| unavailable("the store has no key of passwords".to_string()))?;
@@ -100,7 +105,8 @@ async fn newest(
     Ok((Some(key.password(&owner, User::Client, auth.generation)), auth.former_until))
 }
 
-/// Asks for new passwords. The former ones stay valid for a while, and nobody is cut off.
+/// Asks for new passwords. The former ones stay valid for a while, and nobody is cut off; with `0s`, for an
+/// emergency, all former ones end at once, whatever was asked for before, and connections of clients are cut.
 #[utoipa::path(post, path = "/v1/instances/{name}/password/rotate", tag = "instances",
     params(
         ("name" = String, Path),
@@ -112,6 +118,8 @@ async fn newest(
             body = Rotating),
         (status = 404, description = "There is no such instance", body = Problem,
             content_type = "application/problem+json"),
+        (status = 409, description = "It has no passwords, or a rotation is under way (with `0s` that is no reason)",
+            body = Problem, content_type = "application/problem+json"),
     ))]
 pub(super) async fn rotate(
     State(shared): Shares,
@@ -126,6 +134,11 @@ pub(super) async fn rotate(
     let keep_ms = keep.map_err(&wrong)?.map(|Period(ms)| ms);
     if let Some(ms) = keep_ms.filter(|ms| *ms > KEEP_MAX_MS) {
         return Err(wrong(format!("{}: allowed is up to {}", Period(ms), Period(KEEP_MAX_MS))));
+    }
+    let found = Box::pin(shared.state.store.get(&state_key(&name))).await?;
+    let record = found.and_then(|item| serde_json::from_slice::<InstanceRecord>(&item.value).ok());
+    if let Some(why) = record.and_then(|r| rotation::refusal(r.auth.as_ref(), keep_ms.unwrap_or(rotation::KEEP_MS))) {
+        return Err(Problem::new(StatusCode::CONFLICT, format!("{name}: {why}")));
     }
     write::request_rotation(&shared.state, &caller, &name, keep_ms).await?;
     tracing::info!(instance = name, by = %caller, "a rotation of passwords was asked for by the API");

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -9,6 +10,12 @@ use super::args::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand};
 use super::client::Client;
 use super::outcome::{Exit, failure};
 use super::text::print;
+use crate::spec::Period;
+
+/// A rotation takes three passes of some milliseconds; a node that hangs is waited for by them.
+const ROTATE_WITHIN: Duration = Duration::from_secs(30);
+/// How often is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs `redisctl password`.
 pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
@@ -19,15 +26,31 @@ pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
             let password = client.password(name).await?.password.ok_or_else(none)?;
             print(&(password + "\n"))?;
         }
-        PasswordCommand::Rotate { name, keep_former } => {
-            client.rotate(name, *keep_former).await?;
-            print(&format!(
-                "redisinstance/{name} rotation asked for: `redisctl password show {name}` tells the new password, the \
-                 former one stays valid meanwhile\n"
-            ))?;
-        }
+        PasswordCommand::Rotate { name, keep_former } => rotate(client, name, *keep_former).await?,
     }
     Ok(Exit::Ok)
+}
+
+/// Asks for a rotation, and waits until nodes are told: in an emergency, until no former password is valid.
+async fn rotate(client: &Client, name: &str, keep_former: Period) -> Result<()> {
+    let before = client.password(name).await?.generation;
+    client.rotate(name, keep_former).await?;
+    let deadline = tokio::time::Instant::now() + ROTATE_WITHIN;
+    let (at_once, mut begun) = (keep_former.0 == 0, false);
+    while tokio::time::Instant::now() < deadline {
+        let now = client.password(name).await?;
+        begun |= now.generation > before;
+        if begun && (!at_once || now.former_until.is_none()) {
+            let former = if at_once { "all former ones are void" } else { "the former one stays valid meanwhile" };
+            return print(&format!(
+                "redisinstance/{name} rotated: `redisctl password show {name}` tells the new password, {former}\n"
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let what = if begun { "the former passwords are still valid" } else { "nothing was rotated yet" };
+    let hint = format!("`redisctl plan {name}` and `redisctl events {name}` tell why");
+    Err(failure(Exit::Failed, format!("{name}: a rotation was asked for, and after {ROTATE_WITHIN:?} {what}: {hint}")))
 }
 
 /// Runs `redisctl secret`.

@@ -129,6 +129,12 @@ pub struct Placement {
 pub struct ClientPassword {
     /// None: nothing is needed.
     pub password: Option<String>,
+    /// Counts rotations.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// Until when former ones are valid.
+    #[serde(default)]
+    pub former_until: Option<Timestamp>,
 }
 
 /// What became of one document.

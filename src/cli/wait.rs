@@ -27,12 +27,13 @@ pub enum Goal {
     Condition(ConditionType, ConditionStatus),
 }
 
-const CONDITIONS: [ConditionType; 9] = [
+const CONDITIONS: [ConditionType; 10] = [
     ConditionType::SpecValid,
     ConditionType::Placed,
     ConditionType::MasterAvailable,
     ConditionType::ReplicasInSync,
     ConditionType::UpToDate,
+    ConditionType::ConfigApplied,
     ConditionType::Ready,
     ConditionType::NoSafeCandidate,
     ConditionType::GoneNodeLives,
@@ -46,7 +47,7 @@ impl FromStr for Goal {
     fn from_str(text: &str) -> Result<Goal, String> {
         let wrong = || {
             "allowed are ready, deleted and condition=TYPE[=STATUS], with TYPE one of SpecValid, Placed, \
-             MasterAvailable, ReplicasInSync, UpToDate, Ready, NoSafeCandidate, GoneNodeLives, FailoverChain and STATUS one of True, False, Unknown"
+             MasterAvailable, ReplicasInSync, UpToDate, ConfigApplied, Ready, NoSafeCandidate, GoneNodeLives, FailoverChain and STATUS one of True, False, Unknown"
                 .to_string()
         };
         let (kind, condition) = text.split_once('=').unwrap_or((text, ""));

@@ -39,6 +39,11 @@ impl Fake {
         let mut name = None;
         for word in argv.iter().skip(1) {
             match (word.strip_prefix("--"), &name) {
+                // A directive of a user is one argument, with its values in quotes.
+                (Some(line), _) if line.contains(' ') => {
+                    let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+                    config.insert(key.to_lowercase(), value.replace('"', ""));
+                }
                 (Some(next), _) => {
                     config.insert(next.to_lowercase(), String::new());
                     name = Some(next.to_lowercase());

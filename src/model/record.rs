@@ -248,12 +248,15 @@ pub struct Passwords {
     /// Clients need none. Operators and replicas do.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
+    /// Clients that came before this generation are cut when the former passwords are void: one had leaked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_before: Option<u64>,
 }
 
 impl Passwords {
     /// The first ones.
     pub fn first(open: bool) -> Passwords {
-        Passwords { generation: 1, former_until: None, open }
+        Passwords { generation: 1, former_until: None, open, cut_before: None }
     }
 
     /// Those that are valid, newest first.

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::board::PlanView;
 use crate::model::{Address, DataSet, InstanceEvent, InstanceRecord, Launch, NodeRecord, RequestKind, Timestamp};
 use crate::placement::Placement;
+use crate::reconcile::tries::{CONFIGURE, CUT_FOREIGN};
 use crate::status::InstanceStatus;
 
 /// What one pass decided for one instance. Every choice is made: whoever carries it out only does
@@ -14,7 +15,8 @@ use crate::status::InstanceStatus;
 pub struct Plan {
     /// Done first, in one transaction. When it fails, none of `steps` is done.
     pub writes: Vec<Write>,
-    /// Done afterwards, in this order; the first failure ends it.
+    /// Done afterwards, in this order. Roles are changed one after the other: the first failure ends that. All
+    /// else is done whatever else fails, and settings are made apart.
     pub steps: Vec<Step>,
     /// Why not everything is done now: a sentence each.
     pub waiting: Vec<String>,
@@ -192,6 +194,39 @@ pub enum Action {
 }
 
 impl Action {
+    /// The task that it is about; none: one that is not launched yet.
+    pub fn task_id(&self) -> Option<&str> {
+        match self {
+            Action::Launch(_) => None,
+            Action::Kill { task_id }
+            | Action::Follow { task_id, .. }
+            | Action::Kick { task_id, .. }
+            | Action::Promote { task_id, .. }
+            | Action::Detach { task_id, .. }
+            | Action::CutForeign { task_id, .. }
+            | Action::SwitchOver { task_id, .. }
+            | Action::Configure { task_id, .. }
+            | Action::Acknowledge { task_id, .. } => Some(task_id),
+        }
+    }
+
+    /// Whether it is one of a chain: when one fails, those after it are not done, for they rest on it.
+    pub fn changes_roles(&self) -> bool {
+        matches!(
+            self,
+            Action::Follow { .. }
+                | Action::Kick { .. }
+                | Action::Promote { .. }
+                | Action::Detach { .. }
+                | Action::SwitchOver { .. }
+        )
+    }
+
+    /// Whether its pass ends without it: nothing urgent waits for a node that hangs.
+    pub fn is_apart(&self) -> bool {
+        matches!(self, Action::Configure { .. } | Action::CutForeign { .. })
+    }
+
     /// One word, for metrics and logs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -201,9 +236,9 @@ impl Action {
             Action::Kick { .. } => "kick",
             Action::Promote { .. } => "promote",
             Action::Detach { .. } => "detach",
-            Action::CutForeign { .. } => "cutForeign",
+            Action::CutForeign { .. } => CUT_FOREIGN,
             Action::SwitchOver { .. } => "switchOver",
-            Action::Configure { .. } => "configure",
+            Action::Configure { .. } => CONFIGURE,
             Action::Acknowledge { .. } => "acknowledge",
         }
     }
@@ -266,6 +301,12 @@ impl Plan {
     /// Nothing to write, nothing to do.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.steps.is_empty() && !self.status_changed
+    }
+
+    /// The steps that the pass does not wait for: their tasks and kinds.
+    pub fn apart(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let apart = self.steps.iter().filter(|step| step.action.is_apart());
+        apart.filter_map(|step| Some((step.action.task_id()?, step.action.kind())))
     }
 
     /// The launches among the steps.

@@ -211,7 +211,6 @@ impl Controller {
                 self.parts.relist.notify_one();
                 what
             }
-            Err(Failure::Step(what)) => what,
         };
         let delay_ms = self.schedule.fail(name, now());
         let told = self.repeats.say(name, &why, now());
@@ -251,7 +250,9 @@ impl Controller {
         let now = now();
         let (mut launching, mut others) = (Vec::new(), Vec::new());
         for name in self.schedule.take(now) {
-            if self.schedule.is_full(self.settings.passes_max) {
+            // Passes that wait for nodes that hang do not hold up who has lost its master.
+            let urgent = self.world.instances.get(&name).is_some_and(|instance| instance.lost_at().is_some());
+            if !urgent && self.schedule.is_full(self.settings.passes_max) {
                 self.schedule.mark(&name); // A pass that ends starts the next round.
                 continue;
             }
@@ -329,6 +330,7 @@ impl Controller {
         self.schedule.revisit(name, plan.revisit_at);
         let txn = transaction(name, instance, &plan, &self.parts.leadership.token);
         self.world.expect(name, &plan.writes);
+        self.world.begin(plan.apart(), now);
         let instance = self.world.instances.get(name);
         let secret = instance.and_then(|instance| self.world.secret(instance));
         self.parts.probes.0.update(name, instance, secret);

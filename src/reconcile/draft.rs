@@ -11,6 +11,7 @@ use crate::placement::Placement;
 use crate::reconcile::action::{Action, Cause, Plan, Step, Write};
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::sight::Sight;
+use crate::reconcile::tries::{Refusal, Turn};
 use crate::reconcile::world::{Instance, Node, Session};
 use crate::spec::InstanceSpec;
 
@@ -105,6 +106,12 @@ pub struct Draft<'a> {
     pub revisit_at: Option<Timestamp>,
     /// Why the master's role goes to another node.
     pub failover: Option<Cause>,
+    /// Settings that Redis does not take: the nodes, and what it says.
+    pub refused: Vec<(String, Refusal)>,
+    /// Steps are under way, or wait for their turn: not all is done.
+    pub under_way: bool,
+    /// The recorded master is not made one by this plan: it has just failed.
+    unturned: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -128,6 +135,9 @@ impl<'a> Draft<'a> {
             claims: Vec::new(),
             revisit_at: None,
             failover: None,
+            refused: Vec::new(),
+            under_way: false,
+            unturned: false,
         }
     }
 
@@ -197,9 +207,39 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Something to do after the writes.
+    /// Something to do after the writes, unless it is under way or has just failed: then it is waited for.
     pub fn step(&mut self, action: Action, why: impl Into<String>) {
-        self.steps.push(Step { action, why: why.into() });
+        let rests_on_it = matches!(action, Action::Promote { .. } | Action::SwitchOver { .. });
+        let follows = matches!(action, Action::Follow { .. } | Action::Kick { .. });
+        if follows && self.unturned {
+            return; // Its master is not one yet.
+        }
+        if self.is_its_turn(&action) {
+            self.steps.push(Step { action, why: why.into() });
+        } else {
+            self.unturned |= rests_on_it;
+        }
+    }
+
+    fn is_its_turn(&mut self, action: &Action) -> bool {
+        let of = |node: &&Node| Some(node.record.value.task_id.as_str()) == action.task_id();
+        let Some(node) = self.o.instance.nodes.values().find(of) else { return true };
+        let failed = |why: &str| format!("to {action} did not succeed, and is tried again within seconds: {why}");
+        match node.tries.turn(action.kind(), self.o.now) {
+            Turn::Now(None) => return true,
+            Turn::Now(Some(why)) => {
+                self.wait(failed(&why));
+                return true;
+            }
+            Turn::UnderWay(Some(tell_at)) => self.revisit(tell_at),
+            Turn::UnderWay(None) => self.wait(format!("to {action} takes long: the node is slow to answer")),
+            Turn::Later(at, why) => {
+                self.wait(failed(&why));
+                self.revisit(at);
+            }
+        }
+        self.under_way = true;
+        false
     }
 
     /// A reason for waiting; said once.

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::failover::redis::{MASTER_PASSWORD, Redis, SwitchError};
+use crate::failover::redis::{Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
 use crate::model::{Launch, MesosCall, NodeRecord, Role};
@@ -77,8 +77,6 @@ pub enum Failure {
     Conflict(String),
     /// Whether the writes were done is not known: list the store again before planning.
     Unknown(String),
-    /// A step failed: plan again after a backoff.
-    Step(String),
 }
 
 impl Failure {
@@ -184,8 +182,11 @@ impl Ports {
             let ports = &self;
             async move {
                 let outcome = match outcome {
-                    Ok(()) => ports.steps(&work.plan).await,
-                    Err(failure) => Err(failure),
+                    Ok(()) => ports.steps(&work).await,
+                    Err(failure) => {
+                        ports.leave(&work.plan).await;
+                        Err(failure)
+                    }
                 };
                 ports.tell(Input::Done { name: work.name, outcome }).await;
             }
@@ -205,7 +206,7 @@ impl Ports {
     /// The node was told by which password its master lets it in.
     async fn note_password(&self, task_id: String, password: Option<String>) {
         if let Some(password) = password {
-            self.note(task_id, Done::Configured(vec![(MASTER_PASSWORD.to_string(), password)])).await;
+            self.note(task_id, Done::LogsIn(password)).await;
         }
     }
 
@@ -280,25 +281,54 @@ impl Ports {
     }
 
     /// One kind after the other; those of one kind side by side, for they are about different nodes,
-    /// and one that hangs holds up none.
-    async fn steps(&self, plan: &Plan) -> Result<(), Failure> {
-        let steps: Vec<&Step> = plan.steps.iter().filter(|step| !matches!(step.action, Action::Launch(_))).collect();
+    /// and one that hangs holds up none. A step that fails is told to the world, which the next plan is
+    /// made from: it ends the changes of roles, and nothing else. Settings are made apart.
+    async fn steps(&self, work: &Work) -> Result<(), Failure> {
+        let (apart, steps): (Vec<&Step>, Vec<&Step>) = work
+            .plan
+            .steps
+            .iter()
+            .filter(|step| !matches!(step.action, Action::Launch(_)))
+            .partition(|step| step.action.is_apart());
+        let mut roles_end = false;
         for alike in steps.chunk_by(|a, b| a.action.kind() == b.action.kind()) {
             // The store guards writes; acts on others it cannot guard.
             if !self.leadership.is_held() {
+                self.leave(&work.plan).await;
                 return Err(Failure::NotLeader);
             }
-            let done = join_all(alike.iter().map(|step| async {
-                let outcome = self.step(step).await;
-                self.metrics.action(step.action.kind(), outcome.is_ok());
-                outcome
-            }));
-            let failed: Vec<String> = done.await.into_iter().filter_map(|o| Some(format!("{:#}", o.err()?))).collect();
-            if !failed.is_empty() {
-                return Err(Failure::Step(failed.join("; ")));
+            let changes_roles = alike.iter().any(|step| step.action.changes_roles());
+            if changes_roles && roles_end {
+                continue;
             }
+            let done = join_all(alike.iter().map(|step| self.try_step(&work.name, step))).await;
+            roles_end |= changes_roles && done.contains(&false);
+        }
+        for step in apart {
+            let (ports, name, step) = (self.clone(), work.name.clone(), step.clone());
+            tokio::spawn(async move { ports.try_step(&name, &step).await });
         }
         Ok(())
+    }
+
+    /// Answers whether it was done.
+    async fn try_step(&self, instance: &str, step: &Step) -> bool {
+        let outcome = self.step(step).await;
+        self.metrics.action(step.action.kind(), outcome.is_ok());
+        let Err(error) = outcome else { return true };
+        warn!(instance, "{error:#}");
+        // What is done apart has told its outcome by itself.
+        if let Some(task_id) = step.action.task_id().filter(|_| !step.action.is_apart()) {
+            self.note(task_id.to_string(), Done::Failed(step.action.kind(), format!("{error:#}"))).await;
+        }
+        false
+    }
+
+    /// What was to be done apart is not begun.
+    async fn leave(&self, plan: &Plan) {
+        for (task_id, kind) in plan.apart() {
+            self.note(task_id.to_string(), Done::Left(kind)).await;
+        }
     }
 
     async fn step(&self, step: &Step) -> anyhow::Result<()> {
@@ -364,8 +394,13 @@ impl Ports {
                 }
             }
             Action::Configure { task_id, node, settings } => {
-                self.redis.configure(&node, &settings).await.with_context(|| format!("configure task {task_id}"))?;
-                self.note(task_id, Done::Configured(settings)).await;
+                let applied = self.redis.configure(&node, &settings).await;
+                let refused = applied.refused.iter().map(|r| format!("it does not take {} {:?}: {}", r.name, r.value, r.words));
+                let told: Vec<String> = refused.chain(applied.failed.clone()).collect();
+                self.note(task_id.clone(), Done::Configured(applied)).await;
+                if !told.is_empty() {
+                    bail!("configure task {task_id}: {}", told.join("; "));
+                }
             }
             Action::Acknowledge { task_id, agent_id, uuid } => {
                 let call = MesosCall::Acknowledge { task_id: task_id.clone(), agent_id, uuid: uuid.clone() };

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::failover::redis::{MASTER_PASSWORD, OPEN, USERS, generations};
+use crate::failover::redis::{CUT_CLIENTS, MASTER_PASSWORD, OPEN, USERS, generations};
 use crate::model::{Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id};
 use crate::passwords::{Owner, Password, User, acl, mark_acl};
 use crate::placement::Placement;
 use crate::reconcile::draft::PlanSettings;
-use crate::spec::InstanceSpec;
+use crate::spec::{self, InstanceSpec};
 
 /// Time between SIGTERM and SIGKILL. A master waits on SIGTERM for its replicas to catch up, at
 /// most as long as its `shutdown-timeout`, which we set to less.
@@ -37,6 +37,9 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Opt
             None => String::new(),
         };
         settings.insert(USERS.to_string(), generations.join(",") + &clients);
+        if let Some(generation) = auth.cut_before.filter(|_| auth.former_until.is_none()) {
+            settings.insert(CUT_CLIENTS.to_string(), generation.to_string());
+        }
     }
     settings
 }
@@ -54,7 +57,7 @@ pub fn master_password(node: &NodeRecord) -> Option<String> {
 
 /// Whether the setting is one that the operator owns.
 pub fn is_owned(key: &str) -> bool {
-    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, USERS, MASTER_PASSWORD].contains(&key)
+    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, USERS, MASTER_PASSWORD, CUT_CLIENTS].contains(&key)
 }
 
 /// The record of a node that is placed there.
@@ -81,7 +84,14 @@ pub fn node_record(
         task_mem_mib: spec.task_mem_mib(),
         cpus_milli: spec.cpus.0,
         image: spec.redis.image.clone(),
-        config: spec.redis.config.clone(),
+        // The rest it is told when it runs: it may refuse that, and not refuse to start.
+        config: spec
+            .redis
+            .config
+            .iter()
+            .filter(|(key, _)| spec::start_config(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
         launched_at: now,
         task: TaskRecord::Launching,
         owned,
@@ -140,7 +150,7 @@ fn argv(node: &NodeRecord, record: &InstanceRecord, follows: Option<&Address>, s
     // A replica that comes is served at once: by default the first waits 5 s for others.
     add("repl-diskless-sync", &["yes"]);
     add("repl-diskless-sync-delay", &["0"]);
-    for (key, value) in node.owned.iter().filter(|(key, _)| *key != USERS) {
+    for (key, value) in node.owned.iter().filter(|(key, _)| ![USERS, CUT_CLIENTS].contains(&key.as_str())) {
         add(key, &[value]);
     }
     for user in users(node, record, settings) {
@@ -152,14 +162,30 @@ fn argv(node: &NodeRecord, record: &InstanceRecord, follows: Option<&Address>, s
             add(key, &[value]);
         }
     }
-    for (key, value) in &node.config {
-        let words: Vec<&str> = value.split_whitespace().collect();
-        add(key, if words.is_empty() { &[""] } else { &words });
-    }
+    argv.extend(node.config.iter().filter(|(key, _)| spec::start_config(key)).map(|(key, value)| line(key, value)));
     if let Some(master) = follows {
-        add("replicaof", &[&master.host, &master.port.to_string()]);
+        argv.extend(["--replicaof".to_string(), master.host.clone(), master.port.to_string()]);
     }
     argv
+}
+
+/// A directive of a user as one argument. redis-server makes a line of redis.conf of its arguments, and takes
+/// each that begins with `--` for the next directive, wherever it stands: so no value is an argument of its own,
+/// and each of its words is in quotes.
+fn line(key: &str, value: &str) -> String {
+    let quoted = |word: String| {
+        let escaped: String = word
+            .chars()
+            .map(|c| match c {
+                '"' | '\\' => format!("\\{c}"),
+                c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+                c => c.to_string(),
+            })
+            .collect();
+        format!("\"{escaped}\"")
+    };
+    let words: Vec<String> = spec::config_words(key, value).into_iter().map(quoted).collect();
+    format!("--{key} {}", words.join(" "))
 }
 
 /// What makes the node's users at its start: hashes stand for passwords.
@@ -186,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_of_several_words_becomes_several_arguments_and_an_empty_one_stays() {
+    fn a_value_is_one_argument_with_its_directive_each_word_in_quotes_and_an_empty_one_stays() {
         let placement = Placement {
             agent_id: "a".into(),
             hostname: "h".into(),
@@ -223,8 +249,8 @@ mod tests {
         let master = Address { host: "10.0.0.8".into(), port: 20002 };
         let line = launch(&node, &placement, &record, Some(&master), &PlanSettings::default()).argv.join("|");
         assert!(line.starts_with("redis-server|--port|20001|--bind|10.0.0.7|127.0.0.1|"), "{line}");
-        assert!(line.contains("|--client-output-buffer-limit|replica|256mb|64mb|60|"), "{line}");
-        assert!(line.contains("|--save||"), "{line}");
+        assert!(line.contains(r#"|--client-output-buffer-limit "replica" "256mb" "64mb" "60"|"#), "{line}");
+        assert!(line.contains(r#"|--save ""|"#), "{line}");
         assert!(line.ends_with("|--replicaof|10.0.0.8|20002"), "{line}");
     }
 }

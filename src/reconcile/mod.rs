@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `controller.rs`, `execute.rs`, `framework.rs` and `reflector.rs` do all I/O; everything else is pure. The world is
-//! folded in `world.rs`, `stored.rs` (the store), `news.rs` (Mesos) and `sight.rs` (Redis); a plan is made in `plan.rs`
+//! folded in `world.rs`, `stored.rs` (the store), `news.rs` (Mesos), `sight.rs` (Redis) and `tries.rs` (what was done); a plan is made in `plan.rs`
 //! (the order of steps), `settle.rs`, `replication.rs`, `members.rs` and `launch.rs` on a `draft.rs`;
 //! `offers.rs` plans what concerns all instances, `strangers.rs` judges tasks that are not recorded.
 
@@ -33,7 +33,7 @@ pub mod repeats;
 mod replication;
 mod report;
 mod rolling;
-mod rotation;
+pub mod rotation;
 pub mod schedule;
 mod secrets;
 mod settle;
@@ -42,5 +42,6 @@ mod stored;
 pub mod strangers;
 pub mod targets;
 mod told;
+pub mod tries;
 pub mod view;
 pub mod world;

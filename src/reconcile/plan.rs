@@ -31,7 +31,6 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         draft.wait(format!("the store has lost the record {key}, and its nodes may run: nothing is done"));
         return only_said(report::finish(draft));
     }
-    tell_changes(&mut draft);
     accept_document(&mut draft);
     settle_tasks(&mut draft);
     if !delete(&mut draft) {
@@ -55,6 +54,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         make_room(&mut draft);
     }
     kill_stopped(&mut draft);
+    tell_changes(&mut draft);
     if let Session::Subscribed { since, .. } = o.session {
         let settled_at = since.plus_ms(SETTLE_MS);
         if settled_at > o.now {
@@ -70,14 +70,20 @@ fn only_said(plan: Plan) -> Plan {
     Plan { writes: Vec::new(), steps: Vec::new(), claims: Vec::new(), status_changed: false, failover: None, ..plan }
 }
 
-/// Changes that were made through the API become events.
+/// Changes that were made through the API become events. Not in a plan that moves the master's role: it
+/// would not be recorded if somebody changes something at that moment.
 fn tell_changes(d: &mut Draft) {
+    if d.failover.is_some() {
+        return;
+    }
     let Some(request) = d.o.instance.requests.get(&RequestKind::Audit) else { return };
+    let mut told = Vec::new();
     for AuditedChange { at, by, what } in &request.value.changes {
         let (reason, object, message) = ("Changed".to_string(), d.o.name.to_string(), format!("{what} by {by}"));
         let (at, kind) = (*at, EventKind::Normal);
-        d.events.push(InstanceEvent { at, first_at: at, count: 1, kind, reason, object, message });
+        told.push(InstanceEvent { at, first_at: at, count: 1, kind, reason, object, message });
     }
+    d.events.splice(0..0, told); // Before what follows from them.
     d.done.push(RequestKind::Audit);
 }
 

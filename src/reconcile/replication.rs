@@ -7,12 +7,16 @@ use crate::reconcile::action::{Action, Step};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
 use crate::reconcile::report;
+use crate::reconcile::tries::Refusal;
 use crate::spec::{self, OnDataLoss};
+use crate::status::ConditionType;
 
 /// Replicas that are not ours are cut so often while they come back.
 const CUT_AGAIN_MS: u64 = 500;
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
+/// More refused settings than this are not told of: a message is read by people.
+const REFUSALS_TOLD: usize = 10;
 /// A node that seems empty is asked whether it still is so often, once its master is dead.
 const PROOF_AGAIN_MS: u64 = 250;
 
@@ -242,11 +246,48 @@ pub fn configure(d: &mut Draft) {
         if answer.max_memory != node.max_memory {
             settings.push(("maxmemory".to_string(), node.max_memory.to_string()));
         }
+        settings.retain(|(key, value)| !is_refused(d, &node, key, value));
         if !settings.is_empty() {
             let action = Action::Configure { task_id: node.task_id.clone(), node: node.address.clone(), settings };
             d.step(action, format!("{} differs from what is declared", node.name()));
         }
     }
+    tell_refusals(d);
+}
+
+/// Whether the node does not take this value. It is not asked again, for it would say the same; of our own
+/// settings it is asked now and then, for others hang on them.
+fn is_refused(d: &mut Draft, node: &NodeRecord, key: &str, value: &str) -> bool {
+    let Some(tries) = d.seen(node.ordinal).map(|seen| &seen.tries) else { return false };
+    let Some(refusal) = tries.refusal(key, value) else { return false };
+    d.refused.push((node.name(), refusal.clone()));
+    if !launch::is_owned(key) && key != "maxmemory" {
+        return true;
+    }
+    let again_at = tries.again_at(key);
+    let later = again_at > d.o.now;
+    if later {
+        d.revisit(again_at);
+    }
+    later
+}
+
+/// Each refusal is an event once: what was said before is in the status.
+fn tell_refusals(d: &mut Draft) {
+    let status = d.o.instance.status.as_ref().map(|status| &status.value);
+    let known = status.and_then(|status| status.condition(ConditionType::ConfigApplied));
+    let known = known.map(|condition| condition.message.clone()).unwrap_or_default();
+    let new = refusals(d).filter(|(_, text)| !known.contains(text)).collect::<Vec<_>>();
+    for (node, text) in new {
+        d.event(EventKind::Warning, "SettingRefused", node, text);
+    }
+}
+
+/// As many refusals as are told, each with its node's name, as sentences.
+pub fn refusals<'a>(d: &'a Draft) -> impl Iterator<Item = (String, String)> + 'a {
+    d.refused.iter().take(REFUSALS_TOLD).map(|(node, Refusal { name, value, words })| {
+        (node.clone(), format!("{node} does not take {name} {value:?}: {words}"))
+    })
 }
 
 /// Why clients cannot be let in as declared, if the secret that the document names is not there.

@@ -5,7 +5,7 @@ use crate::model::{Address, NoAnswer, NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
-use crate::reconcile::replication::missing_secret;
+use crate::reconcile::replication::{missing_secret, refusals};
 use crate::reconcile::rolling::outdated;
 use crate::reconcile::told;
 use crate::spec::{self, Period};
@@ -52,7 +52,7 @@ fn status(d: &Draft) -> InstanceStatus {
     let conditions = conditions(d, &master, &nodes);
     let before = d.o.instance.status.as_ref().map(|status| &status.value);
     let ready = conditions.iter().all(|condition| condition.status == ConditionStatus::True);
-    let settled = ready && d.waiting.is_empty() && d.steps.is_empty();
+    let settled = ready && d.waiting.is_empty() && d.steps.is_empty() && !d.under_way;
     let spec_revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
     let observed = if settled { spec_revision } else { before.map_or(0, |status| status.observed_revision) };
     let initialized = d.record.as_ref().is_some_and(|record| record.initialized);
@@ -92,7 +92,8 @@ fn phase(d: &Draft, master: &Master, ready: bool, acted_upon: bool) -> Phase {
         Master::Unplaced if d.nodes.is_empty() && fresh => Phase::Pending,
         Master::Unplaced | Master::Starting | Master::Available | Master::Loading if fresh => Phase::Creating,
         Master::Available if refuses_writes(d) => Phase::Unavailable,
-        Master::Available if acted_upon => Phase::Degraded,
+        // Nothing is under way for it.
+        Master::Available if acted_upon || !d.refused.is_empty() => Phase::Degraded,
         Master::Available => Phase::Updating,
         _ => Phase::Unavailable,
     }
@@ -192,8 +193,14 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
 struct Verdict(ConditionType, ConditionStatus, &'static str, String);
 
 fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition> {
-    let mut verdicts =
-        vec![spec_valid(d), placed(d, nodes), master_available(d, master), replicas_in_sync(d, nodes), up_to_date(d)];
+    let mut verdicts = vec![
+        spec_valid(d),
+        placed(d, nodes),
+        master_available(d, master),
+        replicas_in_sync(d, nodes),
+        up_to_date(d),
+        config_applied(d),
+    ];
     let failing = verdicts.iter().find(|verdict| verdict.1 != ConditionStatus::True);
     let ready = match failing {
         None => Verdict(ConditionType::Ready, ConditionStatus::True, "Ready", "all as declared".to_string()),
@@ -367,6 +374,20 @@ pub fn foreign_replica(d: &Draft) -> Option<String> {
 pub fn was_said(d: &Draft, why: &str) -> bool {
     let before = d.o.instance.status.as_ref().and_then(|s| s.value.condition(ConditionType::ReplicasInSync));
     before.is_some_and(|known| known.reason == FOREIGN_REPLICA && known.message == why)
+}
+
+/// Whether every node has taken the settings that are made while it runs.
+fn config_applied(d: &Draft) -> Verdict {
+    let mut told: Vec<String> = refusals(d).map(|(_, text)| text).collect();
+    if told.is_empty() {
+        let message = "no node refuses a setting".to_string();
+        return Verdict(ConditionType::ConfigApplied, ConditionStatus::True, "Applied", message);
+    }
+    let more = d.refused.len() - told.len();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    Verdict(ConditionType::ConfigApplied, ConditionStatus::False, "Refused", told.join("; "))
 }
 
 fn replicas_in_sync(d: &Draft, nodes: &[NodeStatus]) -> Verdict {

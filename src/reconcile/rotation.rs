@@ -1,11 +1,11 @@
-//! Passwords are rotated: newer ones are made valid beside those before, which end later. Pure.
+//! Passwords are rotated: newer ones are made valid beside those before, which end later, or at once. Pure.
 
 use crate::failover::redis::{MASTER_PASSWORD, master_password};
 use crate::model::{EventKind, NodeRecord, Passwords, RequestKind};
 use crate::reconcile::draft::Draft;
 
 /// How long the former passwords stay valid, if nobody says otherwise: a day.
-const KEEP_MS: u64 = 24 * 3_600_000;
+pub const KEEP_MS: u64 = 24 * 3_600_000;
 
 /// Begins a rotation that was asked for, and ends one whose time is over.
 pub fn rotate(d: &mut Draft) {
@@ -17,40 +17,54 @@ pub fn rotate(d: &mut Draft) {
     end(d);
 }
 
+/// Why a rotation cannot be begun. One in an emergency, for a password has leaked, always can.
+pub fn refusal(auth: Option<&Passwords>, keep_ms: u64) -> Option<String> {
+    match auth {
+        None => Some("it has no passwords (spec.auth)".to_string()),
+        Some(Passwords { former_until: Some(until), .. }) if keep_ms > 0 => Some(format!(
+            "the former passwords are valid until {until}: one after the other; with --keep-former 0s all but the \
+             newest end at once"
+        )),
+        Some(_) => None,
+    }
+}
+
 fn begin(d: &mut Draft, keep_ms: u64) {
     let (name, now) = (d.o.name.to_string(), d.o.now);
     let Some(record) = &mut d.record else { return };
-    let (kind, reason, message) = match record.auth {
-        None => (EventKind::Warning, "RotationRefused", "it has no passwords (spec.auth)".to_string()),
-        Some(Passwords { former_until: Some(until), .. }) => (
-            EventKind::Warning,
-            "RotationRefused",
-            format!("the former passwords are valid until {until}: one after the other"),
-        ),
-        Some(Passwords { generation, former_until: None, open }) => {
-            let until = now.plus_ms(keep_ms);
-            record.auth = Some(Passwords { generation: generation + 1, former_until: Some(until), open });
-            (EventKind::Normal, "PasswordsRotated", format!("the former ones are valid until {until}"))
-        }
+    if let Some(why) = refusal(record.auth.as_ref(), keep_ms) {
+        return d.event(EventKind::Warning, "RotationRefused", name, why);
+    }
+    let Some(auth) = record.auth else { return };
+    let (until, generation) = (now.plus_ms(keep_ms), auth.generation + 1);
+    let cut_before = if keep_ms == 0 { Some(generation) } else { auth.cut_before };
+    record.auth = Some(Passwords { generation, former_until: Some(until), cut_before, ..auth });
+    let message = if keep_ms == 0 {
+        "all former ones end as soon as nodes know the new ones, and connections of clients are cut then".to_string()
+    } else {
+        format!("the former ones are valid until {until}")
     };
-    d.event(kind, reason, name, message);
+    d.event(EventKind::Normal, "PasswordsRotated", name, message);
 }
 
-/// The former passwords end when their time is over and nobody of ours uses them any more.
+/// The former passwords end when their time is over and nobody of ours uses them any more. Nodes that do not
+/// answer are not waited for: they are told when they do.
 fn end(d: &mut Draft) {
-    let auth = d.record.as_ref().and_then(|record| record.auth);
-    let Some(Passwords { generation, former_until: Some(until), open }) = auth else { return };
+    let Some(auth) = d.record.as_ref().and_then(|record| record.auth) else { return };
+    let Some(until) = auth.former_until else { return };
     if d.o.now < until {
         return d.revisit(until);
     }
     let uses = |node: &NodeRecord| node.owned.get(MASTER_PASSWORD).and_then(|value| master_password(value)?.0.into());
-    let behind =
-        |node: &&NodeRecord| !node.task.is_dead() && !d.is_master(node.ordinal) && uses(node) != Some(generation);
+    let behind = |node: &&NodeRecord| {
+        let counts = !d.is_master(node.ordinal) && d.answer(node.ordinal).is_some();
+        counts && !node.task.is_dead() && uses(node) != Some(auth.generation)
+    };
     let behind: Vec<String> = d.nodes.values().filter(behind).map(NodeRecord::name).collect();
     if !behind.is_empty() {
         d.wait(format!("the former passwords stay valid, for {} may still use them", behind.join(", ")));
         return;
     }
-    d.record.as_mut().expect("it was read above").auth = Some(Passwords { generation, former_until: None, open });
+    d.record.as_mut().expect("it was read above").auth = Some(Passwords { former_until: None, ..auth });
     d.event(EventKind::Normal, "FormerPasswordsVoid", d.o.name.to_string(), "their time is over".to_string());
 }

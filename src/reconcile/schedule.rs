@@ -1,12 +1,13 @@
-//! When which instance is looked at: dirty ones now, others at their time, failed ones after a
-//! backoff of their own. Pure.
+//! When which instance is looked at: dirty ones now, others at their time, those whose writes were not
+//! done after a backoff of their own. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Timestamp;
 
-/// The first backoff after a failed pass, and the longest, in milliseconds.
-const BACKOFF_MS: (u64, u64) = (100, 30_000);
+/// The first backoff after a pass whose writes were not done, and the longest, in milliseconds: the
+/// instance's master may die meanwhile. (Steps that fail have backoffs of their own: see `tries`.)
+const BACKOFF_MS: (u64, u64) = (100, 1000);
 
 /// Names and times. An instance's backoff delays that instance only.
 #[derive(Debug, Default)]
@@ -144,6 +145,19 @@ mod tests {
         assert_eq!(schedule.next(), Some(Timestamp(100)));
         assert_eq!(schedule.take(Timestamp(100)), ["a"]);
         assert_eq!(schedule.fail("a", Timestamp(100)), 200);
+    }
+
+    #[test]
+    fn an_instance_whose_writes_fail_for_ever_is_looked_at_each_second() {
+        let (mut schedule, mut now) = (Schedule::default(), Timestamp(0));
+        for _ in 0..100 {
+            schedule.mark("a");
+            assert_eq!(schedule.take(now), ["a"]);
+            schedule.begin("a");
+            let delay_ms = schedule.fail("a", now);
+            assert!(delay_ms <= 1000, "{delay_ms}");
+            now = now.plus_ms(delay_ms);
+        }
     }
 
     #[test]

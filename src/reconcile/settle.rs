@@ -23,8 +23,8 @@ pub fn settle_tasks(d: &mut Draft) {
             }
         }
         if !seen.configured.is_empty() {
-            let applied = seen.configured.iter().filter(|(key, _)| key != "maxmemory").cloned();
             let node = d.nodes.get_mut(&ordinal).expect("listed above");
+            let applied = seen.configured.iter().cloned();
             let (owned, config): (Vec<_>, Vec<_>) = applied.partition(|(key, _)| launch::is_owned(key));
             node.owned.extend(owned);
             node.config.extend(config);

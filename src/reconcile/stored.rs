@@ -169,7 +169,9 @@ impl World {
             Some(node) if node.record.value.task_id == task_id => {
                 if node.record.revision <= record.revision {
                     node.record = record;
-                    node.configured.clear(); // One pass at a time: what was set before is recorded now.
+                    // Settings are made apart from passes: some may have been made since this was planned.
+                    let NodeRecord { owned, config, .. } = &node.record.value;
+                    node.configured.retain(|(k, v)| owned.get(k) != Some(v) && config.get(k) != Some(v));
                 }
             }
             _ => {

@@ -15,6 +15,8 @@ use crate::placement::Pool;
 use crate::reconcile::action::Write;
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::strangers::Stranger;
+pub use crate::reconcile::tries::SwitchFailed;
+use crate::reconcile::tries::{Applied, Tries};
 use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
 use crate::store::{Change, Listing};
@@ -73,8 +75,14 @@ pub enum Done {
     SwitchFailed(u64, String),
     /// Replicas that are not ours were cut from it.
     Cut,
-    /// These settings were made by CONFIG SET.
-    Configured(Vec<(String, String)>),
+    /// It was told by which password its master lets it in, as it is recorded.
+    LogsIn(String),
+    /// Settings were made by CONFIG SET, or not.
+    Configured(Applied),
+    /// A step of that kind has failed, for this reason.
+    Failed(&'static str, String),
+    /// A step of that kind, for which its pass was not to wait, was not begun.
+    Left(&'static str),
     /// The update with this uuid was acknowledged.
     Acknowledged(String),
 }
@@ -148,17 +156,6 @@ impl Instance {
     }
 }
 
-/// A planned switchover to a node was backed out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwitchFailed {
-    /// In this epoch.
-    pub epoch: u64,
-    /// For this reason.
-    pub why: String,
-    /// When.
-    pub at: Timestamp,
-}
-
 /// Everything known of a node.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -194,6 +191,8 @@ pub struct Node {
     pub pointed_at: Option<Timestamp>,
     /// Settings applied by CONFIG SET and not recorded yet.
     pub configured: Vec<(String, String)>,
+    /// What failed at it, and what is under way.
+    pub tries: Tries,
 }
 
 impl Node {
@@ -220,6 +219,7 @@ impl Node {
             cut_at: None,
             pointed_at: None,
             configured: Vec::new(),
+            tries: Tries::default(),
         }
     }
 
@@ -368,30 +368,5 @@ impl World {
         let (name, ordinal) = self.tasks.get(task_id)?;
         let node = self.instances.get_mut(name)?.nodes.get_mut(ordinal)?;
         Some((name, node))
-    }
-
-    fn noted(&mut self, note: Note, now: Timestamp) -> Dirty {
-        let Note { task_id, done } = note;
-        if let Some(stranger) = self.strangers.get_mut(&task_id) {
-            stranger.acknowledged |= matches!(done, Done::Acknowledged(_));
-            if stranger.is_over() {
-                self.strangers.remove(&task_id);
-            }
-            return Dirty::default();
-        }
-        let Some((name, known)) = self.node_of(&task_id) else { return Dirty::default() };
-        let dirty = Dirty::one(name);
-        match done {
-            Done::Launched(sent) => known.heard = sent || known.update.is_some(),
-            Done::Killed => known.killed_at = Some(now),
-            Done::Pointed => known.pointed_at = Some(now),
-            Done::Cut => known.cut_at = Some(now),
-            // A probe of this very millisecond may have been answered before.
-            Done::Turned(answer) => known.answered(answer, now.plus_ms(1)),
-            Done::SwitchFailed(epoch, why) => known.switch_failed = Some(SwitchFailed { epoch, why, at: now }),
-            Done::Configured(settings) => known.configured.extend(settings),
-            Done::Acknowledged(uuid) => known.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),
-        }
-        dirty
     }
 }

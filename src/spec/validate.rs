@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::error::{Path, SpecError};
+use super::values::redis_bytes;
 use super::{API_VERSION, Constraint, Durability, InstanceSpec, KIND, Operator, RedisInstance, directives};
 
 /// The most replicas of a master: beyond it, sending to them is all that the master does.
@@ -243,14 +244,29 @@ fn attribute_text(text: &str, what: &str) -> Result<(), String> {
 
 fn redis(found: &mut Findings, spec: &InstanceSpec) {
     let path = Path::of(["spec", "redis"]);
+    let mut given: BTreeMap<String, &str> = BTreeMap::new();
     for (name, value) in &spec.redis.config {
-        found.require(path.key("config").key(name), value, directives::check(name, value));
+        let path = path.key("config").key(name);
+        found.require(path.clone(), value, directives::check(name, value));
+        if let Some(other) = given.insert(directives::canonical(name), name) {
+            found.require(path, value, Err(format!("{name} and {other} are the same directive: give one of them")));
+        }
     }
+    backlog(found, &path.key("config"), spec);
     if let Some(image) = &spec.redis.image {
         let form =
             || format!("{image:?} is not an image: allowed is [HOST[:PORT]/]NAME[:TAG][@DIGEST], such as redis:7.2");
         found.require(path.key("image"), image, check(is_image(image), form));
     }
+}
+
+/// The backlog counts as memory in use.
+fn backlog(found: &mut Findings, path: &Path, spec: &InstanceSpec) {
+    const NAME: &str = "repl-backlog-size";
+    let Some(value) = spec.redis.config.get(NAME) else { return };
+    let fits = redis_bytes(value).is_none_or(|bytes| bytes <= spec.memory.0 / 2);
+    let message = || format!("{value} is more than half of spec.memory ({}), of which it is taken", spec.memory);
+    found.require(path.key(NAME), value, check(fits, message));
 }
 
 /// `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`.

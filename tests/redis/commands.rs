@@ -24,19 +24,63 @@ async fn a_node_can_be_made_to_follow_another_any_number_of_times() {
 }
 
 #[tokio::test]
-async fn settings_are_applied_and_an_error_names_the_setting() {
+async fn settings_are_applied_and_one_that_is_refused_is_told_in_the_words_of_redis_and_costs_the_others_nothing() {
     let redis = commander(TIMEOUT);
     let server = Server::start(&[]).await;
     let pair = |name: &str, value: &str| (name.to_string(), value.to_string());
-    let settings = [pair("maxmemory-policy", "allkeys-lru"), pair("save", "900 1"), pair("timeout", "17")];
-    redis.configure(&address(&server), &settings).await.unwrap();
+    let settings = [
+        pair("maxmemory-policy", "allkeys-lru"),
+        pair("save", "foo"),
+        pair("notify-keyspace-events", "Q!"),
+        pair("client-output-buffer-limit", "replica 256mb 64mb 60"),
+        pair("maxclients", "2000000"),
+        pair("no-such-directive", "1"),
+        pair("maxmemory", "100mb"),
+        pair("timeout", "17"),
+    ];
+    let applied = redis.configure(&address(&server), &settings).await;
+    assert_eq!(applied.failed, None);
+    let set: Vec<&str> = applied.set.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(set, ["maxmemory-policy", "client-output-buffer-limit", "maxmemory", "timeout"]);
+    for (refusal, words) in applied.refused.iter().zip([
+        "Invalid save parameters",
+        "Invalid event class character",
+        "The operating system is not able to handle the specified number of clients",
+        "Unknown option",
+    ]) {
+        assert!(refusal.words.starts_with("ERR ") && refusal.words.contains(words), "{refusal:?}");
+    }
+    assert_eq!(applied.refused.len(), 4);
     let get = async |name: &str| server.cli(&["CONFIG", "GET", name]).await.unwrap();
     assert_eq!(get("maxmemory-policy").await, "maxmemory-policy\nallkeys-lru");
-    assert_eq!(get("save").await, "save\n900 1");
     assert_eq!(get("timeout").await, "timeout\n17");
-    let wrong = [pair("timeout", "18"), pair("maxmemory-policy", "best")];
-    let error = format!("{:#}", redis.configure(&address(&server), &wrong).await.unwrap_err());
-    assert!(error.contains("set maxmemory-policy to \"best\"") && error.contains("Redis refuses"), "{error}");
+}
+
+#[tokio::test]
+async fn what_redis_makes_of_a_value_is_read_back_and_told_if_it_is_another() {
+    let redis = commander(TIMEOUT);
+    let server = Server::start(&[]).await;
+    // Redis answers OK to both, and has something else then.
+    let settings = [("hz".to_string(), "100000".to_string()), ("repl-backlog-size".to_string(), "1".to_string())];
+    let applied = redis.configure(&address(&server), &settings).await;
+    let told: Vec<&str> = applied.refused.iter().map(|refusal| refusal.words.as_str()).collect();
+    assert_eq!(told, ["it has \"500\" after that", "it has \"16384\" after that"]);
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_or_is_busy_refuses_nothing_and_is_asked_again() {
+    let redis = commander(std::time::Duration::from_millis(300));
+    let server = Server::start(&["--busy-reply-threshold", "1"]).await;
+    let setting = [("timeout".to_string(), "17".to_string())];
+    server.freeze();
+    let hung = redis.configure(&address(&server), &setting).await;
+    server.thaw();
+    assert!(hung.failed.is_some() && hung.set.is_empty() && hung.refused.is_empty(), "{hung:?}");
+    wait_until("it is set once the node is back", PATIENCE, async || {
+        let applied = redis.configure(&address(&server), &setting).await;
+        if applied.set.len() == 1 { Ok(()) } else { Err(format!("{applied:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

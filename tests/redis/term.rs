@@ -47,7 +47,10 @@ impl Order {
             Order::Detach => redis.detach(replica).await.map(|_| ()),
             Order::Fence => redis.fence(replica).await.map(|_| ()),
             Order::Follow => redis.follow(replica, &local(1), None).await,
-            Order::Configure => redis.configure(replica, &setting).await,
+            Order::Configure => {
+                let applied = redis.configure(replica, &setting).await;
+                applied.failed.map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+            }
             Order::SwitchOver => {
                 redis.switch_over(master, replica, None, TIMEOUT).await.map(|_| ()).map_err(Into::into)
             }

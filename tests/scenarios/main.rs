@@ -21,6 +21,7 @@ mod operator;
 mod passwords;
 mod restarts;
 mod sentinel;
+mod settings;
 mod sharing;
 mod strangers;
 mod world;
@@ -145,6 +146,7 @@ scenarios! {
         nobody_gets_in_without_a_password_and_a_failover_works_as_ever,
         a_password_is_shown_to_who_asks_for_it_and_nowhere_else,
         passwords_are_rotated_and_no_client_is_cut_off,
+        a_password_that_has_leaked_is_void_at_once_whatever_was_asked_for_before,
         passwords_are_introduced_and_taken_back_without_cutting_anybody_off,
         clients_log_in_with_a_secret_of_the_users_own,
         a_stranger_on_a_dead_masters_port_lures_no_replica_that_has_a_password;
@@ -152,6 +154,9 @@ scenarios! {
         whoever_has_a_port_of_an_agent_is_left_alone_and_the_node_gets_another,
         a_replica_that_is_not_ours_is_let_in_by_nobody_and_cut_when_it_has_stolen_a_password,
         a_client_cannot_hold_up_a_failover_whatever_it_calls_itself;
+    settings:
+        a_setting_that_redis_refuses_is_told_in_its_words_and_costs_a_failover_nothing,
+        a_node_that_hangs_while_settings_are_made_does_not_delay_a_failover;
     sentinel:
         clients_of_others_find_the_new_master_by_name_and_write_on,
         a_new_master_is_published_when_it_takes_writes,

@@ -172,6 +172,50 @@ pub async fn passwords_are_rotated_and_no_client_is_cut_off(kind: Kind) {
     finish(world).await;
 }
 
+pub async fn a_password_that_has_leaked_is_void_at_once_whatever_was_asked_for_before(kind: Kind) {
+    let (world, status, first) = start(kind).await;
+    let address = master(&status).address.clone();
+    world.cli(&["password", "rotate", "orders", "--keep-former", "52w"], "").await;
+    let second = password(&world).await;
+    assert_ne!(first, second, "the command returns when it is done");
+    let refused = world.operators[0].cli(&["password", "rotate", "orders", "--keep-former", "1h"], "", TIMEOUT).await;
+    let refused = refused.expect_err("the former one would end");
+    assert!(refused.contains("one after the other") && refused.contains("--keep-former 0s"), "{refused}");
+
+    wait_until("the second password is valid", TIMEOUT, async || {
+        let answer = cli(&address, Some(&second), &["PING"]).await;
+        if answer == "PONG" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    let (mut by_first, mut by_second) = (connect(&address, &first).await, connect(&address, &second).await);
+    world.cli(&["password", "rotate", "orders", "--keep-former", "0s"], "").await;
+    let third = password(&world).await;
+    for node in &status.nodes {
+        wait_until(&format!("{} takes the newest password alone", node.name), TIMEOUT, async || {
+            let mut answers = Vec::new();
+            for of in [&first, &second, &third] {
+                answers.push(cli(&node.address, Some(of), &["PING"]).await);
+            }
+            let alone = answers[2] == "PONG" && answers[..2].iter().all(|answer| answer.contains("NOAUTH"));
+            if alone { Ok(()) } else { Err(answers) }
+        })
+        .await;
+    }
+    // Whoever came in by a former one is thrown out.
+    for client in [&mut by_first, &mut by_second] {
+        wait_until("the connection is cut", TIMEOUT, async || match client.ask(&["PING"]).await {
+            Err(_) => Ok(()),
+            Ok(answer) => Err(format!("{answer:?}")),
+        })
+        .await;
+    }
+    let mut client = connect(&address, &third).await;
+    assert_eq!(client.ask(&["SET", "k", "v"]).await.expect("it answers"), Ok("OK".to_string()));
+    assert_eq!(client.ask(&["WAIT", "2", "5000"]).await.expect("it answers"), Ok("2".to_string()));
+    world.event("orders", "FormerPasswordsVoid").await;
+    finish(world).await;
+}
+
 pub async fn passwords_are_introduced_and_taken_back_without_cutting_anybody_off(kind: Kind) {
     let world = World::start(kind, &AgentSpec::racks(3)).await;
     world.put("orders", &Document::new("orders", 2).yaml()).await;

@@ -14,6 +14,7 @@ use redisctl::reconcile::launch::owned_settings;
 use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::plan::plan_instance;
 use redisctl::reconcile::sight::Sight;
+use redisctl::reconcile::tries::Tries;
 use redisctl::reconcile::world::{Document, Instance, Node, Session, Stored};
 use redisctl::spec::{InstanceSpec, RedisInstance, parse_document};
 use redisctl::status::{Condition, ConditionType, InstanceStatus};
@@ -129,6 +130,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         cut_at: None,
         pointed_at: None,
         configured: Vec::new(),
+        tries: Tries::default(),
     }
 }
 
@@ -244,6 +246,18 @@ impl Scene {
     /// The user writes another document.
     pub fn declares(&mut self, replicas: u32, more: &str) {
         self.instance.document = Some(Document { revision: 50, parsed: Ok(document(replicas, more)) });
+    }
+
+    /// That document is in force, and every node has its settings that were not refused.
+    pub fn accept(&mut self, spec: &InstanceSpec) {
+        self.instance.document = None;
+        self.record().spec = spec.clone();
+        let document = RedisInstance { spec: spec.clone(), ..document(spec.replicas, "") };
+        self.instance.document = Some(Document { revision: 7, parsed: Ok(document) });
+        for node in self.instance.nodes.values_mut() {
+            let taken = spec.redis.config.iter().filter(|(key, value)| node.tries.refusal(key, value).is_none());
+            node.record.value.config = taken.map(|(key, value)| (key.clone(), value.clone())).collect();
+        }
     }
 
     pub fn observed<'a>(&'a self, settings: &'a PlanSettings) -> Observed<'a> {

@@ -27,7 +27,8 @@ pub enum PasswordCommand {
     Rotate {
         /// The instance
         name: String,
-        /// How long the former ones stay valid
+        /// How long the former ones stay valid; 0s, when one has leaked: all former ones end at once, whatever was
+        /// asked for before, and clients are cut
         #[arg(long, value_name = "PERIOD", default_value = "24h")]
         keep_former: Period,
     },

@@ -18,6 +18,9 @@ use super::login::{MASTER_PASSWORD, setting};
 use super::{INFO, Redis, command, info_commands};
 use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
 
+/// So long a node that hangs delays what the operator does about its siblings: it is tried again soon.
+const REACH_WITHIN: Duration = Duration::from_millis(500);
+
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -67,7 +70,8 @@ impl Redis {
     /// and it can be promoted. Nothing changes when it is detached already.
     pub async fn detach(&self, node: &Address) -> Result<Answer> {
         let done = async {
-            let answer = self.change(node, &detaching(node)).await?;
+            let connection = self.reach(node).await?;
+            let answer = self.change_on(node, connection, &detaching(node)).await?;
             ensure!(answer.follows.as_ref() == Some(node), "it does not follow itself");
             Ok(answer)
         };
@@ -86,7 +90,7 @@ impl Redis {
     pub async fn follow(&self, node: &Address, master: &Address, password: Option<&str>) -> Result<()> {
         let done = async {
             let commands = [self.at_master(node, password)?, vec![replica_of(master)]].concat();
-            let mut connection = self.dial(node).await?;
+            let mut connection = self.reach(node).await?;
             self.order(&mut connection, &together(&commands), self.timeout).await?;
             self.keep(node, connection);
             Ok(())
@@ -130,21 +134,6 @@ impl Redis {
         Ok(())
     }
 
-    /// Changes settings (CONFIG SET, and ACL SETUSER for passwords), one after the other. An error names the first that Redis
-    /// refused; those before it are set.
-    pub async fn configure(&self, node: &Address, settings: &[(String, String)]) -> Result<()> {
-        let mut connection = self.dial(node).await.with_context(|| format!("configure {node}"))?;
-        let login = self.login(node);
-        for (name, value) in settings {
-            let set = setting(login.as_deref(), name, value);
-            let set = set.with_context(|| format!("set {name} of {node}: how to log in there is not known"))?;
-            let done = self.order(&mut connection, &set, self.timeout).await;
-            done.with_context(|| format!("set {name} to {value:?} on {node}"))?;
-        }
-        self.keep(node, connection);
-        Ok(())
-    }
-
     /// What tells a node by which password its master lets it in.
     pub(super) fn at_master(&self, node: &Address, password: Option<&str>) -> Result<Vec<Cmd>, Failure> {
         let Some(password) = password else { return Ok(Vec::new()) };
@@ -154,10 +143,20 @@ impl Redis {
 
     /// Does these in one transaction, INFO among them.
     async fn change(&self, node: &Address, commands: &[Cmd]) -> Result<Answer> {
-        let mut connection = self.dial(node).await?;
+        let connection = self.dial(node).await?;
+        Ok(self.change_on(node, connection, commands).await?)
+    }
+
+    async fn change_on(&self, node: &Address, mut connection: Connection, commands: &[Cmd]) -> Result<Answer, Failure> {
         let answer = self.transact(&mut connection, commands).await?;
         self.keep(node, connection);
         Ok(answer)
+    }
+
+    /// A connection to a node that others do not depend on: if it hangs, the rest goes on soon without it.
+    async fn reach(&self, node: &Address) -> Result<Connection, Failure> {
+        let reached = tokio::time::timeout(REACH_WITHIN, self.dial(node)).await;
+        reached.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))
     }
 
     /// A connection for commands: the kept one if it lives, since nobody need be looked for on it.

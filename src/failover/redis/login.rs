@@ -24,6 +24,8 @@ pub const USERS: &str = "users";
 pub const MASTER_PASSWORD: &str = "masterauth";
 /// What follows the generations where clients need no password.
 pub const OPEN: &str = "open";
+/// The setting by which it is recorded that clients were cut that had come before a generation.
+pub const CUT_CLIENTS: &str = "clients-cut";
 
 /// The generations of a value of [`USERS`].
 pub fn generations(users: &str) -> Vec<u64> {
@@ -154,6 +156,7 @@ pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<
             let user = command(&["CONFIG", "SET", "masteruser", User::Replica.name()]);
             Some(vec![user, command(&["CONFIG", "SET", "masterauth", password.reveal()])])
         }
+        CUT_CLIENTS => Some(vec![command(&["CLIENT", "KILL", "USER", User::Client.name()])]),
         _ => Some(vec![command(&["CONFIG", "SET", name, value])]),
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::model::{Address, Answer, NoAnswer};
 
 mod commands;
+mod configure;
 mod connection;
 mod foreign;
 mod info;
@@ -22,7 +23,7 @@ mod watch;
 use commands::{Failure, REFUSES};
 use connection::Connection;
 use info::{Info, SECTIONS};
-pub use login::{Login, MASTER_PASSWORD, OPEN, USERS, generations, master_password, secret_revision};
+pub use login::{CUT_CLIENTS, Login, MASTER_PASSWORD, OPEN, USERS, generations, master_password, secret_revision};
 use login::{Logins, log_in};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;

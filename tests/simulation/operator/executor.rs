@@ -6,12 +6,14 @@ use redisctl::model::{Address, DataSet, Launch, MesosCall, NoAnswer, Role};
 use redisctl::reconcile::action::{Action, Plan};
 use redisctl::reconcile::execute::{Failure, Input, Work};
 use redisctl::reconcile::offers::DECLINE_S;
+use redisctl::reconcile::tries::Applied;
 use redisctl::reconcile::world::{Done, Event, Note};
 
-use super::{Around, Doing, Fate, Operator};
+use super::{Around, Doing, Fate, Operator, Round};
 use crate::dice::Dice;
 use crate::planted::Bug;
 use crate::store::Refused;
+use redisctl::store::Txn;
 
 const DECLINE_FAILED_S: f64 = 1.0;
 
@@ -79,15 +81,41 @@ impl Operator {
         let outcome = match step {
             Some(step) if !failed => {
                 doing.steps += 1;
-                match self.act(step.action.clone(), subscription, around, dice) {
-                    Ok(()) => return,
-                    Err(why) => Err(Failure::Step(why)),
+                if step.action.is_apart() && !doing.apart {
+                    let plan = Plan { steps: vec![step.clone()], ..Plan::default() };
+                    let work = Work { name: doing.work.name.clone(), plan, txn: Txn::default() };
+                    let alone =
+                        Doing { work, committed: Some(Ok(())), steps: 0, roles_end: false, apart: true, done: false };
+                    self.rounds.push(Round { subscription, works: vec![alone], accepts: Some(VecDeque::new()) });
+                    return;
                 }
+                let (kind, rests) = (step.action.kind(), step.action.changes_roles());
+                if doing.roles_end && rests {
+                    return;
+                }
+                let task_id = step.action.task_id().map(ToString::to_string);
+                if let (Err(why), Some(task_id)) = (self.act(step.action.clone(), subscription, around, dice), task_id)
+                {
+                    doing.roles_end |= rests;
+                    self.note(task_id, Done::Failed(kind, why));
+                }
+                return;
             }
             _ => doing.committed.take().expect("the round has committed all"),
         };
         doing.done = true;
         doing.committed = Some(Ok(()));
+        if doing.apart {
+            return;
+        }
+        if outcome.is_err() {
+            for (task_id, kind) in doing.work.plan.apart() {
+                self.inputs.push_back(Input::Event(Event::Noted(Note {
+                    task_id: task_id.to_string(),
+                    done: Done::Left(kind),
+                })));
+            }
+        }
         self.inputs.push_back(Input::Done { name: doing.work.name.clone(), outcome });
     }
 
@@ -159,7 +187,7 @@ impl Operator {
                     }
                     process.config.insert(key.clone(), value.clone());
                 }
-                self.note(task_id, Done::Configured(settings));
+                self.note(task_id, Done::Configured(Applied { set: settings, ..Applied::default() }));
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ use executor::Switch;
 pub use former::Former;
 
 /// First and longest backoff after a failed pass, as the controller has it.
-const BACKOFF_MS: (u64, u64) = (100, 30_000);
+const BACKOFF_MS: (u64, u64) = (100, 1000);
 /// Every instance is looked at this often at least.
 const RESYNC_MS: u64 = 600_000;
 
@@ -47,6 +47,10 @@ struct Doing {
     work: Work,
     committed: Option<Result<(), Failure>>,
     steps: usize,
+    /// A change of roles has failed: those that rest on it are left.
+    roles_end: bool,
+    /// Its pass has ended without it.
+    apart: bool,
     done: bool,
 }
 
@@ -356,7 +360,7 @@ impl Operator {
                 self.unknown.insert(name.clone());
                 self.watched = None;
             }
-            Failure::Conflict(_) | Failure::Step(_) => {}
+            Failure::Conflict(_) => {}
         }
         let delay = self.backoffs.get(&name).map_or(BACKOFF_MS.0, |(delay, _)| (delay * 2).min(BACKOFF_MS.1));
         self.backoffs.insert(name, (delay, around.now.plus_ms(delay)));
@@ -427,7 +431,7 @@ impl Operator {
             _ => 0,
         };
         let mut start = |works: Vec<Work>| {
-            let doing = |work| Doing { work, committed: None, steps: 0, done: false };
+            let doing = |work| Doing { work, committed: None, steps: 0, roles_end: false, apart: false, done: false };
             let works = works.into_iter().map(doing).collect();
             self.rounds.push(Round { subscription, works, accepts: None });
         };
@@ -510,6 +514,7 @@ impl Operator {
             bug.unguard(&mut txn);
         }
         self.world.expect(name, &plan.writes);
+        self.world.begin(plan.apart(), around.now);
         self.probe_targets(name);
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
     }
