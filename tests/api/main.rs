@@ -15,8 +15,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+mod browser;
 mod connect;
 mod mr_redis;
+mod rights;
 #[path = "../support/mod.rs"]
 mod support;
 
