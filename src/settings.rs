@@ -124,6 +124,8 @@ pub struct LocalSettings {
     pub sentinel_listen: Listen,
     /// Not on loopback addresses only.
     pub insecure_no_auth: bool,
+    /// Names that the API is asked for by.
+    pub allowed_hosts: Option<String>,
     /// Where the store and the nodes' files are; none: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     /// The redis-server that nodes run.

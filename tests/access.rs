@@ -336,7 +336,7 @@ async fn what_the_local_mode_writes_is_for_its_user_alone_nodes_data_included() 
     wait_until("it listens", TIMEOUT, async || tokio::net::TcpStream::connect(&listen).await.map(drop)).await;
     let server = format!("http://{listen}");
     let create = ["create", "orders", "--memory", "8", "--wait", "--server", &server];
-    let told = support::process::run(BINARY, &create, b"", Duration::from_secs(60)).await.expect("it ends");
+    let told = support::process::run(BINARY, &create, b"", Duration::from_mins(1)).await.expect("it ends");
     assert!(told.contains("orders"), "{told}");
     assert_eq!(open_to_others(&dir.parent().unwrap().canonicalize().unwrap()), Vec::<String>::new());
     let files = std::fs::read_dir(dir.join("sandboxes")).unwrap().count();

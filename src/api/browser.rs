@@ -36,7 +36,7 @@ pub(super) fn refusal(request: &Request, hosts: Option<&[String]>) -> Option<Pro
 /// A name that is not ours: the one who asks was led here. An address is no name, and nobody else's.
 fn wrong_host(request: &Request, hosts: &[String]) -> Option<Problem> {
     let named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let named = named.chain(request.uri().authority().map(|authority| authority.as_str()));
+    let named = named.chain(request.uri().authority().map(axum::http::uri::Authority::as_str));
     let unknown = named.into_iter().find(|host| !is_ours(host, hosts))?;
     let detail = format!(
         "Host {unknown:?}: without tokens, allowed are IP addresses, localhost, and the names of --advertise and \

@@ -29,10 +29,11 @@ fn settings_of(config: Option<&std::path::Path>, given: Flags) -> Result<Operato
 /// Runs `redisctl local`.
 pub fn local(args: LocalArgs) -> Result<Exit> {
     let log = settings::log_settings(args.log_level, args.log_format).map_err(|error| usage(&error))?;
-    let LocalArgs { agents, listen, sentinel_listen, insecure_no_auth, dir, redis_server, .. } = args;
+    let LocalArgs { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, .. } = args;
     telemetry::init(&log)?;
     files::keep_to_ourselves();
-    let settings = LocalSettings { agents, listen, sentinel_listen, insecure_no_auth, dir, redis_server, log };
+    let settings =
+        LocalSettings { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, log };
     run(crate::operator::run_local(settings))
 }
 

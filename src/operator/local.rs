@@ -26,6 +26,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     forget_nodes(&store).await.context("forget the nodes of an earlier local cluster")?;
     let flags = Flags {
         insecure_no_auth: Some(settings.insecure_no_auth),
+        allowed_hosts: settings.allowed_hosts,
         store: Some("file:unused".to_string()), // It is open already.
         mesos: Some(format!("http://{}", cluster.master_address())),
         listen: Some(listen),
