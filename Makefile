@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
-TEST_PACKAGES := etcd-server etcd-client redis-server prometheus procps util-linux iproute2 findutils openssl zookeeper default-jre-headless
+TEST_PACKAGES := etcd-server etcd-client redis-server prometheus procps util-linux iproute2 findutils openssl zookeeper default-jre-headless systemd
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

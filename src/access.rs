@@ -9,26 +9,27 @@
 //! ```
 //!
 //! A token is made by `redisctl token`, of 256 random bits: nobody finds it from its hash, so no slow hash
-//! is needed. The file is read again when it changes; one that cannot be read leaves the former in force.
+//! is needed. The file is followed ([`crate::files`]). Whoever is taken out of it, or may do less than before,
+//! is a stranger from then on: rights are looked at whenever they are used, and what is open ends.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use tracing::{error, info};
+use tokio_util::sync::CancellationToken;
 
+use crate::files::{Followed, Source, Words};
 use crate::glob::matches;
 
-/// Between two looks at whether the file has changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How a hash is written.
 const HASH_FORM: &str = "sha256: and 64 hexadecimal digits, as `redisctl token` prints it";
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 32;
+/// A longer text is no token, and is not worth its hash.
+const TOKEN_LENGTH_MAX: usize = 1024;
 /// What a token begins with, so that one that has leaked is found.
 const TOKEN_PREFIX: &str = "rctl_";
 
@@ -87,14 +88,40 @@ impl Caller {
         &self.grant.name
     }
 
-    /// Whether this may be done with that instance.
+    /// Whether this may be done with that instance, now: never again once its token is withdrawn.
     pub fn may(&self, level: Level, instance: &str) -> bool {
         let fits = |pattern: &String| matches(pattern.as_bytes(), instance.as_bytes());
-        self.grant.access >= level && self.grant.instances.iter().any(fits)
+        self.grant.access >= level && !self.is_withdrawn() && self.grant.instances.iter().any(fits)
+    }
+
+    /// Whether this may be told what a secret of that name holds, and so may have an instance use it. Secrets
+    /// are named by the same patterns as instances.
+    pub fn may_use_secret(&self, secret: &str) -> bool {
+        self.may(Level::Write, secret)
+    }
+
+    /// Whether it may look at whatever there is, and not only at some names.
+    pub fn sees_all(&self) -> bool {
+        !self.is_withdrawn() && self.grant.instances.iter().any(|pattern| pattern == "*")
+    }
+
+    /// The patterns of names that it may do anything with.
+    pub fn patterns(&self) -> &[String] {
+        &self.grant.instances
+    }
+
+    /// Its token is not in the file any more, or says something else there.
+    pub fn is_withdrawn(&self) -> bool {
+        self.grant.withdrawn.is_cancelled()
+    }
+
+    /// Returns when its token is withdrawn.
+    pub async fn withdrawn(&self) {
+        self.grant.withdrawn.cancelled().await;
     }
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Grant {
     name: String,
@@ -102,7 +129,19 @@ struct Grant {
     access: Level,
     #[serde(default = "all")]
     instances: Vec<String>,
+    /// Cancelled when the file does not say this any more.
+    #[serde(skip)]
+    withdrawn: CancellationToken,
 }
+
+impl PartialEq for Grant {
+    fn eq(&self, other: &Grant) -> bool {
+        let says = |grant: &Grant| (grant.name.clone(), grant.access, grant.instances.clone());
+        self.hash == other.hash && says(self) == says(other)
+    }
+}
+
+impl Eq for Grant {}
 
 fn all() -> Vec<String> {
     vec!["*".to_string()]
@@ -146,10 +185,42 @@ fn parse(text: &str) -> Result<Vec<Arc<Grant>>> {
     let file: File = serde_yaml::from_str(text)?;
     for (i, grant) in file.tokens.iter().enumerate() {
         ensure!(!grant.name.trim().is_empty(), "tokens[{i}].name: is empty");
-        let named = file.tokens[..i].iter().any(|other| other.name == grant.name);
-        ensure!(!named, "tokens[{i}].name: {:?} is there twice", grant.name);
+        ensure!(!grant.name.contains(char::is_control), "tokens[{i}].name: {:?} has control characters", grant.name);
+        if let Some(pattern) = grant.instances.iter().find(|pattern| !is_pattern(pattern)) {
+            anyhow::bail!(
+                "tokens[{i}].instances: {pattern:?}: allowed are names, in which * and ? stand for any letters"
+            );
+        }
+        let before = &file.tokens[..i];
+        ensure!(
+            before.iter().all(|other| other.name != grant.name),
+            "tokens[{i}].name: {:?} is there twice",
+            grant.name
+        );
+        if let Some(other) = before.iter().find(|other| other.hash == grant.hash) {
+            anyhow::bail!("tokens[{i}].hash: it is that of {:?}, too: one token is one line", other.name);
+        }
     }
     Ok(file.tokens.into_iter().map(Arc::new).collect())
+}
+
+/// Of what names are made, and what stands for it. Classes of letters have other meanings elsewhere (`[!a]`).
+fn is_pattern(pattern: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '*' | '?');
+    !pattern.is_empty() && pattern.chars().all(good)
+}
+
+/// What the file says now: who is in it as before stays, whoever is not is withdrawn.
+fn renew(former: &[Arc<Grant>], text: &str) -> Result<Vec<Arc<Grant>>> {
+    let mut grants = parse(text)?;
+    for grant in &mut grants {
+        if let Some(same) = former.iter().find(|old| **old == *grant) {
+            *grant = same.clone();
+        }
+    }
+    let gone = former.iter().filter(|old| !grants.iter().any(|grant| Arc::ptr_eq(grant, old)));
+    gone.for_each(|old| old.withdrawn.cancel());
+    Ok(grants)
 }
 
 /// The SHA-256 of a text, in 64 hexadecimal digits.
@@ -175,29 +246,25 @@ pub enum Access {
     Tokens(TokenFile),
 }
 
-/// The file of tokens, and what it said last.
+/// The file of tokens, as it last was sound.
 #[derive(Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    known: Mutex<Known>,
-}
+pub struct TokenFile(Followed<Vec<Arc<Grant>>>);
 
-#[derive(Debug)]
-struct Known {
-    grants: Vec<Arc<Grant>>,
-    /// What told this version of the file from others.
-    version: Option<(SystemTime, u64)>,
-    looked: Instant,
-}
+/// What is said when the file has changed.
+const WORDS: Words = Words { newer: "the tokens were read again", kept: "the tokens that were known stay in force" };
 
 impl Access {
-    /// Reads the file of tokens; none: everybody is let in.
+    /// Reads the file of tokens, and follows it; none: everybody is let in.
     pub fn read(path: Option<&Path>) -> Result<Access> {
         let Some(path) = path else { return Ok(Access::Open) };
-        let version = version(path);
-        let grants = read(path)?;
-        let known = Mutex::new(Known { grants, version, looked: Instant::now() });
-        Ok(Access::Tokens(TokenFile { path: path.to_path_buf(), known }))
+        let flag = "--auth-tokens";
+        let at = format!("{flag} {}", path.display());
+        let read = move |former: Option<&Vec<Arc<Grant>>>, contents: &[Vec<u8>]| {
+            let text = std::str::from_utf8(&contents[0]).context("it is not UTF-8");
+            text.and_then(|text| renew(former.map_or(&[], Vec::as_slice), text)).with_context(|| at.clone())
+        };
+        let source = Source { path: path.to_path_buf(), flag, secret: true };
+        Ok(Access::Tokens(TokenFile(Followed::new(vec![source], WORDS, read)?)))
     }
 
     /// Who has this token; without tokens it is whoever says so. None: nobody who is known.
@@ -208,8 +275,9 @@ impl Access {
                 hash: Hash([0; 32]),
                 access: Level::Admin,
                 instances: all(),
+                withdrawn: CancellationToken::new(),
             }))),
-            Access::Tokens(file) => file.find(&Hash::of(token?)).map(Caller::new),
+            Access::Tokens(file) => file.find(token?).map(Caller::new),
         }
     }
 
@@ -220,39 +288,13 @@ impl Access {
 }
 
 impl TokenFile {
-    fn find(&self, hash: &Hash) -> Option<Arc<Grant>> {
-        let mut known = self.known.lock().expect("no holder panics");
-        if known.looked.elapsed() >= LOOK_EVERY {
-            self.look(&mut known);
+    fn find(&self, token: &str) -> Option<Arc<Grant>> {
+        if token.len() > TOKEN_LENGTH_MAX {
+            return None;
         }
-        known.grants.iter().find(|grant| grant.hash.is(hash)).cloned()
+        let hash = Hash::of(token);
+        self.0.now().iter().find(|grant| grant.hash.is(&hash)).cloned()
     }
-
-    fn look(&self, known: &mut Known) {
-        known.looked = Instant::now();
-        let version = version(&self.path);
-        if version == known.version {
-            return;
-        }
-        match read(&self.path) {
-            Ok(grants) => {
-                info!(tokens = grants.len(), "the tokens were read again");
-                known.grants = grants;
-            }
-            Err(error) => error!("{error:#}; the tokens that were known stay in force"),
-        }
-        known.version = version; // A wrong file is told of once.
-    }
-}
-
-fn version(path: &Path) -> Option<(SystemTime, u64)> {
-    let data = std::fs::metadata(path).ok()?;
-    Some((data.modified().ok()?, data.len()))
-}
-
-fn read(path: &Path) -> Result<Vec<Arc<Grant>>> {
-    let read = || parse(&std::fs::read_to_string(path)?);
-    read().with_context(|| format!("--auth-tokens {}", path.display()))
 }
 
 #[cfg(test)]
@@ -266,8 +308,8 @@ mod tests {
         (file, access)
     }
 
-    #[test]
-    fn a_token_gives_what_its_line_says_and_nothing_else() {
+    #[tokio::test]
+    async fn a_token_gives_what_its_line_says_and_nothing_else() {
         let (token, hash) = new_token();
         let line = format!("tokens: [{{name: alice, hash: '{hash}', access: write, instances: ['orders*', cache]}}]");
         let (_file, access) = file(&line);
@@ -275,8 +317,42 @@ mod tests {
         assert_eq!(alice.name(), "alice");
         assert!(alice.may(Level::Read, "orders-eu") && alice.may(Level::Write, "cache"));
         assert!(!alice.may(Level::Admin, "orders") && !alice.may(Level::Read, "caches"));
-        for other in [None, Some(""), Some(hash.as_str()), Some("rctl_")] {
+        let long = token.repeat(TOKEN_LENGTH_MAX);
+        for other in [None, Some(""), Some(hash.as_str()), Some("rctl_"), Some(long.as_str())] {
             assert_eq!(access.caller(other), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_withdrawn_when_its_line_is_gone_or_says_anything_else_and_by_nothing_else() {
+        let (token, hash) = new_token();
+        let (_, other) = new_token();
+        let alice = |access: &str, instances: &str| {
+            format!("{{name: alice, hash: '{hash}', access: {access}, instances: [{instances}]}}")
+        };
+        let before = format!("tokens: [{}]", alice("write", "'orders*', cache"));
+        let bob = format!("{{name: bob, hash: '{other}', access: read}}");
+        for (line, stays) in [
+            (format!("{bob}, {}", alice("write", "'orders*', cache")), true),
+            (alice("read", "'orders*', cache"), false),
+            (alice("write", "'orders*'"), false),
+            (alice("write", ""), false),
+            (alice("admin", "'*'"), false),
+            (bob.clone(), false),
+            (String::new(), false),
+            (format!("{{name: mallory, hash: '{hash}', access: write, instances: ['orders*', cache]}}"), false),
+            (format!("{{name: alice, hash: '{other}', access: write, instances: ['orders*', cache]}}"), false),
+        ] {
+            let (file, access) = file(&before);
+            let caller = access.caller(Some(&token)).unwrap();
+            std::fs::write(file.path(), format!("tokens: [{line}] # changed")).unwrap();
+            if stays {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            } else {
+                let ended = tokio::time::timeout(std::time::Duration::from_secs(10), caller.withdrawn()).await;
+                assert!(ended.is_ok(), "{line}");
+            }
+            assert_eq!((caller.may(Level::Read, "cache"), caller.is_withdrawn()), (stays, !stays), "{line}");
         }
     }
 
@@ -297,6 +373,17 @@ mod tests {
             (&format!("tokens: [{{name: a, hash: '{hash}', access: all}}]"), "unknown variant `all`"),
             (&format!("tokens: [{{name: ' ', hash: '{hash}', access: read}}]"), "tokens[0].name: is empty"),
             (&twice, "tokens[1].name: \"a\" is there twice"),
+            (
+                &format!(
+                    "tokens: [{{name: a, hash: '{hash}', access: read}}, {{name: b, hash: '{hash}', access: admin}}]"
+                ),
+                "tokens[1].hash: it is that of \"a\", too",
+            ),
+            (&format!("tokens: [{{name: \"a\\nb\", hash: '{hash}', access: read}}]"), "has control characters"),
+            (
+                &format!("tokens: [{{name: a, hash: '{hash}', access: read, instances: ['[!a]*']}}]"),
+                "tokens[0].instances: \"[!a]*\": allowed are names, in which * and ? stand for any letters",
+            ),
             ("token: []", "unknown field `token`"),
         ] {
             let error = format!("{:#}", parse(text).unwrap_err());

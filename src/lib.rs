@@ -7,6 +7,7 @@ pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod failover;
+pub mod files;
 mod glob;
 pub mod local;
 pub mod mesos;

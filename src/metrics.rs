@@ -287,12 +287,12 @@ impl Metrics {
         self.watchers_lagging.inc();
     }
 
-    /// Everything as Prometheus reads it, with what the board says now.
-    pub fn render(&self, board: &Board) -> String {
+    /// Everything as Prometheus reads it, with what the board says now; of instances, those that are named.
+    pub fn render(&self, board: &Board, shows: impl Fn(&str) -> bool) -> String {
         self.observe(board);
         let mut text = TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default();
         if board.operator().leading {
-            instances::render(self, board, now(), &mut text);
+            instances::render(self, board, shows, now(), &mut text);
         }
         text
     }

@@ -18,6 +18,7 @@ use crate::api::{self, ApiState, Limit};
 use crate::board::{Board, Peer};
 use crate::clock::now;
 use crate::failover::redis::{Prober, Redis, Term, Watches};
+use crate::files;
 use crate::mesos::{self, Masters};
 use crate::metrics::Metrics;
 use crate::passwords::Key;
@@ -115,12 +116,14 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     let metrics = Arc::new(Metrics::default());
     let masters = Masters::find(&settings.mesos, settings.mesos_tls)?;
     let access = Arc::new(Access::read(settings.auth_tokens.as_deref())?);
+    settings.secrets().iter().for_each(files::keep_private);
     let state = ApiState {
         board: board.clone(),
         store: store.clone(),
         metrics: metrics.clone(),
         access,
         limit: Arc::new(Limit::new(settings.rate_limit)),
+        hosts: settings.hosts().into(),
         peers: api::peers(settings.tls_ca.as_deref())?,
         mesos: Some(Arc::new(mesos_settings(&settings, &masters, &metrics))),
     };
@@ -363,7 +366,7 @@ fn mesos_settings(settings: &OperatorSettings, masters: &Masters, metrics: &Arc<
         roles: settings.role.split(',').map(ToString::to_string).collect(),
         remote_regions: settings.remote_regions,
         principal: settings.principal.clone(),
-        secret_file: settings.secret_file.clone(),
+        secret_file: settings.secret_file.as_ref().map(mesos::SecretFile::from),
         user: settings.user.clone(),
         name: settings.framework_name.clone(),
         failover_timeout_s: Duration::from_millis(settings.failover_timeout.0).as_secs_f64(),

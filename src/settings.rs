@@ -16,6 +16,7 @@ use crate::spec::Period;
 use crate::telemetry;
 use crate::tls::Files;
 
+mod access;
 mod flags;
 
 pub use flags::{Flags, Listen};
@@ -56,6 +57,9 @@ pub struct OperatorSettings {
     pub auth_tokens: Option<PathBuf>,
     /// No tokens, and not on loopback addresses only.
     pub insecure_no_auth: bool,
+    /// Names that the API is asked for by, with commas between.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub allowed_hosts: String,
     /// Requests of one address in a second.
     pub rate_limit: u32,
     /// The API's certificate.
@@ -120,6 +124,8 @@ pub struct LocalSettings {
     pub sentinel_listen: Listen,
     /// Not on loopback addresses only.
     pub insecure_no_auth: bool,
+    /// Names that the API is asked for by.
+    pub allowed_hosts: Option<String>,
     /// Where the store and the nodes' files are; none: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     /// The redis-server that nodes run.
@@ -167,6 +173,7 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
         sentinel_listen: given.sentinel_listen.unwrap_or_else(default_sentinel_listen),
         auth_tokens: given.auth_tokens,
         insecure_no_auth: given.insecure_no_auth.unwrap_or(false),
+        allowed_hosts: given.allowed_hosts.unwrap_or_default(),
         rate_limit: given.rate_limit.unwrap_or(RATE_LIMIT),
         tls_certificate: given.tls_certificate,
         tls_key: given.tls_key,
@@ -259,24 +266,6 @@ fn is_host_port(text: &str) -> bool {
     host_is_good && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
-/// Without tokens only those on this machine are let in, unless the user has said that all shall be.
-fn exposure(settings: &OperatorSettings) -> Result<()> {
-    if settings.auth_tokens.is_some() || settings.insecure_no_auth {
-        return Ok(());
-    }
-    let refuse = |flag: &str, address: SocketAddr| {
-        bail!(
-            "--{flag} {address}: without --auth-tokens only loopback addresses are allowed (127.0.0.1), for everybody \
-             who reaches it could do everything; --insecure-no-auth allows it all the same"
-        )
-    };
-    match settings.sentinel_listen {
-        _ if !settings.listen.ip().is_loopback() => refuse("listen", settings.listen),
-        Listen::At(address) if !address.ip().is_loopback() => refuse("sentinel-listen", address),
-        _ => Ok(()),
-    }
-}
-
 /// What concerns one value alone, or two of them together.
 fn check(settings: &OperatorSettings) -> Result<()> {
     let period = |flag: &str, value: Period, min: u64, max: u64| {
@@ -285,7 +274,7 @@ fn check(settings: &OperatorSettings) -> Result<()> {
         }
         Ok(())
     };
-    exposure(settings)?;
+    access::check(settings)?;
     if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
         bail!("--tls-certificate and --tls-key: one is set, and both are needed");
     }
@@ -359,12 +348,5 @@ impl OperatorSettings {
     pub fn tls(&self) -> Option<Files> {
         let (certificate, key) = (self.tls_certificate.clone()?, self.tls_key.clone()?);
         Some(Files { certificate, key })
-    }
-
-    /// The principal's secret, when there is one to authenticate with.
-    pub fn secret(&self) -> Result<Option<String>> {
-        let Some(path) = &self.secret_file else { return Ok(None) };
-        let secret = std::fs::read_to_string(path).with_context(|| format!("--secret-file {}", path.display()))?;
-        Ok(Some(secret.trim_end_matches(['\n', '\r']).to_string()))
     }
 }

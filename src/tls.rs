@@ -1,11 +1,10 @@
 //! TLS: HTTP clients that trust a given authority, and a listener whose certificate may change. I/O.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use axum::serve::Listener;
@@ -19,10 +18,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info};
+use tracing::debug;
 
-/// Between two looks at whether a certificate's files have changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::files::{Followed, Source, Words};
+
 /// A client that has not shaken hands by then is let go.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes at once: each costs about a millisecond of a core.
@@ -31,9 +30,12 @@ const HANDSHAKES_MAX: usize = 256;
 const BREATH: Duration = Duration::from_millis(100);
 
 /// A builder of HTTP clients. All of ours come from here: rustls has to be told once what computes for it.
+///
+/// Whom they ask is named by people or found where people said: no answer leads a token, or what is sent
+/// beside it, to anybody else, and no variable of the environment (`HTTP_PROXY`) does.
 pub fn http() -> reqwest::ClientBuilder {
     let _ = ring::default_provider().install_default(); // It fails when it has been done.
-    reqwest::Client::builder()
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy()
 }
 
 /// The same, for servers whose certificates these authorities have signed, and no others; none: those
@@ -58,27 +60,28 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What tells one version of both files from another.
-type Version = [Option<(SystemTime, u64)>; 2];
+/// What is said when they have changed.
+const WORDS: Words = Words { newer: "the certificate was read again", kept: "the former certificate stays in use" };
 
 impl Files {
-    fn version(&self) -> Version {
-        [&self.certificate, &self.key].map(|path| {
-            let data = std::fs::metadata(path).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        })
+    /// What the files say, and go on to say as they change.
+    fn follow(self) -> Result<Followed<Arc<CertifiedKey>>> {
+        let sources = vec![
+            Source { path: self.certificate.clone(), flag: "--tls-certificate", secret: false },
+            Source { path: self.key.clone(), flag: "--tls-key", secret: true },
+        ];
+        Followed::new(sources, WORDS, move |_, contents| self.certified(&contents[0], &contents[1]).map(Arc::new))
     }
 
-    fn read(&self) -> Result<CertifiedKey> {
-        let certificates = || -> Result<Vec<CertificateDer<'static>>> {
-            let all = CertificateDer::pem_file_iter(&self.certificate)?.collect::<Result<Vec<_>, _>>()?;
+    fn certified(&self, certificate: &[u8], key: &[u8]) -> Result<CertifiedKey> {
+        let chain = || -> Result<Vec<CertificateDer<'static>>> {
+            let all = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
             ensure!(!all.is_empty(), "there is no certificate in it (-----BEGIN CERTIFICATE-----)");
             Ok(all)
         };
-        let chain = certificates().with_context(|| format!("--tls-certificate {}", self.certificate.display()))?;
-        let key =
-            || PrivateKeyDer::from_pem_file(&self.key).with_context(|| format!("--tls-key {}", self.key.display()));
-        let certified = CertifiedKey::from_der(chain, key()?, &ring::default_provider());
+        let chain = chain().with_context(|| format!("--tls-certificate {}", self.certificate.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).with_context(|| format!("--tls-key {}", self.key.display()))?;
+        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
         certified.with_context(|| {
             format!("--tls-key {} does not fit --tls-certificate {}", self.key.display(), self.certificate.display())
         })
@@ -86,46 +89,22 @@ impl Files {
 }
 
 /// The certificate as the files last had it.
-struct Current {
-    files: Files,
-    known: Mutex<(Arc<CertifiedKey>, Version, Instant)>,
-}
-
-impl fmt::Debug for Current {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.files.fmt(f)
-    }
-}
+#[derive(Debug)]
+struct Current(Followed<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut known = self.known.lock().expect("no holder panics");
-        let (key, version, looked) = &mut *known;
-        if looked.elapsed() >= LOOK_EVERY {
-            *looked = Instant::now();
-            let now = self.files.version();
-            if now != *version {
-                match self.files.read() {
-                    Ok(newer) => {
-                        info!("the certificate was read again");
-                        *key = Arc::new(newer);
-                    }
-                    Err(error) => error!("{error:#}; the former certificate stays in use"),
-                }
-                *version = now; // A wrong file is told of once.
-            }
-        }
-        Some(key.clone())
+        Some(Arc::clone(&self.0.now()))
     }
 }
 
 fn acceptor(files: Files) -> Result<TlsAcceptor> {
-    let known = Mutex::new((Arc::new(files.read()?), files.version(), Instant::now()));
+    let current = Current(files.follow()?);
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("TLS versions")?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Current { files, known }));
+        .with_cert_resolver(Arc::new(current));
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -142,6 +143,29 @@ async fn a_token_that_is_taken_out_of_the_file_opens_nothing_any_more_and_a_wron
 }
 
 #[tokio::test]
+async fn a_tokens_file_that_changes_in_nothing_but_what_it_says_is_seen() {
+    let home = Home::new("access");
+    let (one, other) = (token(&home, "one", &["--access", "read"]), token(&home, "two", &["--access", "read"]));
+    let path = tokens(&home);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let hashes: Vec<&str> = text.lines().filter(|line| line.contains("hash:")).collect();
+    let [first, second] = [hashes[0], hashes[1]];
+    // The same line with the hash of either: of one length.
+    let line = |hash: &str| format!("tokens:\n- name: one\n  access: read\n{hash}\n");
+    std::fs::write(&path, line(first)).unwrap();
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let operator = Operator::start(home, &["--auth-tokens", path.to_str().unwrap()]).await;
+    assert_eq!(operator.code(Method::GET, "/v1/operator", &one, "").await, StatusCode::OK);
+    std::fs::write(&path, line(second)).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    wait_until("the other token is known", TIMEOUT, async || {
+        operator.code(Method::GET, "/v1/operator", &other, "").await == StatusCode::OK
+    })
+    .await;
+    assert_eq!(operator.code(Method::GET, "/v1/operator", &one, "").await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
 async fn clients_of_sentinel_show_the_same_tokens() {
     let home = Home::new("access");
     let look = token(&home, "dashboard", &["--access", "read"]);
@@ -163,7 +187,7 @@ async fn clients_of_sentinel_show_the_same_tokens() {
 
 #[tokio::test]
 async fn too_many_requests_are_told_when_to_come_again_and_too_long_ones_that_they_are() {
-    let operator = Operator::start(Home::new("access"), &["--rate-limit", "50"]).await;
+    let operator = Operator::start(Home::new("access"), &["--rate-limit", "5"]).await;
     let client = redisctl::tls::http().build().unwrap();
     let mut codes = Vec::new();
     for _ in 0..60 {
@@ -247,4 +271,142 @@ fn what_would_let_everybody_in_is_refused_unless_it_is_said_so() {
     ] {
         assert_eq!(run(allowed).0, Some(0), "{allowed:?}");
     }
+}
+
+// ---------------------------------------------------------------------------------------------
+// What others on the machine, and on the way, see
+
+/// What is open to others below a folder, with its mode.
+fn open_to_others(folder: &std::path::Path) -> Vec<String> {
+    let mut open = Vec::new();
+    let mut left = vec![folder.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let Ok(data) = std::fs::symlink_metadata(&path) else { continue }; // Gone meanwhile.
+        let mode = data.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 && !data.is_symlink() {
+            open.push(format!("{} {mode:03o}", path.display()));
+        }
+        if data.is_dir() {
+            left.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    open
+}
+
+#[tokio::test]
+async fn what_an_operator_writes_is_for_its_user_alone_whatever_the_umask() {
+    for before in [None, Some(0o644), Some(0o666)] {
+        let home = Home::new("access");
+        let ports = Ports::lease(2);
+        let (listen, sentinel) = (format!("127.0.0.1:{}", ports.next()), format!("127.0.0.1:{}", ports.next()));
+        let store = home.path().join("store.redb");
+        let secrets = ["tokens.yaml", "secret"].map(|name| home.path().join(name));
+        token(&home, "root", &["--access", "admin"]);
+        std::fs::write(&secrets[1], "mesos").unwrap();
+        if let Some(mode) = before {
+            std::fs::write(&store, "").unwrap();
+            std::fs::set_permissions(&store, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let script = "umask 000; exec \"$0\" operator --store file:\"$1\" --mesos http://127.0.0.1:1 --listen $2 \
+                      --sentinel-listen $3 --auth-tokens \"$4\" --principal p --secret-file \"$5\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, BINARY]).arg(&store).args([&listen, &sentinel]).args(&secrets);
+        let _process = home.spawn("operator", &mut command);
+        wait_until("it listens", TIMEOUT, async || tokio::net::TcpStream::connect(&listen).await.map(drop)).await;
+        for path in [&store, &secrets[0], &secrets[1]] {
+            wait_until("nobody else may read it", TIMEOUT, async || {
+                let open = open_to_others(path);
+                if open.is_empty() { Ok(()) } else { Err(format!("{open:?}")) }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_local_mode_writes_is_for_its_user_alone_nodes_data_included() {
+    let home = Home::new("access");
+    let ports = Ports::lease(2);
+    let (listen, sentinel) = (format!("127.0.0.1:{}", ports.next()), format!("127.0.0.1:{}", ports.next()));
+    let dir = home.path().join("made/local");
+    let script = "umask 000; exec \"$0\" local --dir \"$1\" --listen $2 --sentinel-listen $3";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, BINARY]).arg(&dir).args([&listen, &sentinel]);
+    let _process = home.spawn("local", &mut command);
+    wait_until("it listens", TIMEOUT, async || tokio::net::TcpStream::connect(&listen).await.map(drop)).await;
+    let server = format!("http://{listen}");
+    let create = ["create", "orders", "--memory", "8", "--wait", "--server", &server];
+    let told = support::process::run(BINARY, &create, b"", Duration::from_mins(1)).await.expect("it ends");
+    assert!(told.contains("orders"), "{told}");
+    assert_eq!(open_to_others(&dir.parent().unwrap().canonicalize().unwrap()), Vec::<String>::new());
+    let files = std::fs::read_dir(dir.join("sandboxes")).unwrap().count();
+    assert!(files > 0, "the sandboxes are there");
+}
+
+#[tokio::test]
+async fn the_command_line_takes_its_token_and_what_it_sends_to_nobody_else() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let home = Home::new("access");
+    let (asked, other) = (listener().await, listener().await);
+    let (server, elsewhere) = (asked.local_addr().unwrap(), other.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        let mut seen = 0;
+        while let Ok((mut stream, _)) = asked.accept().await {
+            let mut request = vec![0; 4096];
+            let _ = stream.read(&mut request).await;
+            let codes = ["301 Moved Permanently", "307 Temporary Redirect", "308 Permanent Redirect"];
+            let head = format!("HTTP/1.1 {}\r\nLocation: http://{elsewhere}/v1\r\n", codes[seen % 3]);
+            seen += 1;
+            let _ = stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        }
+    });
+    let secret = home.path().join("secret");
+    std::fs::write(&secret, "a-password-of-ours\n").unwrap();
+    let secret = secret.to_str().unwrap();
+    for args in
+        [&["get"][..], &["describe", "orders"], &["secret", "set", "orders", "--file", secret], &["delete", "orders"]]
+    {
+        let mut command = tokio::process::Command::new(BINARY);
+        command.args(args).args(["--server", &format!("http://{server}")]).env("REDISCTL_TOKEN", "rctl_ours");
+        // Nor to a proxy that the environment names.
+        command.env("http_proxy", format!("http://{elsewhere}")).env("HTTP_PROXY", format!("http://{elsewhere}"));
+        command.env("ALL_PROXY", format!("http://{elsewhere}"));
+        let output = tokio::time::timeout(TIMEOUT, command.output()).await.expect("it ends").expect("it runs");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && told.contains("the token is not shown there"), "{args:?}: {told}");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(200), other.accept()).await.is_err(), "nobody came");
+    answering.abort();
+}
+
+async fn listener() -> tokio::net::TcpListener {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port")
+}
+
+#[tokio::test]
+async fn without_tokens_the_api_is_asked_for_by_names_that_are_ours_and_no_others() {
+    let args = ["--allowed-hosts", "redis-op-1.example, OPS"];
+    let operator = Operator::start(Home::new("access"), &args).await;
+    let client = redisctl::tls::http().build().unwrap();
+    for (host, code) in [("redis-op-1.example:5656", 200), ("ops", 200), ("localhost", 200), ("evil.example", 421)] {
+        let answer = client.get(format!("{}/v1/operator", operator.url)).header("host", host).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), code, "{host}");
+        let told = answer.text().await.unwrap();
+        assert!(code == 200 || told.contains("evil.example") && told.contains("--allowed-hosts"), "{told}");
+    }
+}
+
+#[test]
+fn the_unit_for_systemd_leaves_little_of_the_machine_to_the_operator_and_what_it_needs() {
+    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/systemd/redisctl.service");
+    let text = std::fs::read_to_string(&unit).unwrap();
+    for line in ["UMask=0077", "StateDirectory=redisctl", "StateDirectoryMode=0700", "LimitNOFILE=65536"] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    assert!(text.contains("RestrictAddressFamilies=AF_INET AF_INET6"));
+    let judged = Command::new("systemd-analyze").args(["security", "--offline=true"]).arg(&unit).output();
+    let told = String::from_utf8(judged.expect("systemd is installed").stdout).unwrap();
+    let exposure = told.lines().find_map(|line| line.split_once("exposure level for redisctl.service: "));
+    let exposure: f64 = exposure.unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    assert!(exposure < 3.0, "{told}");
 }

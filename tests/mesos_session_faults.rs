@@ -458,12 +458,12 @@ async fn dropping_the_session_closes_its_stream() {
 // --- finding the master
 
 #[tokio::test]
-async fn a_redirect_is_followed_with_the_credentials() {
+async fn a_redirect_to_a_master_that_is_named_is_followed_with_the_credentials() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&secret, "s3cret\n").unwrap();
     let leader = FakeMaster::start([stream(&[subscribed()])]).await;
     let follower = FakeMaster::start([redirect(&leader.address)]).await;
-    let mut settings = settings(&[&follower]);
+    let mut settings = settings(&[&follower, &leader]);
     settings.principal = Some("op".into());
     settings.secret_file = Some(secret.path().into());
     let (session, mut events) = start(settings);
@@ -476,6 +476,27 @@ async fn a_redirect_is_followed_with_the_credentials() {
     }
     assert!(leader.calls()[0].stream_id.is_some());
     assert!(leader.subscriptions()[0].stream_id.is_none());
+}
+
+#[tokio::test]
+async fn a_redirect_to_somebody_who_is_not_named_is_not_followed_with_credentials_and_is_told() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let other = FakeMaster::start([stream(&[subscribed()])]).await;
+    let follower = FakeMaster::start([redirect(&other.address)]).await;
+    let mut with = settings(&[&follower]);
+    with.principal = Some("op".into());
+    with.secret_file = Some(secret.path().into());
+    let (_session, mut events) = start(with);
+    let reason = next_disconnection(&mut events).await;
+    let said = format!("it redirects to {}, which is not among the masters of --mesos", other.address);
+    assert!(reason.contains(&said), "{reason}");
+    assert!(other.requests().is_empty(), "it saw nothing");
+
+    // Who has no credentials loses none: one master of several is enough to be named.
+    let (_session, mut events) = start(settings(&[&follower]));
+    next_subscription(&mut events).await;
+    assert_eq!(other.requests()[0].authorization, None);
 }
 
 #[tokio::test]

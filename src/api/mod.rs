@@ -21,7 +21,6 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Extension, Router};
 use tokio::net::TcpListener;
@@ -37,6 +36,7 @@ use crate::tls::TlsListener;
 use problem::{PROBLEM_JSON, Problem};
 
 mod audit;
+mod browser;
 mod connect;
 mod events;
 mod instances;
@@ -48,7 +48,9 @@ mod passwords;
 mod placement;
 mod problem;
 mod query;
+mod references;
 mod requests;
+mod routes;
 mod selector;
 mod view;
 mod watch;
@@ -56,6 +58,7 @@ mod write;
 
 pub use limit::Limit;
 pub use openapi::openapi;
+pub use routes::{Needs, routes};
 pub(crate) use write::request_failover;
 
 /// How long requests under way may take when the operator stops.
@@ -78,6 +81,8 @@ pub struct ApiState {
     pub access: Arc<Access>,
     /// How much one address may ask for.
     pub limit: Arc<Limit>,
+    /// The names that we are asked for by, beside addresses.
+    pub hosts: Arc<[String]>,
     /// Asks other operators.
     pub peers: reqwest::Client,
     /// Where Mesos is, to be asked for the room that its agents have.
@@ -89,7 +94,8 @@ impl ApiState {
     pub fn open(board: Arc<Board>, store: Store, metrics: Arc<Metrics>) -> ApiState {
         let limit = Arc::new(Limit::new(u32::MAX));
         let peers = peers(None).expect("nothing of it could fail");
-        ApiState { board, store, metrics, access: Arc::new(Access::Open), limit, peers, mesos: None }
+        let (access, hosts) = (Arc::new(Access::Open), Arc::new([]));
+        ApiState { board, store, metrics, access, limit, hosts, peers, mesos: None }
     }
 }
 
@@ -124,8 +130,7 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 
 /// A client by which operators ask each other; they are near.
 pub fn peers(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client> {
-    // No proxy: one of the environment cannot reach them.
-    let client = crate::tls::http_with(ca_file)?.no_proxy();
+    let client = crate::tls::http_with(ca_file)?;
     client.connect_timeout(LEADER_CONNECT_TIMEOUT).timeout(LEADER_TIMEOUT).build().context("set up the HTTP client")
 }
 
@@ -138,9 +143,19 @@ fn permit(caller: &Caller, level: Level, instance: &str) -> Result<(), Problem> 
     caller.may(level, instance).then_some(()).ok_or_else(refuse)
 }
 
+/// The names that a caller may read, and whether there are others.
+fn readable(caller: &Caller, names: &[&str]) -> String {
+    let (shown, hidden): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| caller.may(Level::Read, name));
+    match (shown.is_empty(), hidden.is_empty()) {
+        (_, true) => shown.join(", "),
+        (true, false) => "instances that this token does not show".to_string(),
+        (false, false) => format!("{} and others that this token does not show", shown.join(", ")),
+    }
+}
+
 /// The API's routes, for a server of one's own.
 pub fn router(state: ApiState) -> Router {
-    routes(state, CancellationToken::new())
+    app(state, CancellationToken::new())
 }
 
 /// Serves the API until `shutdown` completes; requests under way are finished, watches are ended.
@@ -150,7 +165,7 @@ where
     Peer: for<'a> Connected<IncomingStream<'a, L>>,
 {
     let stopping = CancellationToken::new();
-    let app = routes(state, stopping.clone()).into_make_service_with_connect_info::<Peer>();
+    let app = app(state, stopping.clone()).into_make_service_with_connect_info::<Peer>();
     let begun = stopping.clone();
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         shutdown.await;
@@ -166,35 +181,14 @@ where
     }
 }
 
-fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
+fn app(state: ApiState, shutdown: CancellationToken) -> Router {
     let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
     let shared = Arc::new(Shared { state, watchers, shutdown });
-    Router::new()
-        .route("/v1/instances", get(instances::list).post(instances::apply))
-        .route("/v1/instances/{name}", get(instances::get).put(instances::put).delete(requests::delete))
-        .route("/v1/instances/{name}/recreate", post(requests::recreate))
-        .route("/v1/instances/{name}/failover", post(requests::failover))
-        .route("/v1/instances/{name}/plan", get(operator::plan))
-        .route("/v1/instances/{name}/events", get(events::of_instance))
-        .route("/v1/instances/{name}/connect", get(connect::connect))
-        .route("/v1/instances/{name}/password", get(passwords::show))
-        .route("/v1/instances/{name}/password/rotate", post(passwords::rotate))
-        .route("/v1/instances/{name}/placement", get(placement::placement))
-        .route("/v1/secrets/{name}", put(passwords::put_secret).delete(passwords::delete_secret))
-        .route("/v1/events", get(events::of_all))
-        .route("/v1/operator", get(operator::operator))
-        .route("/v1/schema", get(openapi::serve_schema))
-        .route("/openapi.json", get(openapi::serve_openapi))
-        .route("/healthz", get(operator::healthz))
-        .route("/readyz", get(operator::readyz))
-        .route("/metrics", get(operator::metrics))
-        .route("/v1/CREATE/{name}/{capacity}/{masters}/{slaves}", post(mrredis::create))
-        .route("/v1/DELETE/{name}", delete(mrredis::delete))
-        .route("/v1/STATUS", get(mrredis::status_all))
-        .route("/v1/STATUS/", get(mrredis::status_all))
-        .route("/v1/STATUS/{name}", get(mrredis::status))
-        .route("/v1/UPDATE/{name}/Memory/{capacity}", put(mrredis::update_memory))
-        .route("/v1/UPDATE/{name}/SLAVES/{slaves}", put(mrredis::update_slaves))
+    let mut router = Router::new();
+    for route in routes::table() {
+        router = router.route(route.path, route.handler);
+    }
+    router
         .fallback(unknown_path)
         .method_not_allowed_fallback(async || StatusCode::METHOD_NOT_ALLOWED)
         .layer(from_fn_with_state(Arc::clone(&shared), around))
@@ -213,19 +207,24 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let route = request.extensions().get::<MatchedPath>().cloned();
     let from = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| address.ip());
     let spent = from.and_then(|address| shared.state.limit.take(address, request.method()).err());
-    let mut response = match shared.state.access.caller(bearer(&request)) {
-        _ if spent.is_some() => too_many(spent.unwrap_or_default()),
-        Some(caller) => {
+    let access = &shared.state.access;
+    let by_page = browser::refusal(&request, access.is_open().then_some(&*shared.state.hosts));
+    let caller = access.caller(bearer(&request));
+    let mut response = match (spent, by_page, caller) {
+        (Some(wait), ..) => too_many(wait),
+        (_, Some(refused), _) => refused.into_response(),
+        (.., Some(caller)) => {
             request.extensions_mut().insert(caller.at(from));
             as_problem(next.run(request).await)
         }
-        None if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),
-        None => stranger(),
+        _ if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),
+        _ => stranger(),
     };
     let stale_since = shared.state.board.operator().stale_since.map(|since| HeaderValue::try_from(since.to_string()));
     if let Some(Ok(since)) = stale_since {
         response.headers_mut().insert(STALE_SINCE, since);
     }
+    browser::guard(&mut response);
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
     response

@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::query::Params;
 use super::watch::WATCHERS_MAX;
 use super::{Shared, Shares, Who, permit};
-use crate::access::Level;
+use crate::access::{Caller, Level};
 use crate::board::{InstanceView, OperatorView, PlanView};
 
 /// Marks a request that another operator passed on: it is not passed on again.
@@ -17,9 +17,22 @@ const PASSED_ON: &str = "x-redisctl-passed-on";
 
 /// The state of this operator.
 #[utoipa::path(get, path = "/v1/operator", tag = "operator", responses((status = 200, body = OperatorView)))]
-pub(super) async fn operator(State(shared): Shares, uri: Uri) -> Result<Json<OperatorView>, Problem> {
+pub(super) async fn operator(
+    State(shared): Shares,
+    Extension(caller): Who,
+    uri: Uri,
+) -> Result<Json<OperatorView>, Problem> {
     Params::read(&uri, &[])?;
-    Ok(Json(shared.state.board.operator()))
+    Ok(Json(seen_by(Some(&caller), shared.state.board.operator())))
+}
+
+/// What others have said may hold any name: it is told to those who may read all.
+fn seen_by(caller: Option<&Caller>, operator: OperatorView) -> OperatorView {
+    if caller.is_some_and(Caller::sees_all) {
+        return operator;
+    }
+    let frozen = operator.frozen.map(|_| "a token that may read all instances is told why".to_string());
+    OperatorView { frozen, mesos_message: String::new(), ..operator }
 }
 
 /// 200 as long as the process lives.
@@ -35,8 +48,9 @@ pub(super) async fn healthz() -> &'static str {
         (status = 200, body = String),
         (status = 503, description = "Why not", body = Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn readyz(State(shared): Shares) -> Result<&'static str, Problem> {
-    match obstacles(&shared.state.board.operator()).as_slice() {
+pub(super) async fn readyz(State(shared): Shares, caller: Option<Extension<Caller>>) -> Result<&'static str, Problem> {
+    let caller = caller.as_ref().map(|Extension(caller)| caller);
+    match obstacles(&seen_by(caller, shared.state.board.operator())).as_slice() {
         [] => Ok("ok\n"),
         reasons => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reasons.join("; "))),
     }
@@ -62,11 +76,11 @@ fn obstacles(operator: &OperatorView) -> Vec<String> {
 
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "operator", responses((status = 200, body = String)))]
-pub(super) async fn metrics(State(shared): Shares) -> Response {
+pub(super) async fn metrics(State(shared): Shares, Extension(caller): Who) -> Response {
     let metrics = &shared.state.metrics;
     metrics.set_watchers(WATCHERS_MAX - shared.watchers.available_permits());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, metrics.render(&shared.state.board)).into_response()
+    (kind, metrics.render(&shared.state.board, |name| caller.may(Level::Read, name))).into_response()
 }
 
 /// What the operator would do now for an instance, and what it waits for.

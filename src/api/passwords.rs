@@ -11,9 +11,10 @@ use serde::Serialize;
 use super::instances::text;
 use super::problem::Problem;
 use super::query::Params;
+use super::references;
 use super::write;
-use super::{Shares, Who, permit};
-use crate::access::Level;
+use super::{Shares, Who, permit, readable};
+use crate::access::{Caller, Level};
 use crate::board::InstanceView;
 use crate::model::{InstanceRecord, Timestamp};
 use crate::passwords::{Owner, Password, Secret, User};
@@ -75,7 +76,7 @@ pub(super) async fn show(
     let found = Box::pin(state.store.get(&state_key(&name))).await?;
     let record = found.and_then(|item| serde_json::from_slice::<InstanceRecord>(&item.value).ok());
     let record = record.ok_or_else(|| Problem::no_instance(&name))?;
-    let (password, former_until) = newest(&state.store, &name, &record).await?;
+    let (password, former_until) = newest(&state.store, &caller, &name, &record).await?;
     if password.is_some() {
         tracing::info!(instance = name, by = %caller, "its password was shown by the API");
     }
@@ -88,12 +89,14 @@ pub(super) async fn show(
 /// operators and replicas alone, where clients have a secret of the user's own).
 async fn newest(
     store: &Store,
+    caller: &Caller,
     name: &str,
     record: &InstanceRecord,
 ) -> Result<(Option<Password>, Option<Timestamp>), Problem> {
     let Some(auth) = record.auth else { return Ok((None, None)) };
     let unavailable = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
     if let Some(secret) = record.spec.secret() {
+        references::check_use(caller, name, secret)?;
         let found = Box::pin(store.get(&secret_key(secret))).await?;
         let read = found.and_then(|item| Secret::parse(&item.value, item.revision).ok());
         let read = read.ok_or_else(|| unavailable(format!("the store has no secret {secret}")))?;
@@ -175,6 +178,7 @@ pub(super) async fn put_secret(
     let invalid = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why);
     validate_name(&name).map_err(invalid)?;
     let text = text(body, SECRET_BYTES_MAX).await?;
+    permit(&caller, Level::Admin, &name)?; // Again: a body may take its time, and a token may have gone by then.
     Secret::parse(text.as_bytes(), 0).map_err(invalid)?;
     let put = Op::Put { key: secret_key(&name), value: text.into_bytes() };
     let revision = Box::pin(shared.state.store.commit(Txn { guards: Vec::new(), ops: vec![put] })).await?;
@@ -205,7 +209,7 @@ pub(super) async fn delete_secret(
     let views = shared.state.board.list();
     let users: Vec<&str> = views.iter().filter(names_it).map(|view| view.name.as_str()).collect();
     if !users.is_empty() {
-        let detail = format!("{}: clients log in with the secret {name}", users.join(", "));
+        let detail = format!("{}: clients log in with the secret {name}", readable(&caller, &users));
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let key = secret_key(&name);

@@ -136,6 +136,7 @@ pub(super) async fn failover(
     body: Body,
 ) -> Result<(StatusCode, Json<FailingOver>), Problem> {
     Params::read(&uri, &[])?;
+    permit(&caller, Level::Write, &name)?;
     let wrong = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let Failover { to, force } = failover_of(&name, &text(body, BODY_BYTES_MAX).await?).map_err(wrong)?;
     permit(&caller, if force { Level::Admin } else { Level::Write }, &name)?;

@@ -90,8 +90,14 @@ fn respond(shared: &Arc<Shared>, scope: Scope, tell: Tell) -> Result<Response, P
         let detail = format!("{WATCHERS_MAX} watches are open: end some, or ask another operator");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;
-    let stop = shared.shutdown.clone().cancelled_owned();
-    let stream = Watcher::start(Arc::clone(shared), scope, tell).take_until(stop).map(move |event| {
+    let (stop, caller) = (shared.shutdown.clone(), scope.caller.clone());
+    let ends = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = caller.withdrawn() => {}
+        }
+    };
+    let stream = Watcher::start(Arc::clone(shared), scope, tell).take_until(Box::pin(ends)).map(move |event| {
         let _held = &permit; // As long as the stream is.
         Ok::<Event, Infallible>(event)
     });

@@ -11,11 +11,13 @@ use serde_json::Value;
 
 use super::ApiState;
 use super::audit::Audit;
+use super::permit;
 use super::problem::Problem;
-use crate::access::Caller;
+use super::references;
+use crate::access::{Caller, Level};
 use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
-use crate::spec::{Parsed, join_errors, parse_document, parse_documents};
+use crate::spec::{Parsed, RedisInstance, join_errors, parse_document, parse_documents};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
 /// How often documents are read and decided again when somebody else wrote meanwhile.
@@ -82,7 +84,7 @@ pub async fn apply(
     let mut written: BTreeMap<String, Applied> = BTreeMap::new();
     for attempt in 1.. {
         let stored = read(state, documents).await?;
-        let decisions = decide(documents, &stored, options)?;
+        let decisions = decide(by, documents, &stored, options)?;
         if options.dry_run {
             return Ok(decisions.into_iter().map(|decision| decision.applied).collect());
         }
@@ -115,6 +117,17 @@ struct Stored {
 }
 
 impl Stored {
+    /// The secret that the instance has now: as declared, or as the last good document said.
+    fn secret<'a>(&'a self, old: Option<&'a RedisInstance>) -> Option<&'a str> {
+        let in_force = self.record.as_ref().filter(|_| self.document.is_some()).map(|record| &record.spec);
+        old.map(|old| &old.spec).or(in_force)?.secret()
+    }
+
+    /// The stored document, if it is valid.
+    fn old(&self) -> Option<RedisInstance> {
+        self.document.as_ref().and_then(|document| parse_document(&document.value).ok())
+    }
+
     /// Deletion has been asked for, or is under way.
     fn is_going(&self) -> bool {
         match (&self.document, &self.delete) {
@@ -216,11 +229,19 @@ struct Decision {
     audit: Audit,
 }
 
-fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Options) -> Result<Vec<Decision>, Problem> {
+fn decide(
+    by: &Caller,
+    documents: &[Parsed],
+    stored: &BTreeMap<String, Stored>,
+    options: Options,
+) -> Result<Vec<Decision>, Problem> {
     let (mut decisions, mut going) = (Vec::new(), Vec::new());
     for parsed in documents {
         let name = &parsed.instance.metadata.name;
+        permit(by, Level::Write, name)?; // Here as well: this is where it is used.
         let found = &stored[name];
+        let old = found.old();
+        references::check(by, parsed, found.secret(old.as_ref()))?;
         let read = found.document.as_ref().map_or(0, |document| document.revision);
         if let Some(wanted) = options.if_match.filter(|wanted| *wanted != read) {
             let detail = format!("{name} has revision {read}, and If-Match wants {wanted}");
@@ -229,7 +250,7 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
         if found.is_going() {
             going.push(name.as_str());
         }
-        let result = outcome(parsed, found);
+        let result = outcome(parsed, found, old.as_ref());
         let revision = if result == Outcome::Unchanged || options.dry_run { read } else { 0 };
         let applied = Applied { name: name.clone(), result, revision };
         decisions.push(Decision { applied, read, text: parsed.text.clone(), audit: found.audit.clone() });
@@ -242,10 +263,10 @@ fn decide(documents: &[Parsed], stored: &BTreeMap<String, Stored>, options: Opti
     Ok(decisions)
 }
 
-fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {
+fn outcome(parsed: &Parsed, found: &Stored, old: Option<&RedisInstance>) -> Outcome {
     match &found.document {
         None => Outcome::Created,
-        Some(document) if parse_document(&document.value).is_ok_and(|old| old == parsed.instance) => Outcome::Unchanged,
+        Some(_) if old == Some(&parsed.instance) => Outcome::Unchanged,
         Some(_) => Outcome::Configured,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH, LOCATION};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -59,8 +59,7 @@ impl Client {
             return Err(wrong());
         }
         let usage = |error: anyhow::Error| failure(Exit::Usage, format!("{error:#}"));
-        // No proxy: operators are near, and a proxy of the environment cannot reach 127.0.0.1.
-        let http = crate::tls::http_with(ca_file).map_err(usage)?.no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let http = crate::tls::http_with(ca_file).map_err(usage)?.connect_timeout(CONNECT_TIMEOUT);
         let token = token::header(token_file).map_err(usage)?;
         let http = http.default_headers(token.map(|token| (AUTHORIZATION, token)).into_iter().collect());
         Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
@@ -161,7 +160,8 @@ impl Client {
 
     /// Writes a secret.
     pub async fn put_secret(&self, name: &str, text: String) -> Result<()> {
-        self.done(self.request(Method::PUT, &["v1", "secrets", name]).body(text)).await
+        let request = self.request(Method::PUT, &["v1", "secrets", name]);
+        self.done(request.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(text)).await
     }
 
     /// Deletes a secret.
@@ -230,6 +230,10 @@ impl Client {
     async fn refusal(&self, response: Response) -> anyhow::Error {
         let status = response.status();
         let path = response.url().path().to_string();
+        if let Some(other) = response.headers().get(LOCATION).filter(|_| status.is_redirection()) {
+            let told = format!("{} answers {status} to {path} and names {other:?}", self.server());
+            return failure(Exit::Failed, format!("{told}: the token is not shown there; --server names operators"));
+        }
         let Ok(problem) = response.json::<Problem>().await else {
             return failure(Exit::Failed, format!("{} answers {status} to {path}: no operator does", self.server()));
         };

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use super::args::{LocalArgs, OperatorArgs};
 use super::outcome::{Exit, failure};
 use super::text::print;
+use crate::files;
 use crate::settings::{self, Flags, LocalSettings, OperatorSettings};
 use crate::telemetry;
 
@@ -16,6 +17,7 @@ pub fn operator(args: OperatorArgs) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     telemetry::init(&settings.log)?;
+    files::keep_to_ourselves();
     run(crate::operator::run(settings))
 }
 
@@ -27,9 +29,11 @@ fn settings_of(config: Option<&std::path::Path>, given: Flags) -> Result<Operato
 /// Runs `redisctl local`.
 pub fn local(args: LocalArgs) -> Result<Exit> {
     let log = settings::log_settings(args.log_level, args.log_format).map_err(|error| usage(&error))?;
-    let LocalArgs { agents, listen, sentinel_listen, insecure_no_auth, dir, redis_server, .. } = args;
+    let LocalArgs { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, .. } = args;
     telemetry::init(&log)?;
-    let settings = LocalSettings { agents, listen, sentinel_listen, insecure_no_auth, dir, redis_server, log };
+    files::keep_to_ourselves();
+    let settings =
+        LocalSettings { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, log };
     run(crate::operator::run_local(settings))
 }
 

@@ -192,7 +192,8 @@ impl ClusterConfig {
         let dir = self.work_dir.clone().unwrap_or_else(|| {
             std::env::temp_dir().join(format!("redisctl-local-{}-{:08x}", std::process::id(), rand::random::<u32>()))
         });
-        std::fs::create_dir_all(&dir).with_context(|| format!("make directory {}", dir.display()))?;
+        // Nodes' data is in it.
+        crate::files::private_folder_of_ours(&dir).with_context(|| format!("make directory {}", dir.display()))?;
         Ok(dir)
     }
 }

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, LOCATION};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, LOCATION, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::serve::{IncomingStream, Listener};
@@ -78,7 +79,14 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/master/health", any(async || StatusCode::OK))
         .route("/master/redirect", any(redirect))
         .layer(DefaultBodyLimit::max(CALL_BYTES_MAX))
+        .layer(from_fn(no_pages))
         .with_state(shared)
+}
+
+/// Pages of a browser have nothing to do here; those of others name their origin, whatever they send.
+async fn no_pages(request: Request, next: Next) -> Response {
+    let page = request.headers().contains_key(ORIGIN) || request.headers().contains_key("sec-fetch-site");
+    if page { StatusCode::FORBIDDEN.into_response() } else { next.run(request).await }
 }
 
 async fn redirect(State(shared): State<Arc<Shared>>) -> Response {

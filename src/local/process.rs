@@ -93,7 +93,7 @@ impl Command {
     }
 
     fn spawn(mut self) -> Result<Child> {
-        std::fs::create_dir_all(&self.sandbox).with_context(|| format!("make {}", self.sandbox.display()))?;
+        crate::files::private_folder(&self.sandbox).with_context(|| format!("make {}", self.sandbox.display()))?;
         let file = |name: &str| std::fs::File::create(self.sandbox.join(name)).context("make an output file");
         self.command.stdout(file("stdout")?).stderr(file("stderr")?);
         self.command.spawn().with_context(|| format!("start {}", self.command.get_program().display()))

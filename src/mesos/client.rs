@@ -1,7 +1,6 @@
 //! HTTP to a master: credentials, redirects followed by hand, and the operator API's look-ups. I/O.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::RwLock;
 use std::time::Duration;
 
@@ -16,8 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Settings;
+use super::masters::Masters;
 use super::wire::Id;
+use super::{SecretFile, Settings};
 
 /// The scheduler API.
 pub(super) const SCHEDULER_PATH: &str = "/api/v1/scheduler";
@@ -62,8 +62,9 @@ pub(super) struct Failure {
 pub(super) struct Http {
     client: Client,
     scheme: &'static str,
+    masters: Masters,
     principal: Option<String>,
-    secret_file: Option<PathBuf>,
+    secret_file: Option<SecretFile>,
     authorization: RwLock<Option<HeaderValue>>,
 }
 
@@ -73,9 +74,6 @@ impl Http {
     pub(super) fn new(settings: &Settings) -> Result<Http> {
         let client = crate::tls::http_with(settings.ca_file.as_deref())?
             .http1_only()
-            .no_proxy()
-            // Redirects lose the credentials when the host changes: they are followed by hand.
-            .redirect(reqwest::redirect::Policy::none())
             // An ACCEPT must not be sent twice.
             .retry(reqwest::retry::never())
             .connect_timeout(settings.timing.connect)
@@ -85,6 +83,7 @@ impl Http {
         Ok(Http {
             client,
             scheme: settings.masters.scheme(),
+            masters: settings.masters.clone(),
             principal: settings.principal.clone(),
             secret_file: settings.secret_file.clone(),
             authorization: RwLock::default(),
@@ -94,9 +93,7 @@ impl Http {
     /// Reads the secret; answers whether it has changed since the last time.
     pub(super) async fn load_credentials(&self) -> Result<bool> {
         let (Some(principal), Some(file)) = (&self.principal, &self.secret_file) else { return Ok(false) };
-        let secret = tokio::fs::read_to_string(file)
-            .await
-            .with_context(|| format!("read the Mesos secret from {}", file.display()))?;
+        let secret = file.read().await?;
         let pair = format!("{principal}:{}", secret.trim_end_matches(['\r', '\n']));
         let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
         let mut header = HeaderValue::from_str(&format!("Basic {encoded}")).context("make the Authorization header")?;
@@ -127,6 +124,12 @@ impl Http {
         request.send().await
     }
 
+    /// Whether a redirect there is followed. Where we have credentials to lose, only to a master that people or
+    /// `ZooKeeper` have named: who takes them takes our tasks as well.
+    fn trusts(&self, master: &str) -> bool {
+        self.principal.is_none() || self.masters.knows(master)
+    }
+
     /// One round: posts to the candidates, one after another and wherever they redirect to, until
     /// one answers 2xx. Each has `wait` for it.
     pub(super) async fn post_to_leader(
@@ -146,6 +149,11 @@ impl Http {
                 Ok(Err(error)) => describe(error),
                 Ok(Ok(response)) if response.status().is_success() => return Ok((master, response)),
                 Ok(Ok(response)) if response.status().is_redirection() => match target_of(self.scheme, &response) {
+                    Ok(target) if !self.trusts(&target) => format!(
+                        "it redirects to {target}, which is not among the masters of --mesos: the credentials of \
+                         {} are not sent there; name it in --mesos if it is a master",
+                        self.principal.as_deref().unwrap_or_default()
+                    ),
                     Ok(target) if redirects < REDIRECTS_MAX => {
                         redirects += 1;
                         candidates.push_front(target);
@@ -169,7 +177,7 @@ impl Http {
         if status == 401 {
             return match (&self.principal, &self.secret_file) {
                 (Some(principal), Some(file)) => {
-                    format!("it refuses the secret of principal {principal} in {} (401)", file.display())
+                    format!("it refuses the secret of principal {principal} in {} (401)", file.path().display())
                 }
                 _ => "it wants a principal and a secret (401), and none are set".to_string(),
             };

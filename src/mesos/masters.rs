@@ -135,7 +135,7 @@ impl Address {
     fn resolved(&self) -> Result<Address> {
         let Address::File(path) = self else { return Ok(self.clone()) };
         let at = || format!("--mesos file://{}", path.display());
-        let text = std::fs::read_to_string(path).with_context(at)?;
+        let text = String::from_utf8(crate::files::read(path).with_context(at)?).with_context(at)?;
         let address: Address = text.trim().parse().with_context(at)?;
         ensure!(!matches!(address, Address::File(_)), "{}: it names another file", at());
         Ok(address)
@@ -177,6 +177,15 @@ impl Masters {
     /// These masters, without TLS.
     pub fn named(hosts: Vec<String>) -> Masters {
         Masters { tls: false, source: Source::Named(Arc::new(hosts)) }
+    }
+
+    /// Whether people or `ZooKeeper` have named this master.
+    pub(super) fn knows(&self, master: &str) -> bool {
+        let is_it = |named: &str| named.trim().eq_ignore_ascii_case(master);
+        match &self.source {
+            Source::Named(hosts) => hosts.iter().any(|host| is_it(host)),
+            Source::Detected(detector) => detector.leader.borrow().as_ref().is_ok_and(|leader| is_it(leader)),
+        }
     }
 
     /// Whether there is none, and there never will be.
@@ -224,10 +233,25 @@ impl Masters {
 // ---------------------------------------------------------------------------------------------
 // ZooKeeper
 
-/// Follows who leads, for ever.
+/// What the file says now, read off the threads that lead.
+async fn resolved(address: &Address) -> Result<Address> {
+    let address = address.clone();
+    tokio::task::spawn_blocking(move || address.resolved()).await.context("read the masters' address")?
+}
+
+/// Follows who leads, for ever. A file that is broken or gone leaves what it last said in force.
 async fn detect(address: Address, out: watch::Sender<Result<String, String>>) {
+    let mut known: Option<Address> = None;
     loop {
-        let why = match address.resolved() {
+        let found = match (resolved(&address).await, &known) {
+            (Err(error), Some(known)) => {
+                warn!("{error:#}; {known} stays in use");
+                Ok(known.clone())
+            }
+            (found, _) => found,
+        };
+        known = found.as_ref().ok().filter(|found| matches!(found, Address::ZooKeeper(_))).cloned().or(known);
+        let why = match found {
             Ok(Address::ZooKeeper(zk)) => {
                 let Err(error) = session(&address, &zk, &out).await;
                 format!("{error:#}")
@@ -294,7 +318,7 @@ async fn session(
             },
         }
         // What cannot be read may be half written: the session goes on.
-        if let Ok(now) = address.resolved() {
+        if let Ok(now) = resolved(address).await {
             ensure!(matches!(&now, Address::ZooKeeper(now) if now == zk), "{address} names {now} now");
         }
     }

@@ -33,6 +33,7 @@ mod client;
 mod masters;
 pub mod recordio;
 mod room;
+mod secret;
 mod session;
 mod subscriber;
 pub mod task;
@@ -41,6 +42,7 @@ pub mod wire;
 pub use client::{FrameworkInfo, frameworks};
 pub use masters::{Address, FORMS, Masters};
 pub use room::rooms;
+pub use secret::SecretFile;
 pub use session::{NotSent, Session};
 
 /// Four weeks: an operator that is away for a holiday does not cost anybody's data.
@@ -75,7 +77,7 @@ pub struct Settings {
     pub principal: Option<String>,
     /// Holds the principal's secret; read again at every subscription and when it is refused. None:
     /// no authentication.
-    pub secret_file: Option<PathBuf>,
+    pub secret_file: Option<SecretFile>,
     /// The user on the agents that tasks run as.
     pub user: String,
     /// The framework's name, for people.

@@ -94,11 +94,11 @@ families! { OfNodes:
     saved "redisctl_node_last_save_timestamp_seconds" "gauge" "When the data was last saved, or the start.",
 }
 
-/// Appends all that is known of instances and nodes.
-pub(super) fn render(metrics: &Metrics, board: &Board, now: Timestamp, out: &mut String) {
+/// Appends all that is known of these instances and their nodes.
+pub(super) fn render(metrics: &Metrics, board: &Board, shows: impl Fn(&str) -> bool, now: Timestamp, out: &mut String) {
     let (mut instances, mut nodes) = (OfInstances::new(), OfNodes::new());
-    for view in board.list() {
-        of_instance(&view, metrics.gaps(&view.name), &mut instances);
+    for view in board.list().iter().filter(|view| shows(&view.name)) {
+        of_instance(view, metrics.gaps(&view.name), &mut instances);
         let master = view.status.nodes.iter().find(|node| node.role == Role::Master);
         let master_offset = master.and_then(|master| board.measured(&master.task_id)).map(|measured| measured.offset);
         // The record of a dead replica stays for as long as its process may run, which nobody is to be woken up for.

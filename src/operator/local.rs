@@ -1,5 +1,6 @@
 //! The local mode: an operator, its store and a local cluster in one process. I/O.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -25,6 +26,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     forget_nodes(&store).await.context("forget the nodes of an earlier local cluster")?;
     let flags = Flags {
         insecure_no_auth: Some(settings.insecure_no_auth),
+        allowed_hosts: settings.allowed_hosts,
         store: Some("file:unused".to_string()), // It is open already.
         mesos: Some(format!("http://{}", cluster.master_address())),
         listen: Some(listen),
@@ -40,11 +42,12 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
 /// The directory of a local cluster; a temporary one is removed when the second value is dropped.
 fn local_dir(given: Option<&std::path::Path>) -> Result<(PathBuf, Option<TemporaryDir>)> {
     if let Some(dir) = given {
-        std::fs::create_dir_all(dir).with_context(|| format!("--dir {}", dir.display()))?;
+        // Of one that is there, only what we put into it is ours to close.
+        crate::files::private_folder(dir).with_context(|| format!("--dir {}", dir.display()))?;
         return Ok((dir.to_path_buf(), None));
     }
     let dir = std::env::temp_dir().join(format!("redisctl-local-{}", candidate_id()));
-    std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+    std::fs::DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("create {}", dir.display()))?;
     Ok((dir.clone(), Some(TemporaryDir(dir))))
 }
 

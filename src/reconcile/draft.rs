@@ -61,6 +61,8 @@ const WRITES_MAX: usize = 120;
 /// A subscription is this old before anything is launched or scaled down under it: Mesos first says
 /// which tasks of ours it knows, and one that is not recorded means that the store has lost something.
 pub const SETTLE_MS: u64 = 300;
+/// The reason may name tasks of other instances: whoever may read all is told it (`redisctl version`).
+pub const FROZEN: &str = "the operator is frozen; `redisctl version` says why to a token that may read all";
 const JUST_SUBSCRIBED: &str = "Mesos has just been subscribed to, and may know tasks that are not recorded";
 
 /// How the instance ends, when it ends.
@@ -183,8 +185,8 @@ impl<'a> Draft<'a> {
 
     /// Whether Mesos can be told to launch and kill; the reason when not.
     pub fn may_act(&self) -> Result<(), String> {
-        if let Some(reason) = self.o.frozen {
-            return Err(format!("the operator is frozen: {reason}"));
+        if self.o.frozen.is_some() {
+            return Err(FROZEN.to_string());
         }
         match self.o.session {
             Session::Subscribed { since, .. } if self.o.now.since_ms(*since) < SETTLE_MS => {

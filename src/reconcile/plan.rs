@@ -11,7 +11,7 @@ use crate::failover;
 use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, Passwords, RequestKind, TaskRecord};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
-use crate::reconcile::draft::{Draft, Ending, Observed, SETTLE_MS};
+use crate::reconcile::draft::{Draft, Ending, FROZEN, Observed, SETTLE_MS};
 use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
 use crate::reconcile::replication::{configure, cut_foreign, handle_data_loss, note_initialized, repair_roles};
 use crate::reconcile::report;
@@ -168,8 +168,8 @@ fn delete(d: &mut Draft) -> bool {
         }
         return false;
     }
-    if let Some(reason) = d.o.frozen {
-        d.wait(format!("deletion: the operator is frozen: {reason}"));
+    if d.o.frozen.is_some() {
+        d.wait(format!("deletion: {FROZEN}"));
         return true;
     }
     if let Some(record) = d.record.as_mut().filter(|_| !begun) {

@@ -73,7 +73,7 @@ pub(super) const fn command(
     Command { name, arity, answer }
 }
 
-const COMMANDS: [Command; 13] = [
+pub(super) const COMMANDS: [Command; 13] = [
     command("auth", -2, auth),
     command("client", -2, client),
     command("command", -1, command_table),

@@ -38,6 +38,11 @@ impl Client {
         self.caller.is_none()
     }
 
+    /// The token that it has shown is withdrawn.
+    pub fn is_withdrawn(&self) -> bool {
+        self.caller.as_ref().is_some_and(Caller::is_withdrawn)
+    }
+
     /// Who it is.
     pub fn caller(&self) -> Option<&Caller> {
         self.caller.as_ref()

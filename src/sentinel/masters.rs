@@ -11,7 +11,7 @@ use crate::access::Level;
 use crate::board::InstanceView;
 
 /// The subcommands of SENTINEL, with how many words each has (at least, if negative).
-const SUBCOMMANDS: [Command; 12] = [
+pub(super) const SUBCOMMANDS: [Command; 12] = [
     command("ckquorum", 3, ckquorum),
     command("failover", 3, failover),
     command("get-master-addr-by-name", 3, address),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
+use crate::access::Level;
 use crate::api::{ApiState, request_failover};
 use crate::board::{Board, BoardChange};
 use crate::clock::now;
@@ -42,6 +43,13 @@ mod view;
 mod wire;
 
 pub use view::{parts, run_id};
+
+/// The commands, and in how many words each is asked: of SENTINEL, its subcommands.
+pub fn command_names() -> Vec<(String, i64)> {
+    let all = commands::COMMANDS.iter().map(|command| (command.name.to_string(), command.arity));
+    let of_sentinel = masters::SUBCOMMANDS.iter().map(|command| (format!("sentinel {}", command.name), command.arity));
+    all.filter(|(name, _)| name != "sentinel").chain(of_sentinel).collect()
+}
 
 /// Connections at once, as Redis' `maxclients`.
 const CLIENTS_MAX: usize = 10_000;
@@ -139,7 +147,16 @@ impl Conversation<'_> {
                     None => std::future::pending().await,
                 }
             };
+            let caller = self.client.caller().cloned();
+            let withdrawn = async {
+                match &caller {
+                    Some(caller) => caller.withdrawn().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                biased; // Whoever is a stranger now is neither answered nor told anything.
+                () = withdrawn => return Ok(()),
                 read = self.reader.read_buf(&mut buffer) => {
                     if read? == 0 || !self.answer_all(&mut buffer).await? {
                         return Ok(());
@@ -185,6 +202,9 @@ impl Conversation<'_> {
     }
 
     async fn answer(&mut self, request: &wire::Request) -> bool {
+        if self.client.is_withdrawn() {
+            return false;
+        }
         let sentinel = self.sentinel;
         let operator = sentinel.state.board.operator();
         let sight = Sight {
@@ -203,6 +223,9 @@ impl Conversation<'_> {
             }
             Outcome::Failover(name, caller) => {
                 self.pace(&Method::POST).await;
+                if !caller.may(Level::Write, &name) {
+                    return false; // Withdrawn meanwhile.
+                }
                 let caller = caller.at(self.from);
                 let asked = request_failover(&sentinel.state, &caller, &name, None, false).await;
                 self.reply(

@@ -93,6 +93,11 @@ pub struct Flags {
     #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "BOOL")]
     pub insecure_no_auth: Option<bool>,
+    /// Names that the API may be asked for by (`Host`), with commas between, beside addresses, localhost and
+    /// that of --advertise; looked at where no tokens are needed, so that no web page reaches it by a name of
+    /// its own [default: none]
+    #[arg(long, env = "REDISCTL_ALLOWED_HOSTS", value_name = "NAME")]
+    pub allowed_hosts: Option<String>,
     /// How many requests one address may send to the API in a second; one that changes something counts
     /// as 100 [default: 20000]
     #[arg(long, env = "REDISCTL_RATE_LIMIT", value_name = "NUMBER")]
@@ -176,7 +181,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, mesos_tls, remote_regions, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, rate_limit, tls_certificate,
+            store, mesos, mesos_tls, remote_regions, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, allowed_hosts, rate_limit, tls_certificate,
             tls_key, tls_ca, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,

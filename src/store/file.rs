@@ -193,6 +193,8 @@ fn open_guarded(path: &Path) -> anyhow::Result<(Database, u64, i64)> {
 
 /// The database with its id and revision.
 fn open_database(path: &Path) -> anyhow::Result<(Database, u64, i64)> {
+    // It holds what all passwords follow from. The library would make it as the umask says.
+    crate::files::private_file(path)?;
     let mut db = lock_database(path)?;
     // Reads the whole file, which takes milliseconds: damage shows now, and not as a panic later.
     if !db.check_integrity()? {

@@ -15,9 +15,11 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+mod browser;
 mod connect;
 mod mr_redis;
 mod old;
+mod rights;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -41,6 +41,9 @@ pub struct LocalArgs {
     /// Allow other addresses than loopback ones: everybody who reaches them can do everything
     #[arg(long, env = "REDISCTL_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
+    /// Names that the API may be asked for by, with commas between, beside addresses and localhost
+    #[arg(long, env = "REDISCTL_ALLOWED_HOSTS", value_name = "NAME")]
+    pub allowed_hosts: Option<String>,
     /// Where the store and the files of the nodes are kept [default: a new directory, removed at the
     /// end]
     #[arg(long, value_name = "DIR")]
