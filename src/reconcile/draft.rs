@@ -1,7 +1,7 @@
 //! A plan in the making: working copies of the records, which the planner's steps change; what has
 //! changed in the end becomes the plan's writes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Answer, EventKind, InstanceEvent, InstanceRecord, Leaving, NoAnswer, NodeRecord, RequestKind, Timestamp, node_name,
@@ -110,10 +110,8 @@ pub struct Draft<'a> {
     pub failover: Option<Cause>,
     /// Settings that Redis does not take: the nodes, and what it says.
     pub refused: Vec<(String, Refusal)>,
-    /// Steps are under way, or wait for their turn: not all is done.
-    pub under_way: bool,
-    /// The recorded master is not made one by this plan: it has just failed.
-    unturned: bool,
+    /// The kinds of steps that are under way, or wait for their turn: not all is done.
+    pub stalled: BTreeSet<&'static str>,
 }
 
 impl<'a> Draft<'a> {
@@ -138,8 +136,7 @@ impl<'a> Draft<'a> {
             revisit_at: None,
             failover: None,
             refused: Vec::new(),
-            under_way: false,
-            unturned: false,
+            stalled: BTreeSet::new(),
         }
     }
 
@@ -211,15 +208,12 @@ impl<'a> Draft<'a> {
 
     /// Something to do after the writes, unless it is under way or has just failed: then it is waited for.
     pub fn step(&mut self, action: Action, why: impl Into<String>) {
-        let rests_on_it = matches!(action, Action::Promote { .. } | Action::SwitchOver { .. });
         let follows = matches!(action, Action::Follow { .. } | Action::Kick { .. });
-        if follows && self.unturned {
+        if follows && ["promote", "switchOver"].iter().any(|kind| self.stalled.contains(kind)) {
             return; // Its master is not one yet.
         }
         if self.is_its_turn(&action) {
             self.steps.push(Step { action, why: why.into() });
-        } else {
-            self.unturned |= rests_on_it;
         }
     }
 
@@ -240,7 +234,7 @@ impl<'a> Draft<'a> {
                 self.revisit(at);
             }
         }
-        self.under_way = true;
+        self.stalled.insert(action.kind());
         false
     }
 

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::failover::redis::{Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
-use crate::model::{Launch, MesosCall, NodeRecord, Role};
+use crate::model::{Address, Launch, MesosCall, NodeRecord, Role};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
 use crate::reconcile::stored::merge_events;
@@ -394,19 +394,25 @@ impl Ports {
                 }
             }
             Action::Configure { task_id, node, settings } => {
-                let applied = self.redis.configure(&node, &settings).await;
-                let refused = applied.refused.iter().map(|r| format!("it does not take {} {:?}: {}", r.name, r.value, r.words));
-                let told: Vec<String> = refused.chain(applied.failed.clone()).collect();
-                self.note(task_id.clone(), Done::Configured(applied)).await;
-                if !told.is_empty() {
-                    bail!("configure task {task_id}: {}", told.join("; "));
-                }
+                self.configure(task_id, &node, &settings).await?;
             }
             Action::Acknowledge { task_id, agent_id, uuid } => {
                 let call = MesosCall::Acknowledge { task_id: task_id.clone(), agent_id, uuid: uuid.clone() };
                 self.mesos.send(self.subscription, call).with_context(|| format!("acknowledge {task_id}"))?;
                 self.note(task_id, Done::Acknowledged(uuid)).await;
             }
+        }
+        Ok(())
+    }
+
+    /// What came of it is told whole: an error is for the log.
+    async fn configure(&self, task_id: String, node: &Address, settings: &[(String, String)]) -> anyhow::Result<()> {
+        let applied = self.redis.configure(node, settings).await;
+        let refused = applied.refused.iter().map(|r| format!("it does not take {} {:?}: {}", r.name, r.value, r.words));
+        let told: Vec<String> = refused.chain(applied.failed.clone()).collect();
+        self.note(task_id.clone(), Done::Configured(applied)).await;
+        if !told.is_empty() {
+            bail!("configure task {task_id}: {}", told.join("; "));
         }
         Ok(())
     }

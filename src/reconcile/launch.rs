@@ -185,7 +185,7 @@ fn line(key: &str, value: &str) -> String {
         format!("\"{escaped}\"")
     };
     let words: Vec<String> = spec::config_words(key, value).into_iter().map(quoted).collect();
-    format!("--{key} {}", words.join(" "))
+    format!("--{} {}", spec::start_name(key), words.join(" "))
 }
 
 /// What makes the node's users at its start: hashes stand for passwords.

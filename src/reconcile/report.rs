@@ -52,7 +52,7 @@ fn status(d: &Draft) -> InstanceStatus {
     let conditions = conditions(d, &master, &nodes);
     let before = d.o.instance.status.as_ref().map(|status| &status.value);
     let ready = conditions.iter().all(|condition| condition.status == ConditionStatus::True);
-    let settled = ready && d.waiting.is_empty() && d.steps.is_empty() && !d.under_way;
+    let settled = ready && d.waiting.is_empty() && d.steps.is_empty() && d.stalled.is_empty();
     let spec_revision = d.record.as_ref().map_or(0, |record| record.spec_revision);
     let observed = if settled { spec_revision } else { before.map_or(0, |status| status.observed_revision) };
     let initialized = d.record.as_ref().is_some_and(|record| record.initialized);

@@ -279,6 +279,11 @@ pub fn start_config(name: &str) -> bool {
     find(name).is_some_and(|directive| directive.told != Told::Running)
 }
 
+/// The name that every version knows: 7.0 knows these with underscores only.
+pub fn start_name(name: &str) -> String {
+    if name.ends_with("-cpulist") { name.replace('-', "_") } else { name.to_string() }
+}
+
 /// A value as Redis takes it on a line of redis.conf: several words, or one, which may be empty.
 pub fn config_words(name: &str, value: &str) -> Vec<String> {
     find(name).map_or_else(|| vec![value.to_string()], |directive| values::words(&directive.takes, value))

@@ -16,7 +16,7 @@ mod tree;
 mod validate;
 mod values;
 
-pub use directives::{config_words, live_config, reads_as, start_config};
+pub use directives::{config_words, live_config, reads_as, start_config, start_name};
 pub use error::{Path, SpecError, Step, join_errors};
 pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
 pub use schema::{components, schema};

@@ -196,6 +196,8 @@ pub(super) fn reads_as(takes: &Takes, value: &str, found: &str) -> bool {
     let words = |text: &str| text.split_whitespace().map(ToString::to_string).collect::<Vec<_>>();
     let numbers = |text: &str| text.split_whitespace().map(|w| w.parse::<f64>().ok()).collect::<Vec<_>>();
     match takes {
+        // Redis reads the one as the other.
+        OneOf(_) if value.eq_ignore_ascii_case("relative") => ["relative", "yes"].contains(&found),
         YesNo | OneOf(_) => value.eq_ignore_ascii_case(found),
         Number(..) => value.parse::<i64>().ok() == found.parse().ok(),
         Bytes(..) | Text(MemoryPart) => {
@@ -255,6 +257,7 @@ mod tests {
     fn what_redis_reads_back_in_its_own_notation_is_what_was_meant() {
         for (takes, value, found) in [
             (YesNo, "Yes", "yes"),
+            (OneOf(&["no", "yes", "relative", "absolute"]), "relative", "yes"),
             (Bytes(0, LONG), "64mb", "67108864"),
             (Text(Save), "3600  1 300 100", "3600 1 300 100"),
             (Text(Save), "", ""),

@@ -197,7 +197,7 @@ pub async fn a_password_that_has_leaked_is_void_at_once_whatever_was_asked_for_b
                 answers.push(cli(&node.address, Some(of), &["PING"]).await);
             }
             let alone = answers[2] == "PONG" && answers[..2].iter().all(|answer| answer.contains("NOAUTH"));
-            if alone { Ok(()) } else { Err(answers) }
+            if alone { Ok(()) } else { Err(answers.join(", ")) }
         })
         .await;
     }
