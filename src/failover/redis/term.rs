@@ -9,16 +9,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tracing::{debug, warn};
 
 use super::commands::Failure;
 use super::connection::Connection;
 use super::{Redis, command};
-use crate::model::{Address, NoAnswer};
+use crate::model::Address;
 
 /// How the names of our connections begin; the term's number follows.
 const PREFIX: &str = "redisctl:";
+/// Connections that are cut in one go: each has a reply.
+const CUT_AT_ONCE: usize = 256;
 
 /// One leader's time in office.
 #[derive(Clone)]
@@ -42,36 +44,36 @@ impl Redis {
         let mut connection = self.connect(node).await.map_err(Failure::Lost)?;
         let ours = self.term.number;
         let name = command(&["CLIENT", "SETNAME", &format!("{PREFIX}{ours}")]);
-        let look = command(&["CLIENT", "LIST", "TYPE", "normal"]);
-        let replies = connection.exchange(&[name, look]).await?;
-        let [Value::Okay, Value::BulkString(clients)] = &replies[..] else {
-            return Err(Failure::Lost(NoAnswer::Garbled));
-        };
-        let clients = String::from_utf8_lossy(clients);
+        connection.exchange(&[name]).await?;
         let (mut earlier, mut latest) = (Vec::new(), ours);
-        for (id, term) in clients.lines().filter_map(commander) {
-            latest = latest.max(term);
-            if term < ours {
-                earlier.push(id);
+        let mut look = |line: &str| {
+            if let Some((id, term)) = commander(line) {
+                latest = latest.max(term);
+                if term < ours {
+                    earlier.push(id);
+                }
             }
-        }
+        };
+        connection.clients("normal", &mut look).await?;
         if latest > ours {
             warn!("{node} is commanded by the leader of term {latest}; ours is {ours}");
             return Err(Failure::Refused(format!("a later leader commands it (term {latest}, ours is {ours})")));
         }
         if !earlier.is_empty() {
             debug!("{node}: cutting {} connections of earlier leaders", earlier.len());
-            let cut: Vec<Cmd> = earlier.iter().map(|id| command(&["CLIENT", "KILL", "ID", id])).collect();
-            connection.exchange(&cut).await?;
+            for some in earlier.chunks(CUT_AT_ONCE) {
+                let cut = |id: &u64| command(&["CLIENT", "KILL", "ID", &id.to_string()]);
+                connection.exchange(&some.iter().map(cut).collect::<Vec<Cmd>>()).await?;
+            }
         }
         Ok(connection)
     }
 }
 
 /// The id and the term of a leader's connection, from its line of CLIENT LIST.
-fn commander(line: &str) -> Option<(&str, i64)> {
+fn commander(line: &str) -> Option<(u64, i64)> {
     let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
-    Some((field("id=")?, field("name=")?.strip_prefix(PREFIX)?.parse().ok()?))
+    Some((field("id=")?.parse().ok()?, field("name=")?.strip_prefix(PREFIX)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -81,7 +83,7 @@ mod tests {
     #[test]
     fn only_names_of_leaders_tell_a_term() {
         let line = |name: &str| format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping");
-        assert_eq!(commander(&line("redisctl:42")), Some(("7", 42)));
+        assert_eq!(commander(&line("redisctl:42")), Some((7, 42)));
         for other in ["", "redisctl", "redisctl:", "redisctl:4x", "worker", "id=8"] {
             assert_eq!(commander(&line(other)), None, "{other:?}");
         }
