@@ -22,11 +22,14 @@ use sha2::{Digest as _, Sha256};
 use tracing::{error, info};
 
 use crate::glob::matches;
+use crate::operator::reloads;
 
 /// Between two looks at whether the file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How a hash is written.
 const HASH_FORM: &str = "sha256: and 64 hexadecimal digits, as `redisctl token` prints it";
+/// Who asks where no tokens are needed.
+const ANYBODY: &str = "anybody";
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 32;
 /// What a token begins with, so that one that has leaked is found.
@@ -85,6 +88,14 @@ impl Caller {
     /// Who it is, for events and logs.
     pub fn name(&self) -> &str {
         &self.grant.name
+    }
+
+    /// By whom what it uses is counted: a token, or an address where there are none.
+    pub fn account(&self) -> String {
+        match self.from {
+            Some(address) if self.name() == ANYBODY => address.to_string(),
+            _ => self.name().to_string(),
+        }
     }
 
     /// Whether this may be done with that instance.
@@ -188,6 +199,8 @@ struct Known {
     /// What told this version of the file from others.
     version: Option<(SystemTime, u64)>,
     looked: Instant,
+    /// How often it was to be read again (SIGHUP).
+    reloads: u64,
 }
 
 impl Access {
@@ -196,7 +209,7 @@ impl Access {
         let Some(path) = path else { return Ok(Access::Open) };
         let version = version(path);
         let grants = read(path)?;
-        let known = Mutex::new(Known { grants, version, looked: Instant::now() });
+        let known = Mutex::new(Known { grants, version, looked: Instant::now(), reloads: reloads() });
         Ok(Access::Tokens(TokenFile { path: path.to_path_buf(), known }))
     }
 
@@ -204,7 +217,7 @@ impl Access {
     pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
         match self {
             Access::Open => Some(Caller::new(Arc::new(Grant {
-                name: "anybody".to_string(),
+                name: ANYBODY.to_string(),
                 hash: Hash([0; 32]),
                 access: Level::Admin,
                 instances: all(),
@@ -222,16 +235,18 @@ impl Access {
 impl TokenFile {
     fn find(&self, hash: &Hash) -> Option<Arc<Grant>> {
         let mut known = self.known.lock().expect("no holder panics");
-        if known.looked.elapsed() >= LOOK_EVERY {
+        if known.looked.elapsed() >= LOOK_EVERY || known.reloads != reloads() {
             self.look(&mut known);
         }
         known.grants.iter().find(|grant| grant.hash.is(hash)).cloned()
     }
 
     fn look(&self, known: &mut Known) {
+        let asked = reloads();
+        let again = std::mem::replace(&mut known.reloads, asked) != asked;
         known.looked = Instant::now();
         let version = version(&self.path);
-        if version == known.version {
+        if version == known.version && !again {
             return;
         }
         match read(&self.path) {

@@ -1,34 +1,28 @@
-//! TLS: HTTP clients that trust a given authority, and a listener whose certificate may change. I/O.
+//! TLS: HTTP clients that trust a given authority, and a server's side whose certificate may change. I/O.
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axum::serve::Listener;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info};
+use tracing::{error, info};
+
+use crate::access::sha256_hex;
+use crate::operator::reloads;
 
 /// Between two looks at whether a certificate's files have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A client that has not shaken hands by then is let go.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes at once: each costs about a millisecond of a core.
-const HANDSHAKES_MAX: usize = 256;
-/// Between two tries to take a connection when the system has no more files.
-const BREATH: Duration = Duration::from_millis(100);
 
 /// A builder of HTTP clients. All of ours come from here: rustls has to be told once what computes for it.
 pub fn http() -> reqwest::ClientBuilder {
@@ -58,15 +52,12 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What tells one version of both files from another.
-type Version = [Option<(SystemTime, u64)>; 2];
+/// What tells one version of both files from another: what is in them. (A file may be replaced with its time kept.)
+type Version = [Option<String>; 2];
 
 impl Files {
     fn version(&self) -> Version {
-        [&self.certificate, &self.key].map(|path| {
-            let data = std::fs::metadata(path).ok()?;
-            Some((data.modified().ok()?, data.len()))
-        })
+        [&self.certificate, &self.key].map(|path| std::fs::read(path).ok().map(sha256_hex))
     }
 
     fn read(&self) -> Result<CertifiedKey> {
@@ -88,7 +79,15 @@ impl Files {
 /// The certificate as the files last had it.
 struct Current {
     files: Files,
-    known: Mutex<(Arc<CertifiedKey>, Version, Instant)>,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    key: Arc<CertifiedKey>,
+    version: Version,
+    looked: Instant,
+    /// See [`reloads`].
+    reloads: u64,
 }
 
 impl fmt::Debug for Current {
@@ -100,84 +99,52 @@ impl fmt::Debug for Current {
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut known = self.known.lock().expect("no holder panics");
-        let (key, version, looked) = &mut *known;
-        if looked.elapsed() >= LOOK_EVERY {
-            *looked = Instant::now();
+        let asked = reloads();
+        if known.looked.elapsed() >= LOOK_EVERY || known.reloads != asked {
+            (known.looked, known.reloads) = (Instant::now(), asked);
             let now = self.files.version();
-            if now != *version {
+            if now != known.version {
                 match self.files.read() {
                     Ok(newer) => {
                         info!("the certificate was read again");
-                        *key = Arc::new(newer);
+                        known.key = Arc::new(newer);
                     }
                     Err(error) => error!("{error:#}; the former certificate stays in use"),
                 }
-                *version = now; // A wrong file is told of once.
+                known.version = now; // A wrong file is told of once.
             }
         }
-        Some(key.clone())
+        Some(known.key.clone())
     }
 }
 
-fn acceptor(files: Files) -> Result<TlsAcceptor> {
-    let known = Mutex::new((Arc::new(files.read()?), files.version(), Instant::now()));
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("TLS versions")?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Current { files, known }));
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
+/// The server's side of connections.
+#[derive(Clone)]
+pub struct Server(TlsAcceptor);
 
-/// Takes connections that have shaken hands. One that takes its time holds up no other.
-pub struct TlsListener {
-    accepted: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-    _accepting: AbortOnDropHandle<()>,
-}
-
-impl TlsListener {
-    /// Over a listener for plain connections.
-    pub fn new(listener: TcpListener, files: Files) -> Result<TlsListener> {
-        let (acceptor, address) = (acceptor(files)?, listener.local_addr().context("the API's address")?);
-        let (out, accepted) = mpsc::channel(1);
-        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, acceptor, out)));
-        Ok(TlsListener { accepted, address, _accepting: accepting })
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, out: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let place = places.clone().acquire_owned().await;
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(BREATH).await;
-            continue;
-        };
-        let (acceptor, out) = (acceptor.clone(), out.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => drop(out.send((stream, peer)).await), // The server has ended: so does this.
-                Ok(Err(error)) => debug!("{peer}: {error}"),
-                Err(_) => debug!("{peer}: no handshake in time"),
-            }
-        });
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await, // It ends only with us.
-        }
+impl Server {
+    /// With the certificate in these files, which are read again when they change.
+    pub fn new(files: Files) -> Result<Server> {
+        let version = files.version();
+        let key = Arc::new(files.read()?);
+        let known = Mutex::new(Known { key, version, looked: Instant::now(), reloads: reloads() });
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("TLS versions")?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Current { files, known }));
+        Ok(Server(TlsAcceptor::from(Arc::new(config))))
     }
 
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(self.address)
+    /// Shakes hands with a client that takes no more than some seconds for it.
+    pub async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0.accept(stream)).await;
+        shaken.context("no handshake of TLS in time")?.context("no handshake of TLS")
     }
 }

@@ -7,7 +7,6 @@ use axum::{Extension, Json};
 
 use super::problem::Problem;
 use super::query::Params;
-use super::watch::WATCHERS_MAX;
 use super::{Shared, Shares, Who, permit};
 use crate::access::Level;
 use crate::board::{InstanceView, OperatorView, PlanView};
@@ -62,7 +61,7 @@ fn obstacles(operator: &OperatorView) -> Vec<String> {
 #[utoipa::path(get, path = "/metrics", tag = "operator", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(shared): Shares) -> Response {
     let metrics = &shared.state.metrics;
-    metrics.set_watchers(WATCHERS_MAX - shared.watchers.available_permits());
+    metrics.set_watchers(shared.watchers.lock().expect("no holder panics").count());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, metrics.render(&shared.state.board)).into_response()
 }
