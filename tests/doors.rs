@@ -5,6 +5,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use redisctl::local::{Cluster, ClusterConfig};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use support::{Home, Ports, Process, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -31,13 +32,17 @@ struct Operator {
 
 impl Operator {
     async fn start(home: Home, more: &[&str]) -> Operator {
+        Operator::start_at(home, "http://127.0.0.1:1", more).await
+    }
+
+    async fn start_at(home: Home, mesos: &str, more: &[&str]) -> Operator {
         // This process holds the other ends of all connections.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("the soft limit may be raised");
         let ports = Ports::lease(2);
         let (listen, sentinel) = (format!("127.0.0.1:{}", ports.next()), format!("127.0.0.1:{}", ports.next()));
         let store = format!("file:{}", home.path().join("store.redb").display());
-        let words = ["operator", "--store", &store, "--mesos", "http://127.0.0.1:1", "--listen", &listen];
+        let words = ["operator", "--store", &store, "--mesos", mesos, "--listen", &listen];
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {FILES}; exec \"$0\" \"$@\""), BINARY]);
         let process = home.spawn("operator", command.args(words).args(["--sentinel-listen", &sentinel]).args(more));
@@ -242,4 +247,54 @@ async fn a_limit_of_files_that_is_low_is_told_at_the_start() {
     let operator = Operator::start(Home::new("doors"), &[]).await;
     let log = operator.home.log("operator");
     assert!(log.contains("the limit of open files is 256: enough for"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_few_files_a_hundred_instances_become_ready_and_the_api_answers_all_the_time() {
+    const INSTANCES: usize = 100;
+    let cluster = Cluster::start(ClusterConfig::simulated(10, 5).expect("a free network")).expect("it starts");
+    let operator = Operator::start_at(Home::new("doors"), &format!("http://{}", cluster.master_address()), &[]).await;
+    let client = redisctl::tls::http().build().unwrap();
+    let documents: Vec<String> = (0..INSTANCES).map(document).collect();
+    wait_until("the documents are taken", TIMEOUT, async || {
+        let post = client.post(format!("http://{}/v1/instances", operator.listen)).body(documents.join("---\n"));
+        let answer = post.send().await?;
+        anyhow::ensure!(answer.status().is_success(), "{}", answer.text().await?);
+        anyhow::Ok(())
+    })
+    .await;
+    let ready = format!("redisctl_instances{{phase=\"Ready\"}} {INSTANCES}");
+    wait_until("all are ready", 6 * TIMEOUT, async || {
+        let took = operator.api_answers().await;
+        assert!(took < AT_ONCE, "the API took {took:?}");
+        let metrics = client.get(format!("http://{}/metrics", operator.listen)).send().await?.text().await?;
+        let told = metrics.lines().filter(|line| line.starts_with("redisctl_instances")).collect::<Vec<_>>().join("\n");
+        anyhow::ensure!(metrics.contains(&ready), "{told}");
+        anyhow::Ok(())
+    })
+    .await;
+    let (open, limit) = files(&operator).await;
+    assert!(open < limit, "{open} of {limit} files");
+    let log = operator.home.log("operator");
+    assert!(!log.contains("Too many open files"), "{log}");
+}
+
+fn document(i: usize) -> String {
+    format!(
+        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: i{i}}}\nspec: {{auth: none, replicas: 0, memory: \
+         8Mi, cpus: 0.1}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_watch_outlives_the_times_for_headers_and_requests() {
+    let operator = Operator::start(Home::new("doors"), &[]).await;
+    let mut watch = TcpStream::connect(&operator.listen).await.expect("it listens");
+    watch.write_all(b"GET /v1/instances?watch=true HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("it reads");
+    let begun = Instant::now();
+    let mut buffer = [0; 4096];
+    while begun.elapsed() < Duration::from_secs(35) {
+        let read = tokio::time::timeout(TIMEOUT, watch.read(&mut buffer)).await.expect("signs of life");
+        assert!(read.is_ok_and(|count| count > 0), "it was ended after {:?}", begun.elapsed());
+    }
 }

@@ -172,7 +172,7 @@ impl Drop for Attack {
 }
 
 fn labels(name: &str) -> String {
-    let labels: Vec<String> = (0..LABELS).map(|i| format!("-{i}: !")).collect();
+    let labels: Vec<String> = (0..LABELS).map(|i| format!("\"-{i}\": \"!\"")).collect();
     format!(
         "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}, labels: {{{}}}}}\nspec: {{memory: 16Mi}}\n",
         labels.join(", ")
