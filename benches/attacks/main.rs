@@ -28,9 +28,9 @@ const ROUNDS: usize = 5;
 /// An attack goes on for this long before the master is killed: what it wears out is worn out then.
 const WEARING: Duration = Duration::from_secs(8);
 /// The same for what grows with failures (pauses between tries).
-const WEARING_LONG: Duration = Duration::from_secs(60);
+const WEARING_LONG: Duration = Duration::from_mins(1);
 /// How long a new master is waited for.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// The aim: the median under an attack, as a multiple of the calm one.
 const AIM: f64 = 2.0;
 const NAME: &str = "orders";

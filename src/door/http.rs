@@ -48,13 +48,13 @@ pub async fn serve<S>(stream: S, peer: SocketAddr, place: Arc<Place>, router: Ro
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let routes = TowerToHyperService::new(router);
+    let app = TowerToHyperService::new(router);
     let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(Peer(peer)));
-        let (routes, place) = (routes.clone(), place.clone());
+        let (app, place) = (app.clone(), place.clone());
         async move {
             place.works();
-            let answered = routes.call(request.map(Body::new));
+            let answered = app.call(request.map(Body::new));
             let response = match tokio::time::timeout(REQUEST_TIMEOUT, answered).await {
                 Ok(response) => response?,
                 Err(_) => too_slow(),

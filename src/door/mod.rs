@@ -152,7 +152,7 @@ impl Door {
     }
 }
 
-/// Whether an error of accept() is that of the one connection, which is gone.
+/// Whether an error of `accept` is that of the one connection, which is gone.
 fn is_of_one(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
