@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-monitoring test check lint bench bench-failover bench-calm chaos dist schema rig clients clean packages
+.PHONY: help demo demo-monitoring test check lint bench bench-attacks bench-failover bench-calm chaos dist schema rig clients clean packages
 
 # What building and testing needs of Debian 12, beside Rust and a C compiler.
 BUILD_PACKAGES := gcc protobuf-compiler libprotobuf-dev
@@ -42,6 +42,10 @@ bench: packages rig ## Times on the real Mesos beside bare scripts, and 1,000 in
 ROUNDS ?= 100
 bench-failover: packages rig ## Failover beside Redis Sentinel's in the same run (90 minutes; ROUNDS=10: 10)
 	@cargo bench --bench failover -- $(ROUNDS)
+
+ATTACK_ROUNDS ?= 5
+bench-attacks: packages ## Failover while somebody attacks, beside calm ones of the same run (ATTACK_ROUNDS=20)
+	@cargo bench --bench attacks -- $(ATTACK_ROUNDS)
 
 MINUTES ?= 10
 bench-calm: packages rig ## Full load, saves and 50 ms stalls: no master may be taken for gone (MINUTES=60 SEED=n)

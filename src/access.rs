@@ -26,6 +26,8 @@ use crate::glob::matches;
 
 /// How a hash is written.
 const HASH_FORM: &str = "sha256: and 64 hexadecimal digits, as `redisctl token` prints it";
+/// Who asks where no tokens are needed.
+const ANYBODY: &str = "anybody";
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 32;
 /// A longer text is no token, and is not worth its hash.
@@ -86,6 +88,14 @@ impl Caller {
     /// Who it is, for events and logs.
     pub fn name(&self) -> &str {
         &self.grant.name
+    }
+
+    /// By whom what it uses is counted: a token, or an address where there are none.
+    pub fn account(&self) -> String {
+        match self.from {
+            Some(address) if self.name() == ANYBODY => address.to_string(),
+            _ => self.name().to_string(),
+        }
     }
 
     /// Whether this may be done with that instance, now: never again once its token is withdrawn.
@@ -271,7 +281,7 @@ impl Access {
     pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
         match self {
             Access::Open => Some(Caller::new(Arc::new(Grant {
-                name: "anybody".to_string(),
+                name: ANYBODY.to_string(),
                 hash: Hash([0; 32]),
                 access: Level::Admin,
                 instances: all(),

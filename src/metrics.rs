@@ -60,6 +60,10 @@ pub struct Metrics {
     http: IntCounterVec,
     watchers: IntGauge,
     stale_s: IntGauge,
+    connections: IntGaugeVec,
+    connections_refused: IntCounterVec,
+    open_files: IntGauge,
+    open_files_limit: IntGauge,
     events: IntCounterVec,
     failovers: IntCounterVec,
     write_gaps: HistogramVec,
@@ -163,6 +167,14 @@ impl Metrics {
                 "redisctl_stale_seconds",
                 "Since when the store cannot be read: what is told of instances is as old as this. 0: it is not old.",
             ),
+            connections: make.gauge("redisctl_connections", "Open connections of clients.", &["listener"]),
+            connections_refused: make.counter(
+                "redisctl_connections_refused_total",
+                "Connections of clients that were refused or ended, by the bound that they met.",
+                &["listener", "reason"],
+            ),
+            open_files: make.number("redisctl_open_files", "Files that the operator has open, connections included."),
+            open_files_limit: make.number("redisctl_open_files_limit", "How many it may have open."),
             registry: make.0,
             started: Instant::now(),
             mesos_event_ms: AtomicU64::new(0),
@@ -178,6 +190,9 @@ impl Metrics {
         for cause in Cause::ALL.map(Cause::word) {
             self.failovers.with_label_values(&[cause]);
             self.write_gaps.with_label_values(&[cause]);
+        }
+        for listener in ["api", "sentinel"] {
+            self.connections_refused.with_label_values(&[listener, "waiting"]);
         }
         for op in ["get", "list", "commit"] {
             self.store_errors.with_label_values(&[op]);
@@ -275,6 +290,22 @@ impl Metrics {
     pub(crate) fn http(&self, route: &str, method: &str, code: u16, took: Duration) {
         self.http_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
         self.http.with_label_values(&[route, method, &code.to_string()]).inc();
+    }
+
+    /// Open connections of clients.
+    pub(crate) fn set_connections(&self, listener: &'static str, open: usize) {
+        self.connections.with_label_values(&[listener]).set(gauge(open));
+    }
+
+    /// A client's connection was refused, or ended, for this reason.
+    pub(crate) fn connection_refused(&self, listener: &'static str, reason: &'static str) {
+        self.connections_refused.with_label_values(&[listener, reason]).inc();
+    }
+
+    /// Files that are open, and how many may be.
+    pub(crate) fn set_files(&self, open: usize, limit: usize) {
+        self.open_files.set(gauge(open));
+        self.open_files_limit.set(gauge(limit));
     }
 
     /// Open watches of the API.

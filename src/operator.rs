@@ -17,8 +17,10 @@ use crate::access::Access;
 use crate::api::{self, ApiState, Limit};
 use crate::board::{Board, Peer};
 use crate::clock::now;
+use crate::door::{Door, Gate, Threads};
 use crate::failover::redis::{Prober, Redis, Term, Watches};
 use crate::files;
+use crate::open_files::{self, Shares};
 use crate::mesos::{self, Masters};
 use crate::metrics::Metrics;
 use crate::passwords::Key;
@@ -37,9 +39,10 @@ use crate::reconcile::{framework, keys};
 use crate::sentinel;
 use crate::settings::{Listen, OperatorSettings};
 use crate::store::{Candidate, LEADER_KEY, Leadership, Process, Store};
-use crate::tls::TlsListener;
+use crate::tls;
 
 mod local;
+mod signals;
 
 pub use local::run_local;
 
@@ -63,23 +66,14 @@ struct Operator {
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
 pub async fn run(settings: OperatorSettings) -> Result<()> {
-    raise_open_files();
+    open_files::raise_limit();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
-    let stop = stop_signal()?;
+    let stop = signals::listen(false)?;
     let store = tokio::select! {
         store = open_store(&settings.store) => store?,
         () = stop.cancelled() => return Ok(()),
     };
     Box::pin(serve(settings, store, listener, stop)).await
-}
-
-/// Each node costs a connection, and many systems allow a process 1,024 files unless it asks for more.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!("raise the limit of open files from {:?}: {error}; connections beyond it are not kept", limit.current);
-    }
 }
 
 async fn open_store(url: &str) -> Result<Store> {
@@ -93,22 +87,6 @@ async fn open_store(url: &str) -> Result<Store> {
             Err(error) => return Err(error),
         }
     }
-}
-
-fn stop_signal() -> Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let told = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        info!("told to stop; nodes run on");
-        told.cancel();
-    });
-    Ok(stop)
 }
 
 async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, stop: CancellationToken) -> Result<()> {
@@ -129,18 +107,22 @@ async fn serve(settings: OperatorSettings, store: Store, listener: TcpListener, 
     };
     info!("API: {}", settings.advertise);
     let sentinel = sentinel_listener(&settings).await?;
-    let stopped = stop.clone().cancelled_owned();
-    let api = match settings.tls() {
-        Some(files) => tokio::spawn(api::serve(TlsListener::new(listener, files)?, state.clone(), stopped)),
-        None => tokio::spawn(api::serve(listener, state.clone(), stopped)),
-    };
-    let api = AbortOnDropHandle::new(api);
+    let (shares, threads) = (Shares::of_process(), Threads::start()?);
+    let door = |name, listener, most| Door::new(listener, Gate::new(name, most, metrics.clone()));
+    let tls = settings.tls().map(tls::Server::new).transpose()?;
     let me = peer(&settings, sentinel.as_ref())?;
+    let api = door("api", listener, shares.api)?;
+    let api = AbortOnDropHandle::new(threads.spawn(api::serve(api, tls, state.clone(), stop.clone())));
     let _peers = AbortOnDropHandle::new(tokio::spawn(peers::run(store.clone(), me.clone(), board.clone())));
-    let _sentinel = sentinel.map(|listener| {
-        info!("Sentinel: {}", me.sentinel.as_deref().unwrap_or_default());
-        AbortOnDropHandle::new(tokio::spawn(sentinel::serve(listener, state, me.id, stop.clone())))
-    });
+    let _files = AbortOnDropHandle::new(tokio::spawn(open_files::watch(board.clone(), metrics.clone())));
+    let _sentinel = match sentinel {
+        Some(listener) => {
+            info!("Sentinel: {}", me.sentinel.as_deref().unwrap_or_default());
+            let sentinel = door("sentinel", listener, shares.sentinel)?;
+            Some(AbortOnDropHandle::new(threads.spawn(sentinel::serve(sentinel, state, me.id, stop.clone()))))
+        }
+        None => None,
+    };
     let operator = Operator { settings, masters, store, board, metrics, seen: Arc::default() };
     tokio::select! {
         outcome = operator.lead_for_ever() => outcome?,

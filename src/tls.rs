@@ -1,33 +1,24 @@
-//! TLS: HTTP clients that trust a given authority, and a listener whose certificate may change. I/O.
+//! TLS: HTTP clients that trust a given authority, and a server's side whose certificate may change. I/O.
 
-use std::io;
-use std::net::SocketAddr;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use axum::serve::Listener;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
 
 use crate::files::{Followed, Source, Words};
 
 /// A client that has not shaken hands by then is let go.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes at once: each costs about a millisecond of a core.
-const HANDSHAKES_MAX: usize = 256;
-/// Between two tries to take a connection when the system has no more files.
-const BREATH: Duration = Duration::from_millis(100);
 
 /// A builder of HTTP clients. All of ours come from here: rustls has to be told once what computes for it.
 ///
@@ -98,65 +89,31 @@ impl ResolvesServerCert for Current {
     }
 }
 
-fn acceptor(files: Files) -> Result<TlsAcceptor> {
-    let current = Current(files.follow()?);
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("TLS versions")?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(current));
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
+/// The server's side of connections.
+#[derive(Clone)]
+pub struct Server(TlsAcceptor);
 
-/// Takes connections that have shaken hands. One that takes its time holds up no other.
-pub struct TlsListener {
-    accepted: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-    _accepting: AbortOnDropHandle<()>,
-}
-
-impl TlsListener {
-    /// Over a listener for plain connections.
-    pub fn new(listener: TcpListener, files: Files) -> Result<TlsListener> {
-        let (acceptor, address) = (acceptor(files)?, listener.local_addr().context("the API's address")?);
-        let (out, accepted) = mpsc::channel(1);
-        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, acceptor, out)));
-        Ok(TlsListener { accepted, address, _accepting: accepting })
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, out: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let place = places.clone().acquire_owned().await;
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(BREATH).await;
-            continue;
-        };
-        let (acceptor, out) = (acceptor.clone(), out.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => drop(out.send((stream, peer)).await), // The server has ended: so does this.
-                Ok(Err(error)) => debug!("{peer}: {error}"),
-                Err(_) => debug!("{peer}: no handshake in time"),
-            }
-        });
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await, // It ends only with us.
-        }
+impl Server {
+    /// With the certificate in these files, which are read again when they change.
+    pub fn new(files: Files) -> Result<Server> {
+        let current = Current(files.follow()?);
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("TLS versions")?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(current));
+        Ok(Server(TlsAcceptor::from(Arc::new(config))))
     }
 
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(self.address)
+    /// Shakes hands with a client that takes no more than some seconds for it.
+    pub async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.0.accept(stream)).await;
+        shaken.context("no handshake of TLS in time")?.context("no handshake of TLS")
     }
 }

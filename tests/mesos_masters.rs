@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redisctl::mesos::{Masters, Session, Settings, Timing};
 use redisctl::model::MesosEvent;
-use redisctl::tls::{Files, TlsListener};
+use redisctl::tls::{Files, Server};
 use serde_json::json;
 use support::{Home, Mesos, Ports, Process, wait_until};
 use tokio::net::{TcpListener, TcpStream};
@@ -207,14 +207,15 @@ fn certificate(home: &Home) -> Files {
 /// Takes TLS off what comes, and passes it on to a master: what is not of the protocol in a master that
 /// speaks TLS itself.
 async fn front(mesos: &Mesos, files: Files) -> (String, AbortOnDropHandle<()>) {
-    use axum::serve::Listener as _;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut listener = TlsListener::new(listener, files).unwrap();
+    let tls = Server::new(files).unwrap();
     let master = mesos.master_address();
     let task = tokio::spawn(async move {
         loop {
-            let (mut client, _) = listener.accept().await;
+            let (client, _) = listener.accept().await.unwrap();
+            // A client that does not know the authority breaks it off.
+            let Ok(mut client) = tls.shake_hands(client).await else { continue };
             let mut server = TcpStream::connect(&master).await.unwrap();
             tokio::spawn(async move {
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await; // Either end is the end.

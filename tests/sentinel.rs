@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use redisctl::api::{ApiState, Limit};
 use redisctl::board::{Board, InstanceView};
+use redisctl::door::{Door, Gate};
 use redisctl::model::{Role, Timestamp};
 use redisctl::sentinel;
 use redisctl::spec::parse_document;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+const CLIENTS_MAX: usize = 10_000;
 /// A reply that has not come then will not come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -96,7 +98,8 @@ async fn serve(board: &Arc<Board>, limit: Limit, stop: &CancellationToken) -> (S
     let state = ApiState { limit: Arc::new(limit), ..ApiState::open(Arc::clone(board), store, Arc::default()) };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it listens").to_string();
-    tokio::spawn(sentinel::serve(listener, state, sentinel::run_id("me"), stop.clone()));
+    let door = Door::new(listener, Gate::new("sentinel", CLIENTS_MAX, Arc::default())).expect("a door");
+    tokio::spawn(sentinel::serve(door, state, sentinel::run_id("me"), stop.clone()));
     (address, folder)
 }
 

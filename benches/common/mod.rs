@@ -35,11 +35,16 @@ pub struct Operator {
 impl Operator {
     /// `redisctl operator` with its default settings, on a free port. Does not wait for anything.
     pub fn spawn(store: &str, mesos: &str) -> Operator {
+        Operator::spawn_with(store, mesos, &[])
+    }
+
+    /// The same with these words more.
+    pub fn spawn_with(store: &str, mesos: &str, more: &[&str]) -> Operator {
         let (ports, home) = (Ports::lease(2), Home::new("bench-operator"));
         let listen = format!("127.0.0.1:{}", ports.next());
         let sentinel = format!("127.0.0.1:{}", ports.next());
         let listen_at = ["--listen", &listen, "--sentinel-listen", &sentinel, "--insecure-no-auth"];
-        let args = [&["operator", "--store", store, "--mesos", mesos][..], &listen_at].concat();
+        let args = [&["operator", "--store", store, "--mesos", mesos][..], &listen_at, more].concat();
         let mut operator = Operator {
             process: Process::none(),
             home,

@@ -10,30 +10,26 @@
 //! Any operator answers, leader or not; only a plan is asked of the leader ([`operator`]). Whatever
 //! goes wrong is answered as a problem (RFC 9457), also what the framework refuses by itself.
 
-use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::serve::{IncomingStream, Listener};
 use axum::{Extension, Router};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Caller, Level};
 use crate::board::Board;
+use crate::door::{Door, http};
 use crate::mesos;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::tls::TlsListener;
-use problem::{PROBLEM_JSON, Problem};
+use crate::tls;
+use problem::PROBLEM_JSON;
 
 mod audit;
 mod browser;
@@ -59,6 +55,7 @@ mod write;
 pub use limit::Limit;
 pub use openapi::openapi;
 pub use routes::{Needs, routes};
+pub use problem::Problem;
 pub(crate) use write::request_failover;
 
 /// How long requests under way may take when the operator stops.
@@ -102,8 +99,8 @@ impl ApiState {
 /// What all handlers share.
 struct Shared {
     state: ApiState,
-    /// One permit for each open watch.
-    watchers: Arc<Semaphore>,
+    /// Open watches, by who has them.
+    watchers: Arc<Mutex<watch::Watchers>>,
     /// Ends the watches: they would keep a stopping server for ever.
     shutdown: CancellationToken,
 }
@@ -111,22 +108,6 @@ struct Shared {
 type Shares = State<Arc<Shared>>;
 /// Who asks.
 type Who = Extension<Caller>;
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(SocketAddr);
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Peer {
-        Peer(*stream.remote_addr())
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Peer {
-        Peer(*stream.remote_addr())
-    }
-}
 
 /// A client by which operators ask each other; they are near.
 pub fn peers(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client> {
@@ -158,32 +139,26 @@ pub fn router(state: ApiState) -> Router {
     app(state, CancellationToken::new())
 }
 
-/// Serves the API until `shutdown` completes; requests under way are finished, watches are ended.
-pub async fn serve<L>(listener: L, state: ApiState, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()>
-where
-    L: Listener<Addr = SocketAddr>,
-    Peer: for<'a> Connected<IncomingStream<'a, L>>,
-{
-    let stopping = CancellationToken::new();
-    let app = app(state, stopping.clone()).into_make_service_with_connect_info::<Peer>();
-    let begun = stopping.clone();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        shutdown.await;
-        begun.cancel();
-    });
-    let patience = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+/// Serves the API until told to stop; requests under way are finished, watches are ended.
+pub async fn serve(door: Door, tls: Option<tls::Server>, state: ApiState, stop: CancellationToken) -> Result<()> {
+    let (door, app, tls) = (Arc::new(door), app(state, stop.clone()), Arc::new(tls));
+    let full = if tls.is_some() { &[] } else { http::FULL };
+    let opened = door.clone();
+    let serve = |stream: TcpStream, peer, place| {
+        let (door, app, tls, stop) = (opened.clone(), app.clone(), tls.clone(), stop.clone());
+        async move {
+            let Some(tls) = &*tls else { return http::serve(stream, peer, place, app, stop).await };
+            match tls.shake_hands(stream).await {
+                Ok(stream) => http::serve(stream, peer, place, app, stop).await,
+                Err(error) => door.let_go("handshake", peer, &error.to_string()),
+            }
+        }
     };
-    tokio::select! {
-        result = server.into_future() => result.context("serve the API"),
-        () = patience => Ok(()),
-    }
+    door.open(stop.clone(), DRAIN, full, serve).await.context("serve the API")
 }
 
 fn app(state: ApiState, shutdown: CancellationToken) -> Router {
-    let watchers = Arc::new(Semaphore::new(watch::WATCHERS_MAX));
-    let shared = Arc::new(Shared { state, watchers, shutdown });
+    let shared = Arc::new(Shared { state, watchers: Arc::default(), shutdown });
     let mut router = Router::new();
     for route in routes::table() {
         router = router.route(route.path, route.handler);
@@ -205,7 +180,8 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let method = method_label(request.method());
     // The pattern: paths hold names, and there are as many as there are instances.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let from = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| address.ip());
+    let from =
+        request.extensions().get::<ConnectInfo<http::Peer>>().map(|ConnectInfo(http::Peer(address))| address.ip());
     let spent = from.and_then(|address| shared.state.limit.take(address, request.method()).err());
     let access = &shared.state.access;
     let by_page = browser::refusal(&request, access.is_open().then_some(&*shared.state.hosts));

@@ -7,7 +7,6 @@ use axum::{Extension, Json};
 
 use super::problem::Problem;
 use super::query::Params;
-use super::watch::WATCHERS_MAX;
 use super::{Shared, Shares, Who, permit};
 use crate::access::{Caller, Level};
 use crate::board::{InstanceView, OperatorView, PlanView};
@@ -78,7 +77,7 @@ fn obstacles(operator: &OperatorView) -> Vec<String> {
 #[utoipa::path(get, path = "/metrics", tag = "operator", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(shared): Shares, Extension(caller): Who) -> Response {
     let metrics = &shared.state.metrics;
-    metrics.set_watchers(WATCHERS_MAX - shared.watchers.available_permits());
+    metrics.set_watchers(shared.watchers.lock().expect("no holder panics").count());
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, metrics.render(&shared.state.board, |name| caller.may(Level::Read, name))).into_response()
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -26,9 +26,60 @@ use crate::access::{Caller, Level};
 use crate::board::{BoardChange, InstanceView};
 
 /// Open watches of one operator: each costs a connection and up to the board's history of changes.
-pub const WATCHERS_MAX: usize = 512;
+const WATCHERS_MAX: usize = 512;
+/// Of these, those of one token; without tokens, of one address.
+const WATCHERS_OF_ONE_MAX: usize = WATCHERS_MAX / 2;
 /// Signs of life while nothing changes, so that both ends see a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Open watches, by who has them.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    all: usize,
+    of: BTreeMap<String, usize>,
+}
+
+impl Watchers {
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.all
+    }
+}
+
+/// One open watch.
+struct Watch {
+    watchers: Arc<Mutex<Watchers>>,
+    whose: String,
+}
+
+impl Watch {
+    fn open(watchers: &Arc<Mutex<Watchers>>, whose: String) -> Result<Watch, Problem> {
+        let mut held = watchers.lock().expect("no holder panics");
+        let of_one = held.of.get(&whose).copied().unwrap_or(0);
+        let (most, who) = match of_one {
+            WATCHERS_OF_ONE_MAX.. => (WATCHERS_OF_ONE_MAX, format!("watches of {whose}")),
+            _ if held.all >= WATCHERS_MAX => (WATCHERS_MAX, "watches".to_string()),
+            _ => {
+                held.all += 1;
+                *held.of.entry(whose.clone()).or_default() += 1;
+                return Ok(Watch { watchers: watchers.clone(), whose });
+            }
+        };
+        let detail = format!("{most} {who} are open: end some, or ask another operator");
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut held = self.watchers.lock().expect("no holder panics");
+        held.all -= 1;
+        if let Some(of_one) = held.of.get_mut(&self.whose) {
+            *of_one -= 1;
+        }
+        held.of.retain(|_, of_one| *of_one > 0);
+    }
+}
 
 /// What a watch is about.
 pub struct Scope {
@@ -86,10 +137,7 @@ fn message(kind: &str, data: &impl Serialize) -> Event {
 }
 
 fn respond(shared: &Arc<Shared>, scope: Scope, tell: Tell) -> Result<Response, Problem> {
-    let permit = Arc::clone(&shared.watchers).try_acquire_owned().map_err(|_| {
-        let detail = format!("{WATCHERS_MAX} watches are open: end some, or ask another operator");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-    })?;
+    let open = Watch::open(&shared.watchers, scope.caller.account())?;
     let (stop, caller) = (shared.shutdown.clone(), scope.caller.clone());
     let ends = async move {
         tokio::select! {
@@ -98,7 +146,7 @@ fn respond(shared: &Arc<Shared>, scope: Scope, tell: Tell) -> Result<Response, P
         }
     };
     let stream = Watcher::start(Arc::clone(shared), scope, tell).take_until(Box::pin(ends)).map(move |event| {
-        let _held = &permit; // As long as the stream is.
+        let _held = &open; // As long as the stream is.
         Ok::<Event, Infallible>(event)
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
@@ -119,7 +167,8 @@ impl Watcher {
         let changes = shared.state.board.subscribe();
         let mut views = shared.state.board.list();
         views.retain(|view| scope.contains(view));
-        let first: Vec<Event> = views.iter().flat_map(|view| tell(&view.name, None, Some(view))).collect();
+        // Made one by one, as they are read: the list of a client that does not read costs no memory.
+        let first = views.clone().into_iter().flat_map(move |view| tell(&view.name, None, Some(&view)));
         let known = views.into_iter().map(|view| (view.name.clone(), view)).collect();
         let watcher = Watcher { shared, scope, tell, changes, known };
         let synced = Event::default().event("synced").data("{}");

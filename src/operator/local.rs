@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 
-use super::{candidate_id, raise_open_files, serve, stop_signal};
+use super::{candidate_id, serve, signals};
+use crate::open_files;
 use crate::local::{Cluster, ClusterConfig};
 use crate::settings::{Flags, LocalSettings};
 use crate::store::{Op, Store, TXN_OPS_MAX, Txn};
@@ -14,10 +15,10 @@ use crate::store::{Op, Store, TXN_OPS_MAX, Txn};
 /// Runs an operator, its store and a local cluster in this process, until it is told to stop; then
 /// its nodes are ended too.
 pub async fn run_local(settings: LocalSettings) -> Result<()> {
-    raise_open_files();
+    open_files::raise_limit();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let listen = listener.local_addr().context("the API's address")?;
-    let stop = stop_signal()?;
+    let stop = signals::listen(true)?;
     let (dir, _temporary) = local_dir(settings.dir.as_deref())?;
     let mut config = ClusterConfig::demo(settings.agents)?;
     config.work_dir = Some(dir.join("sandboxes"));

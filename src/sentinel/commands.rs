@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use super::connection::{Client, auth, client, hello, subscribe, unsubscribe};
 use super::masters::{info, role, sentinel};
-use super::wire::{Reply, Request, Version};
+use super::read::Request;
+use super::wire::{Reply, Version};
 use crate::access::{Access, Caller};
 use crate::board::{Board, OperatorView};
 use crate::model::Timestamp;

@@ -8,8 +8,12 @@ use super::wire::{Reply, Version};
 use crate::access::{Caller, Level};
 use crate::glob::matches;
 
-/// Channels and patterns of one client.
+/// Channels and patterns of one client, ...
 const SUBSCRIPTIONS_MAX: usize = 1000;
+/// ... and the bytes of their names.
+const SUBSCRIPTIONS_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a client's name.
+const NAME_BYTES_MAX: usize = 1024;
 
 /// A client's connection, as far as its requests change it.
 #[derive(Debug, Default)]
@@ -53,7 +57,7 @@ impl Client {
         self.caller.as_ref().is_some_and(|caller| caller.may(level, instance))
     }
 
-    /// Whether anything is to be told to it.
+    /// Whether it has asked for anything that is told later.
     pub fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()
     }
@@ -150,7 +154,7 @@ pub fn hello(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcom
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 fn is_name(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_graphic())
+    name.len() <= NAME_BYTES_MAX && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Answers CLIENT.
@@ -187,6 +191,10 @@ pub fn subscribe(client: &mut Client, words: &[String], patterns: bool) -> Outco
     let kind = if patterns { "psubscribe" } else { "subscribe" };
     if client.channels.len() + client.patterns.len() + words.len() > SUBSCRIPTIONS_MAX {
         return error(format!("ERR at most {SUBSCRIPTIONS_MAX} subscriptions are allowed"));
+    }
+    let bytes: usize = client.channels.iter().chain(&client.patterns).chain(&words[1..]).map(String::len).sum();
+    if bytes > SUBSCRIPTIONS_BYTES_MAX {
+        return error(format!("ERR names of subscriptions may have {SUBSCRIPTIONS_BYTES_MAX} bytes together"));
     }
     let mut replies = Vec::new();
     for channel in &words[1..] {

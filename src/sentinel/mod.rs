@@ -10,18 +10,19 @@
 //! does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::Method;
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::{self, Receiver, Sender, error::RecvError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -30,15 +31,18 @@ use crate::access::Level;
 use crate::api::{ApiState, request_failover};
 use crate::board::{Board, BoardChange};
 use crate::clock::now;
+use crate::door::{Door, Patient, Place};
 use commands::{Outcome, Sight};
 use connection::Client;
 use news::{News, Told};
+use read::{REQUEST_BYTES_MAX, Reader, Request, Wrong};
 use wire::Reply;
 
 mod commands;
 mod connection;
 mod masters;
 mod news;
+mod read;
 mod view;
 mod wire;
 
@@ -51,142 +55,193 @@ pub fn command_names() -> Vec<(String, i64)> {
     all.filter(|(name, _)| name != "sentinel").chain(of_sentinel).collect()
 }
 
-/// Connections at once, as Redis' `maxclients`.
-const CLIENTS_MAX: usize = 10_000;
 /// A subscriber that is so many publications behind is cut off, as Redis does.
 const NEWS_MAX: usize = 4096;
-/// What is read at once.
-const READ_BYTES: usize = 16 << 10;
+/// What is read at once. Nothing is kept for a client that says nothing.
+const READ_BYTES: usize = 4 << 10;
 /// Replies are sent when there are so many bytes of them, though more requests may be waiting.
 const REPLIES_BYTES: usize = 64 << 10;
 /// For replies that the client does not read.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries to take a connection when the system has no more files.
-const BREATH: Duration = Duration::from_millis(100);
+/// For a client to say who it is.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What it may send for that: ten times the longest request.
+const LOGIN_BYTES_MAX: usize = 10 * REQUEST_BYTES_MAX;
+/// For a request that has begun.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client is told for which there is no room.
+const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// What a sentinel is made of.
 struct Sentinel {
     state: ApiState,
     /// Its run id.
     id: String,
-    /// Where it listens.
-    address: SocketAddr,
+    door: Arc<Door>,
     news: Sender<Arc<News>>,
     clients: AtomicU64,
 }
 
 /// Answers clients until told to stop.
-pub async fn serve(listener: TcpListener, state: ApiState, id: String, stop: CancellationToken) {
-    let Ok(address) = listener.local_addr() else { return };
+pub async fn serve(door: Door, state: ApiState, id: String, stop: CancellationToken) -> anyhow::Result<()> {
     let (news, _) = broadcast::channel(NEWS_MAX);
     let publishing = tokio::spawn(publish(Arc::clone(&state.board), news.clone()));
     let _publishing = AbortOnDropHandle::new(publishing);
-    let sentinel = Arc::new(Sentinel { state, id, address, news, clients: AtomicU64::new(1) });
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let Ok((stream, peer)) = accepted else {
-            tokio::time::sleep(BREATH).await;
-            continue;
-        };
-        let (sentinel, stop) = (Arc::clone(&sentinel), stop.clone());
-        let place = Arc::clone(&places).try_acquire_owned();
-        tokio::spawn(async move {
-            let talk = async {
-                match place {
-                    Ok(_place) => talk(&sentinel, stream, peer).await,
-                    Err(_) => refuse(stream).await,
-                }
-            };
+    let door = Arc::new(door);
+    let sentinel = Arc::new(Sentinel { state, id, door: door.clone(), news, clients: AtomicU64::new(1) });
+    let stopping = stop.clone();
+    let serve = |stream, peer, place| {
+        let (sentinel, stop) = (Arc::clone(&sentinel), stopping.clone());
+        async move {
             tokio::select! {
-                _ = talk => {} // However it ended, the client knows.
+                _ = talk(&sentinel, stream, peer, place) => {} // However it ended, the client knows.
                 () = stop.cancelled() => {}
             }
-        });
-    }
+        }
+    };
+    door.open(stop, Duration::ZERO, FULL, serve).await
 }
 
-async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.write_all(b"-ERR max number of clients reached\r\n").await
-}
-
-async fn talk(sentinel: &Sentinel, mut stream: TcpStream, peer: SocketAddr) -> std::io::Result<()> {
-    let _ = stream.set_nodelay(true); // Replies are small and waited for.
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true); // Subscribers may be silent for days.
+async fn talk(sentinel: &Sentinel, mut stream: TcpStream, peer: SocketAddr, place: Arc<Place>) -> std::io::Result<()> {
     let (reader, writer) = stream.split();
     let id = sentinel.clients.fetch_add(1, Ordering::Relaxed);
     let client = Client::new(id, peer.to_string(), sentinel.state.access.caller(None));
-    Conversation { sentinel, from: Some(peer.ip()), client, reader, writer, news: None, replies: Vec::new() }
-        .run()
-        .await
+    let conversation = Conversation {
+        sentinel,
+        peer,
+        place,
+        client,
+        reader,
+        writer: Patient::new(writer, PATIENCE),
+        requests: Reader::default(),
+        buffer: BytesMut::new(),
+        news: None,
+        replies: Vec::new(),
+        answered: false,
+    };
+    conversation.run().await
 }
 
 /// One client's connection.
 struct Conversation<'a> {
     sentinel: &'a Sentinel,
-    from: Option<IpAddr>,
+    peer: SocketAddr,
+    place: Arc<Place>,
     client: Client,
     reader: ReadHalf<'a>,
-    writer: WriteHalf<'a>,
+    writer: Patient<WriteHalf<'a>>,
+    requests: Reader,
+    /// What has come and is not read yet: part of a request at most.
+    buffer: BytesMut,
     /// While it is subscribed to anything.
     news: Option<Receiver<Arc<News>>>,
     /// What is to be sent.
     replies: Vec<u8>,
+    /// Whether a request was whole since the last look.
+    answered: bool,
 }
 
 impl Conversation<'_> {
     async fn run(mut self) -> std::io::Result<()> {
-        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        let login_by = Instant::now() + LOGIN_TIMEOUT;
+        let (mut came, mut request_by) = (0, None);
         loop {
             let told = async {
                 match &mut self.news {
                     Some(news) => news.recv().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             };
             let caller = self.client.caller().cloned();
             let withdrawn = async {
                 match &caller {
                     Some(caller) => caller.withdrawn().await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             };
+            let deadline = if self.client.is_stranger() { Some(login_by) } else { request_by };
             tokio::select! {
                 biased; // Whoever is a stranger now is neither answered nor told anything.
                 () = withdrawn => return Ok(()),
-                read = self.reader.read_buf(&mut buffer) => {
-                    if read? == 0 || !self.answer_all(&mut buffer).await? {
+                ready = self.reader.readable() => {
+                    ready?;
+                    match self.read() {
+                        Ok(0) => return Ok(()),
+                        Ok(count) => came += count,
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                        Err(error) => return Err(error),
+                    }
+                    if !self.answer_all().await? {
+                        return Ok(());
+                    }
+                    if self.client.is_stranger() && came > LOGIN_BYTES_MAX {
+                        self.let_go("bytes", "it sent much, and did not say who it is");
                         return Ok(());
                     }
                 }
                 news = told => match news {
                     Ok(news) => self.tell(&news),
                     Err(RecvError::Lagged(_) | RecvError::Closed) => return Ok(()),
+                },
+                () = at(deadline) => {
+                    let stranger = self.client.is_stranger();
+                    self.let_go("time", if stranger { "it did not say in time who it is" } else { "a request was not whole in time" });
+                    return Ok(());
                 }
             }
             self.send().await?;
+            let within = self.requests.is_within(&self.buffer);
+            let begun = request_by.filter(|_| !std::mem::take(&mut self.answered));
+            request_by = within.then(|| begun.unwrap_or_else(|| Instant::now() + REQUEST_TIMEOUT));
+            self.rest(within);
         }
     }
 
+    fn read(&mut self) -> std::io::Result<usize> {
+        self.buffer.reserve(READ_BYTES);
+        self.reader.try_read_buf(&mut self.buffer)
+    }
+
+    /// What is not needed until the client asks again.
+    fn rest(&mut self, within: bool) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        self.replies = Vec::new();
+        if !within && !self.client.is_stranger() && !self.client.is_subscribed() {
+            self.place.waits_again();
+        }
+    }
+
+    fn let_go(&self, reason: &'static str, why: &str) {
+        self.sentinel.door.let_go(reason, self.peer, why);
+    }
+
     /// Answers what has come in whole; whether the connection stays.
-    async fn answer_all(&mut self, buffer: &mut BytesMut) -> std::io::Result<bool> {
+    async fn answer_all(&mut self) -> std::io::Result<bool> {
         loop {
-            let request = match wire::take_request(buffer) {
+            let stranger = self.client.is_stranger();
+            let request = match self.requests.take(&mut self.buffer, stranger) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(true),
-                Err(error) => {
-                    self.reply(&Reply::Error(error.to_string()));
+                Err(wrong) => {
+                    if wrong == Wrong::Http {
+                        self.let_go("http", &wrong.to_string());
+                    } else {
+                        self.reply(&Reply::Error(wrong.to_string()));
+                    }
                     self.send().await?;
                     return Ok(false);
                 }
             };
+            self.answered = true;
             self.pace(&Method::GET).await;
             if !request.is_empty() && !self.answer(&request).await {
                 self.send().await?;
                 return Ok(false);
+            }
+            if !self.client.is_stranger() {
+                self.place.works();
             }
             if self.replies.len() >= REPLIES_BYTES {
                 self.send().await?;
@@ -196,12 +251,12 @@ impl Conversation<'_> {
 
     /// Waits until its address may ask again. The API answers 429 instead; clients of Sentinels know no such answer.
     async fn pace(&self, method: &Method) {
-        while let Some(Err(wait)) = self.from.map(|from| self.sentinel.state.limit.take(from, method)) {
+        while let Err(wait) = self.sentinel.state.limit.take(self.peer.ip(), method) {
             tokio::time::sleep(wait).await;
         }
     }
 
-    async fn answer(&mut self, request: &wire::Request) -> bool {
+    async fn answer(&mut self, request: &Request) -> bool {
         if self.client.is_withdrawn() {
             return false;
         }
@@ -212,7 +267,7 @@ impl Conversation<'_> {
             access: &sentinel.state.access,
             operator: &operator,
             id: &sentinel.id,
-            port: sentinel.address.port(),
+            port: sentinel.door.address().port(),
             now: now(),
         };
         match commands::answer(&sight, &mut self.client, request) {
@@ -226,7 +281,7 @@ impl Conversation<'_> {
                 if !caller.may(Level::Write, &name) {
                     return false; // Withdrawn meanwhile.
                 }
-                let caller = caller.at(self.from);
+                let caller = caller.at(Some(self.peer.ip()));
                 let asked = request_failover(&sentinel.state, &caller, &name, None, false).await;
                 self.reply(
                     &asked.map_or_else(|problem| Reply::Error(format!("ERR {}", problem.detail)), |_| Reply::ok()),
@@ -252,11 +307,23 @@ impl Conversation<'_> {
     }
 
     async fn send(&mut self) -> std::io::Result<()> {
-        if !self.replies.is_empty() {
-            tokio::time::timeout(PATIENCE, self.writer.write_all(&self.replies)).await??;
-            self.replies.clear();
+        if self.replies.is_empty() {
+            return Ok(());
         }
+        let Some(_held) = self.place.reply(self.replies.len()) else {
+            return Err(std::io::Error::other("its address has too many replies to read already"));
+        };
+        self.writer.write_all(&self.replies).await?;
+        self.replies.clear();
         Ok(())
+    }
+}
+
+/// Waits for a moment, if there is one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => pending().await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use redisctl::model::{NoAnswer, Role};
+use redisctl::model::{Address, NoAnswer, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -152,4 +152,61 @@ async fn a_node_that_cannot_write_to_its_disk_says_so() {
     server.cli(&["BGSAVE"]).await.unwrap();
     wait_until("it does no more", PATIENCE, async || !fails().await).await;
     server.cli(&["SET", "a", "2"]).await.unwrap();
+}
+
+/// A listener that answers whatever it is sent with these bytes, again and again, until nobody reads them.
+async fn without_end(bytes: &'static [u8]) -> (Address, tokio_util::task::AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = local(listener.local_addr().unwrap().port());
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let many = bytes.repeat(10_000 / bytes.len() + 1);
+                let (head, body) = (&bytes[..bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1)], &many);
+                let _ = stream.write_all(head).await;
+                while stream.write_all(body).await.is_ok() {}
+            });
+        }
+    });
+    (address, tokio_util::task::AbortOnDropHandle::new(task))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_sends_without_end_is_given_up_long_before_its_time() {
+    for bytes in [
+        b"+aaaaaaaaaaaaaaaa".as_slice(),
+        b"-aaaaaaaaaaaaaaaa",
+        b"*30000000\r\n:1\r\n",
+        b"*4000\r\n*4000\r\n",
+        b"$1000000\r\naaaaaaaa",
+        b"$30000000\r\naaaaaaaa",
+        b"$-1\r\n",
+        b"\r\n",
+    ] {
+        let (node, _sending) = without_end(bytes).await;
+        let begun = Instant::now();
+        let answer = commander(TIMEOUT).probe(&node).await;
+        assert!(answer.is_err() && answer != Err(NoAnswer::Timeout), "{answer:?}");
+        assert!(begun.elapsed() < TIMEOUT / 2, "{:?} for {:?}", begun.elapsed(), String::from_utf8_lossy(bytes));
+    }
+}
+
+#[tokio::test]
+async fn clients_with_very_long_names_do_not_keep_us_from_a_node() {
+    let server = Server::start(&[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(server.address()).await.unwrap();
+        let name = "n".repeat(1_500_000);
+        let set = format!("*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n${}\r\n{name}\r\n", name.len());
+        client.write_all(set.as_bytes()).await.unwrap();
+        let mut reply = [0; 5];
+        client.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"+OK\r\n");
+        clients.push(client);
+    }
+    let redis = commander(TIMEOUT);
+    redis.probe(&address(&server)).await.expect("30 MB of names are read over");
+    redis.promote(&address(&server), None).await.expect("it is commanded");
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use redis::{Cmd, Value};
 
-use super::connection::{self, Connection};
+use super::connection::Connection;
 use super::info::{Info, SECTIONS};
 use super::login::{MASTER_PASSWORD, setting};
-use super::{INFO, Redis, command, info_commands};
+use super::{INFO, Redis, command, info_commands, reply};
 use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
 
 /// So long a node that hangs delays what the operator does about its siblings: it is tried again soon.
@@ -119,7 +119,7 @@ impl Redis {
         let mut connection = self.dial(node).await?;
         let mut replies = Vec::new();
         connection.ask(&INFO, SECTIONS.len(), &mut replies).await.map_err(Failure::Lost)?;
-        let text = connection::text(&replies).map_err(Failure::Lost)?;
+        let text = reply::text(&replies).map_err(Failure::Lost)?;
         let info = Info::parse(&text);
         let answer = info.answer().context("what replies is not Redis")?;
         ensure!(answer.role == Role::Replica, "it is a master");

@@ -3,28 +3,27 @@
 //! The redis crate writes the commands and parses the replies; the connection itself is a plain
 //! stream, not the crate's multiplexed one: that keeps a task and buffers for every idle node, and
 //! folds "nobody listens" and "closed by the other side" into one error, which are two facts here.
-//! Where a reply ends is found here, so that probes need no parser and no memory of their own.
+//! Where a reply ends is found in `reply`, so that probes need no parser and no memory of their own.
 
-use std::borrow::Cow;
 use std::io::ErrorKind;
+use std::sync::{Arc, LazyLock};
 
 use redis::{Cmd, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::commands::{Failure, accepted};
-use super::packed;
+use super::reply::{Lines, REPLIES_BYTES_MAX, Scan, values};
+use super::{command, packed};
 use crate::model::{Address, NoAnswer};
-
-/// The most bytes that the replies to one request may have. INFO has about 5 kB, and 50 bytes for
-/// each database in use; CLIENT LIST up to 400 bytes for each client.
-const REPLIES_BYTES_MAX: usize = 32 << 20;
-
-/// Replies inside replies: EXEC answers with a list of them.
-const DEPTH_MAX: usize = 4;
+use crate::open_files;
 
 /// What is read at once: the replies to one probe, so that it takes one system call, not ten.
 const BUFFER_BYTES: usize = 8 << 10;
+
+/// The same for lists, which may be long.
+const LIST_BUFFER_BYTES: usize = 64 << 10;
 
 /// A question that every master answers at once, and a replica refuses: as cheap as PING, and tells when
 /// somebody has changed the role.
@@ -44,23 +43,46 @@ pub(super) enum Pong {
     Refused,
 }
 
+/// Files that connections to nodes may have open, in all of the process.
+static FILES: LazyLock<(Arc<Semaphore>, usize)> = LazyLock::new(|| {
+    let files = open_files::Shares::of_process().nodes;
+    (Arc::new(Semaphore::new(files)), files)
+});
+/// Connections are kept for later only while such a part of the files is free: others wait for them.
+const FREE_PART: usize = 8;
+
 /// A connection that nobody else uses.
 #[derive(Debug)]
-pub(super) struct Connection(TcpStream);
+pub(super) struct Connection {
+    stream: TcpStream,
+    _file: OwnedSemaphorePermit,
+}
 
 impl Connection {
+    /// Waits until there is a file for it.
     pub async fn dial(address: &Address) -> Result<Self, NoAnswer> {
+        let file = FILES.0.clone().acquire_owned().await.expect("it is never closed");
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|e| why(&e))?;
         // Requests are small and wait for their replies; without this they would wait twice.
         let _ = stream.set_nodelay(true);
-        Ok(Connection(stream))
+        Ok(Connection { stream, _file: file })
+    }
+
+    /// Waits until one can be dialled. That is no silence of the node's, so wait before its time begins.
+    pub async fn room() {
+        drop(FILES.0.acquire().await);
+    }
+
+    /// Whether there are files enough for connections that nobody uses.
+    pub fn may_be_kept() -> bool {
+        FILES.0.available_permits() > FILES.1 / FREE_PART
     }
 
     /// Sends commands in one go and reads their replies into `replies`, whose storage is used again.
     /// After an error the connection is of no more use: replies may still be on their way.
     pub async fn ask(&mut self, request: &[u8], count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
-        self.0.write_all(request).await.map_err(|e| why(&e))?;
-        read(&mut self.0, count, replies).await
+        self.stream.write_all(request).await.map_err(|e| why(&e))?;
+        read(&mut self.stream, count, replies).await
     }
 
     /// Does these one after the other, and answers their replies, among which no error may be.
@@ -72,12 +94,28 @@ impl Connection {
         Ok(replies)
     }
 
+    /// The lines of the reply to CLIENT LIST, one by one, fields cut where they are very long: clients choose
+    /// their names, and how many they are.
+    pub async fn clients(&mut self, kind: &str, each: &mut (dyn FnMut(&str) + Send)) -> Result<(), Failure> {
+        let lost = |error: &std::io::Error| Failure::Lost(why(error));
+        let request = packed(&[command(&["CLIENT", "LIST", "TYPE", kind])]);
+        self.stream.write_all(&request).await.map_err(|e| lost(&e))?;
+        let (mut lines, mut buffer) = (Lines::default(), vec![0; LIST_BUFFER_BYTES]);
+        loop {
+            match self.stream.read(&mut buffer).await.map_err(|e| lost(&e))? {
+                0 => return Err(Failure::Lost(NoAnswer::Reset)),
+                count if lines.take(&buffer[..count], each)? => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
     /// Asks for a sign of life, with no memory but the future's.
     pub async fn ping(&mut self) -> Result<Pong, NoAnswer> {
-        self.0.write_all(PING).await.map_err(|e| why(&e))?;
+        self.stream.write_all(PING).await.map_err(|e| why(&e))?;
         let (mut line, mut end) = ([0; LINE_BYTES_MAX], 0);
         while !line[..end].ends_with(b"\r\n") {
-            match self.0.read(&mut line[end..]).await {
+            match self.stream.read(&mut line[end..]).await {
                 Ok(0) if end == line.len() => return Err(NoAnswer::Garbled),
                 Ok(0) => return Err(NoAnswer::Reset),
                 Ok(count) => end += count,
@@ -95,8 +133,8 @@ impl Connection {
     /// Waits for bytes that nobody waits for: whether some came, which are thrown away, or the end. The
     /// connection is of no more use then.
     pub async fn hears(&self) -> bool {
-        while self.0.readable().await.is_ok() {
-            match self.0.try_read(&mut [0]) {
+        while self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut [0]) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 read => return read.is_ok_and(|count| count > 0),
             }
@@ -109,11 +147,11 @@ impl Connection {
 /// reply ("max number of clients reached").
 async fn read(mut stream: impl AsyncRead + Unpin, count: usize, replies: &mut Vec<u8>) -> Result<(), NoAnswer> {
     replies.clear();
-    let (mut whole, mut end, mut refused) = (0, 0, false);
+    let (mut scan, mut whole, mut end, mut refused) = (Scan::default(), 0, 0, false);
     while whole < count {
-        if let Some(length) = reply_length(&replies[end..], DEPTH_MAX)? {
+        if let Some(next) = scan.next(replies)? {
             refused = replies[end] == b'-';
-            end += length;
+            end = next;
             whole += 1;
             continue;
         }
@@ -130,59 +168,6 @@ async fn read(mut stream: impl AsyncRead + Unpin, count: usize, replies: &mut Ve
     }
     replies.truncate(end);
     Ok(())
-}
-
-/// The length of the first reply (RESP2) in these bytes; none: more bytes are needed.
-fn reply_length(bytes: &[u8], depth: usize) -> Result<Option<usize>, NoAnswer> {
-    let Some(&kind) = bytes.first() else { return Ok(None) };
-    if !b"+-:$*".contains(&kind) {
-        return Err(NoAnswer::Garbled);
-    }
-    let Some(line) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-    let mut end = line + 2;
-    if kind == b'$' || kind == b'*' {
-        let number = std::str::from_utf8(&bytes[1..line]).ok().and_then(|text| text.parse::<i64>().ok());
-        let number = number.filter(|n| (-1..=i64::try_from(REPLIES_BYTES_MAX).unwrap_or(0)).contains(n));
-        let count = usize::try_from(number.ok_or(NoAnswer::Garbled)?);
-        match (kind, count) {
-            (_, Err(_)) => {} // -1: nil.
-            (b'$', Ok(count)) => end += count + 2,
-            (_, Ok(count)) => {
-                let depth = depth.checked_sub(1).ok_or(NoAnswer::Garbled)?;
-                for _ in 0..count {
-                    match reply_length(&bytes[end..], depth)? {
-                        Some(length) => end += length,
-                        None => return Ok(None),
-                    }
-                }
-            }
-        }
-    }
-    Ok((end <= bytes.len()).then_some(end))
-}
-
-/// Whole replies as values. Error replies are values like others.
-pub(super) fn values(mut replies: &[u8]) -> Result<Vec<Value>, NoAnswer> {
-    let mut values = Vec::new();
-    while let Some(length) = reply_length(replies, DEPTH_MAX)? {
-        let (reply, rest) = replies.split_at(length);
-        values.push(redis::parse_redis_value(reply).map_err(|_| NoAnswer::Garbled)?);
-        replies = rest;
-    }
-    Ok(values)
-}
-
-/// Whole replies that are all texts, as one; lines between them tell their lengths.
-pub(super) fn text(replies: &[u8]) -> Result<Cow<'_, str>, NoAnswer> {
-    let mut rest = replies;
-    while let Some(length) = reply_length(rest, DEPTH_MAX)? {
-        match rest[0] {
-            b'$' if !rest.starts_with(b"$-1") => rest = &rest[length..],
-            b'-' => return Err(NoAnswer::of_error(&String::from_utf8_lossy(&rest[..length]))),
-            _ => return Err(NoAnswer::Garbled),
-        }
-    }
-    Ok(String::from_utf8_lossy(replies))
 }
 
 /// What an I/O error says of the node. Whatever is not known to come from the node's side (no
@@ -203,6 +188,7 @@ fn why(error: &std::io::Error) -> NoAnswer {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::reply::text;
     use super::*;
 
     fn read(bytes: &[u8], count: usize) -> Result<Vec<Value>, NoAnswer> {

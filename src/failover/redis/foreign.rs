@@ -7,11 +7,23 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::commands::Failure;
 use super::{Redis, command};
 use crate::model::{Address, NoAnswer};
+
+/// Connections that are looked at, and cut, at once: an instance has fewer replicas.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// One line of CLIENT LIST.
+struct Link {
+    id: String,
+    /// The other side's address and port.
+    from: String,
+    /// Its own.
+    at: String,
+}
 
 impl Redis {
     /// Cuts whoever replicates from `master` and is none of `ours`; answers how many.
@@ -22,24 +34,21 @@ impl Redis {
     pub async fn cut_foreign(&self, master: &Address, ours: &[Address]) -> Result<usize> {
         let (mut links, mut unknown_hosts) = (BTreeSet::new(), BTreeSet::new());
         for node in ours {
-            match self.connections_of(node, "master").await {
-                Ok(lines) => links.extend(lines.iter().filter_map(|line| field(line, "laddr=").map(str::to_string))),
+            match self.links_of(node, "master").await {
+                Ok(found) => links.extend(found.into_iter().map(|link| link.at)),
                 Err(_) => drop(unknown_hosts.insert(node.host.clone())),
             }
         }
-        let replicas = self.connections_of(master, "replica").await.with_context(|| format!("look at {master}"))?;
-        let from = |line: &String| field(line, "addr=").map(str::to_string);
-        let seen: BTreeSet<String> = replicas.iter().filter_map(from).collect();
+        let replicas = self.links_of(master, "replica").await.with_context(|| format!("look at {master}"))?;
+        let seen: BTreeSet<String> = replicas.iter().map(|link| link.from.clone()).collect();
         if !links.is_subset(&seen) {
             return Ok(0);
         }
-        let foreign = replicas.iter().filter(|line| {
-            let from = from(line).unwrap_or_default();
-            let host = from.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
-            !links.contains(&from) && !unknown_hosts.contains(host)
+        let foreign = replicas.iter().filter(|link| {
+            let host = link.from.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
+            !links.contains(&link.from) && !unknown_hosts.contains(host)
         });
-        let cut: Vec<Cmd> =
-            foreign.filter_map(|line| Some(command(&["CLIENT", "KILL", "ID", field(line, "id=")?]))).collect();
+        let cut: Vec<Cmd> = foreign.map(|link| command(&["CLIENT", "KILL", "ID", &link.id])).collect();
         if !cut.is_empty() {
             let mut connection = self.dial(master).await?;
             self.order(&mut connection, &cut, self.timeout).await.with_context(|| format!("cut them at {master}"))?;
@@ -48,16 +57,21 @@ impl Redis {
         Ok(cut.len())
     }
 
-    /// The lines of CLIENT LIST of this type.
-    async fn connections_of(&self, node: &Address, kind: &str) -> Result<Vec<String>, Failure> {
+    async fn links_of(&self, node: &Address, kind: &str) -> Result<Vec<Link>, Failure> {
         let mut connection = self.dial(node).await?;
-        let look = command(&["CLIENT", "LIST", "TYPE", kind]);
-        let replies = self.order(&mut connection, &[look], self.timeout).await?;
+        let mut links = Vec::new();
+        let mut look = |line: &str| {
+            let of = |name: &str| field(line, name).map(str::to_string);
+            if let (Some(id), Some(from), Some(at)) = (of("id="), of("addr="), of("laddr="))
+                && links.len() < CONNECTIONS_MAX
+            {
+                links.push(Link { id, from, at });
+            }
+        };
+        let looked = tokio::time::timeout(self.timeout, connection.clients(kind, &mut look)).await;
+        looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
         self.keep(node, connection);
-        match &replies[..] {
-            [Value::BulkString(text)] => Ok(String::from_utf8_lossy(text).lines().map(str::to_string).collect()),
-            _ => Err(Failure::Lost(NoAnswer::Garbled)),
-        }
+        Ok(links)
     }
 }
 

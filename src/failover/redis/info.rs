@@ -17,8 +17,10 @@ const NEVER_S: i64 = 1_000_000_000;
 /// The most replicas of one master that are looked at: an instance has fewer.
 const REPLICAS_MAX: usize = 256;
 
+const FIELDS_COUNT: usize = 26;
+
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
-const FIELDS: [&str; 26] = [
+const FIELDS: [&str; FIELDS_COUNT] = [
     "aof_last_write_status",
     "connected_clients",
     "connected_slaves",
@@ -47,22 +49,35 @@ const FIELDS: [&str; 26] = [
     "used_memory",
 ];
 
-/// The fields of one or more sections, as far as they are looked at: a few, so a list is quickest.
-pub(super) struct Info<'a>(Vec<(&'a str, &'a str)>);
+/// The fields of one or more sections, as far as they are looked at. A reply may have any number of lines, and
+/// takes no more memory and time for that.
+pub(super) struct Info<'a> {
+    /// In the order of [`FIELDS`]; what is said twice is as it was said last.
+    fields: [Option<&'a str>; FIELDS_COUNT],
+    /// Summed over the databases: `db0:keys=12,expires=0,avg_ttl=0`.
+    keys: u64,
+    /// Those that follow it: `slave0:ip=...`.
+    replicas: Vec<Address>,
+}
 
 impl<'a> Info<'a> {
     /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
     pub fn parse(text: &'a str) -> Self {
-        let fields = text.lines().filter_map(|line| line.trim_end().split_once(':'));
-        Info(
-            fields
-                .filter(|(name, _)| FIELDS.binary_search(name).is_ok() || is_database(name) || is_replica(name))
-                .collect(),
-        )
+        let mut info = Info { fields: [None; FIELDS_COUNT], keys: 0, replicas: Vec::new() };
+        for (name, value) in text.lines().filter_map(|line| line.trim_end().split_once(':')) {
+            if let Ok(field) = FIELDS.binary_search(&name) {
+                info.fields[field] = Some(value);
+            } else if is_database(name) {
+                info.keys = info.keys.saturating_add(keys(value).unwrap_or(0));
+            } else if is_replica(name) && info.replicas.len() < REPLICAS_MAX {
+                info.replicas.extend(replica(value));
+            }
+        }
+        info
     }
 
     fn text(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
+        self.fields[FIELDS.binary_search(&name).ok()?]
     }
 
     fn number<T: std::str::FromStr + Default>(&self, name: &str) -> T {
@@ -97,9 +112,9 @@ impl<'a> Info<'a> {
             last_io_s: self.text("master_last_io_seconds_ago").and_then(|text| text.parse().ok()),
             used_memory: self.number("used_memory"),
             max_memory: self.number("maxmemory"),
-            keys: self.keys(),
+            keys: self.keys,
             connected_replicas: self.number("connected_slaves"),
-            replicas: self.replicas(),
+            replicas: self.replicas.clone(),
             disk_fails: ["rdb_last_bgsave_status", "aof_last_write_status"]
                 .iter()
                 .any(|field| self.text(field) == Some("err")),
@@ -137,23 +152,16 @@ impl<'a> Info<'a> {
     fn follows(&self) -> Option<Address> {
         Some(Address { host: self.text("master_host")?.to_string(), port: self.text("master_port")?.parse().ok()? })
     }
+}
 
-    /// `slave0:ip=10.0.0.8,port=31008,state=online,offset=4711,lag=0`
-    fn replicas(&self) -> Vec<Address> {
-        let replica = |value: &str| {
-            let field = |name: &str| value.split(',').find_map(|field| field.strip_prefix(name));
-            Some(Address { host: field("ip=")?.to_string(), port: field("port=")?.parse().ok()? })
-        };
-        let lines = self.0.iter().filter(|(name, _)| is_replica(name));
-        lines.filter_map(|(_, value)| replica(value)).take(REPLICAS_MAX).collect()
-    }
+/// `ip=10.0.0.8,port=31008,state=online,offset=4711,lag=0`
+fn replica(value: &str) -> Option<Address> {
+    let field = |name: &str| value.split(',').find_map(|field| field.strip_prefix(name));
+    Some(Address { host: field("ip=")?.to_string(), port: field("port=")?.parse().ok()? })
+}
 
-    /// `db0:keys=12,expires=0,avg_ttl=0`, summed over the databases.
-    fn keys(&self) -> u64 {
-        let databases = self.0.iter().filter(|(name, _)| is_database(name));
-        let keys = databases.filter_map(|(_, value)| value.strip_prefix("keys=")?.split(',').next()?.parse().ok());
-        keys.fold(0, u64::saturating_add)
-    }
+fn keys(database: &str) -> Option<u64> {
+    database.strip_prefix("keys=")?.split(',').next()?.parse().ok()
 }
 
 fn is_database(name: &str) -> bool {

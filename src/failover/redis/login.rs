@@ -10,7 +10,8 @@ use std::sync::{Arc, RwLock};
 
 use redis::{Cmd, Value};
 
-use super::connection::{Connection, values};
+use super::connection::Connection;
+use super::reply::values;
 use super::{command, packed};
 use crate::model::{Address, NoAnswer};
 use crate::passwords::{Key, MARK_USER, Owner, Password, Secret, User, acl};

@@ -5,7 +5,6 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::Cmd;
-use rustix::process::{Resource, getrlimit};
 
 use crate::model::{Address, Answer, NoAnswer};
 
@@ -16,6 +15,7 @@ mod foreign;
 mod info;
 mod login;
 mod prober;
+mod reply;
 mod switch;
 mod term;
 mod watch;
@@ -30,9 +30,6 @@ pub use switch::SwitchError;
 pub use term::Term;
 pub use watch::Watches;
 
-/// The most connections that are kept, whatever the limit of open files: it is above any number of
-/// nodes that we were asked for, and an idle connection costs about 1 kB here and 20 kB at the node.
-const KEPT_MAX: usize = 16_384;
 /// Probes wait for their replies in crowds of some ten.
 const SPARE_MAX: usize = 32;
 /// What is bigger is given back.
@@ -44,7 +41,6 @@ const SPARE_BYTES_MAX: usize = 64 << 10;
 pub struct Redis {
     timeout: Duration,
     term: Term,
-    kept_max: usize,
     kept: Arc<Mutex<HashMap<Address, Connection>>>,
     /// How to log in where that is needed.
     logins: Logins,
@@ -55,17 +51,7 @@ pub struct Redis {
 impl Redis {
     /// `timeout` is for a request as a whole, a new connection included; `term` is ours.
     pub fn new(timeout: Duration, term: Term) -> Self {
-        // Half of the files are left to the store, Mesos and the API's clients.
-        let files =
-            getrlimit(Resource::Nofile).current.map_or(KEPT_MAX, |max| usize::try_from(max).unwrap_or(KEPT_MAX));
-        Redis {
-            timeout,
-            term,
-            kept_max: KEPT_MAX.min(files / 2),
-            kept: Arc::default(),
-            logins: Arc::default(),
-            spare: Arc::default(),
-        }
+        Redis { timeout, term, kept: Arc::default(), logins: Arc::default(), spare: Arc::default() }
     }
 
     /// How to log in at a node from now on; none: it wants nothing.
@@ -95,6 +81,7 @@ impl Redis {
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
         let mut replies = self.spare().pop().unwrap_or_default();
+        Connection::room().await;
         let done = tokio::time::timeout(self.timeout, self.inquire_kept(addr, &mut replies)).await;
         let done = done.unwrap_or(Err(NoAnswer::Timeout)).map(|connection| self.keep(addr, connection));
         self.understand(done, replies)
@@ -108,7 +95,7 @@ impl Redis {
     }
 
     fn understand(&self, done: Result<(), NoAnswer>, replies: Vec<u8>) -> Result<Answer, NoAnswer> {
-        let answer = done.and_then(|()| Info::parse(&connection::text(&replies)?).answer().ok_or(NoAnswer::Garbled));
+        let answer = done.and_then(|()| Info::parse(&reply::text(&replies)?).answer().ok_or(NoAnswer::Garbled));
         let mut spare = self.spare();
         if spare.len() < SPARE_MAX && replies.capacity() <= SPARE_BYTES_MAX {
             spare.push(replies);
@@ -140,9 +127,8 @@ impl Redis {
     }
 
     fn keep(&self, addr: &Address, connection: Connection) {
-        let mut kept = self.connections();
-        if kept.len() < self.kept_max {
-            kept.insert(addr.clone(), connection);
+        if Connection::may_be_kept() {
+            self.connections().insert(addr.clone(), connection);
         }
     }
 

@@ -9,19 +9,21 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tracing::{debug, warn};
 
 use super::commands::Failure;
 use super::connection::Connection;
 use super::foreign::field;
 use super::{Redis, command};
-use crate::model::{Address, NoAnswer};
+use crate::model::Address;
 use crate::passwords::User;
 
 /// How the names of our connections begin; the term's number follows. Where operators have a user of their own,
 /// the name says something on its connections only: a client can give itself any.
 const PREFIX: &str = "redisctl:";
+/// Connections that are cut in one go: each has a reply.
+const CUT_AT_ONCE: usize = 256;
 
 /// One leader's time in office.
 #[derive(Clone)]
@@ -45,41 +47,41 @@ impl Redis {
         let mut connection = self.connect(node).await.map_err(Failure::Lost)?;
         let ours = self.term.number;
         let name = command(&["CLIENT", "SETNAME", &format!("{PREFIX}{ours}")]);
-        let look = command(&["CLIENT", "LIST", "TYPE", "normal"]);
-        let replies = connection.exchange(&[name, look]).await?;
-        let [Value::Okay, Value::BulkString(clients)] = &replies[..] else {
-            return Err(Failure::Lost(NoAnswer::Garbled));
-        };
+        connection.exchange(&[name]).await?;
         let guarded = self.login(node).is_some();
-        let clients = String::from_utf8_lossy(clients);
         let (mut earlier, mut latest) = (Vec::new(), ours);
-        for (id, term, user) in clients.lines().filter_map(commander) {
-            let is_ours = !guarded || user == User::Operator.name();
-            if is_ours {
-                latest = latest.max(term);
+        let mut look = |line: &str| {
+            if let Some((id, term, user)) = commander(line) {
+                let is_ours = !guarded || user == User::Operator.name();
+                if is_ours {
+                    latest = latest.max(term);
+                }
+                // One without our user was a leader's before there were users, or pretends to be: it goes in any case.
+                if term < ours || !is_ours {
+                    earlier.push(id);
+                }
             }
-            // One without our user was a leader's before there were users, or pretends to be: it goes in any case.
-            if term < ours || !is_ours {
-                earlier.push(id);
-            }
-        }
+        };
+        connection.clients("normal", &mut look).await?;
         if latest > ours {
             warn!("{node} is commanded by the leader of term {latest}; ours is {ours}");
             return Err(Failure::Refused(format!("a later leader commands it (term {latest}, ours is {ours})")));
         }
         if !earlier.is_empty() {
             debug!("{node}: cutting {} connections of earlier leaders", earlier.len());
-            let cut: Vec<Cmd> = earlier.iter().map(|id| command(&["CLIENT", "KILL", "ID", id])).collect();
-            connection.exchange(&cut).await?;
+            for some in earlier.chunks(CUT_AT_ONCE) {
+                let cut = |id: &u64| command(&["CLIENT", "KILL", "ID", &id.to_string()]);
+                connection.exchange(&some.iter().map(cut).collect::<Vec<Cmd>>()).await?;
+            }
         }
         Ok(connection)
     }
 }
 
 /// The id, the term and the user of a leader's connection, from its line of CLIENT LIST.
-fn commander(line: &str) -> Option<(&str, i64, &str)> {
+fn commander(line: &str) -> Option<(u64, i64, &str)> {
     let term = field(line, "name=")?.strip_prefix(PREFIX)?.parse().ok()?;
-    Some((field(line, "id=")?, term, field(line, "user=").unwrap_or_default()))
+    Some((field(line, "id=")?.parse().ok()?, term, field(line, "user=").unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -91,7 +93,7 @@ mod tests {
         let line = |name: &str| {
             format!("id=7 addr=127.0.0.1:5 laddr=127.0.0.1:6379 fd=8 name={name} age=0 cmd=ping user=redisctl")
         };
-        assert_eq!(commander(&line("redisctl:42")), Some(("7", 42, "redisctl")));
+        assert_eq!(commander(&line("redisctl:42")), Some((7, 42, "redisctl")));
         for other in ["", "redisctl", "redisctl:", "redisctl:4x", "worker", "id=8"] {
             assert_eq!(commander(&line(other)), None, "{other:?}");
         }

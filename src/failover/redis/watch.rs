@@ -39,8 +39,11 @@ const RESETS_MAX: u32 = 10;
 const RESETS_AT_ONCE: u32 = 3;
 /// ... and the others after this time each.
 const RESET_PAUSE: Duration = Duration::from_millis(1);
-/// A master that closes every connection right after a good answer is dialled no more often than this.
+/// A master that ends every connection right after a good answer (closes it, or sends what nobody asked for) is
+/// dialled after this pause, which doubles each time ...
 const DIAL_PAUSE: Duration = Duration::from_millis(10);
+/// ... up to this one.
+const DIAL_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Error replies are told this often.
 const ERRORS_EVERY: Duration = Duration::from_secs(1);
 /// A command without the words that it needs. Redis refuses it before it looks at passwords, rights, scripts or
@@ -175,15 +178,16 @@ impl Watching {
     }
 
     async fn watch(&mut self) {
-        let (mut was_short, mut overdue) = (false, None);
+        let (mut was_short, mut overdue, mut pause) = (false, None, DIAL_PAUSE);
         loop {
             let dialled = Instant::now();
             let connection = self.reach(overdue).await;
             overdue = self.listen(connection).await;
-            let is_short = dialled.elapsed() < DIAL_PAUSE;
+            let is_short = dialled.elapsed() < DIAL_PAUSE_MAX;
             if was_short && is_short {
-                sleep(DIAL_PAUSE).await;
+                sleep(pause).await;
             }
+            pause = if is_short { (2 * pause).min(DIAL_PAUSE_MAX) } else { DIAL_PAUSE };
             was_short = is_short;
         }
     }
@@ -193,6 +197,7 @@ impl Watching {
     async fn reach(&mut self, mut overdue: Option<Connection>) -> Connection {
         let mut resets = 0;
         loop {
+            Connection::room().await;
             let asked = Instant::now();
             let deadline = asked + self.rhythm.attempt(self.silent_since, asked);
             let (dialled, result) = tokio::select! {
