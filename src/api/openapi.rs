@@ -49,6 +49,8 @@ pub(super) struct InstanceMetadata {
     created_at: Option<String>,
     /// Deletion has been asked for.
     deleting: Option<bool>,
+    /// What is said is as old as this (RFC 3339): the operator cannot read its store since then. Absent: it is not.
+    stale_since: Option<String>,
 }
 
 /// A list of instances.

@@ -9,11 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::ApiState;
 use super::audit::Audit;
-use super::permit;
 use super::problem::Problem;
-use super::references;
+use super::{ApiState, permit, references};
 use crate::access::{Caller, Level};
 use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
@@ -38,7 +36,7 @@ pub struct Applied {
     pub revision: i64,
 }
 
-/// What became of a document, in a word.
+/// The same in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -119,8 +117,7 @@ struct Stored {
 impl Stored {
     /// The secret that the instance has now: as declared, or as the last good document said.
     fn secret<'a>(&'a self, old: Option<&'a RedisInstance>) -> Option<&'a str> {
-        let in_force = self.record.as_ref().filter(|_| self.document.is_some()).map(|record| &record.spec);
-        old.map(|old| &old.spec).or(in_force)?.secret()
+        old.map(|old| &old.spec).or(self.record.as_ref().map(|record| &record.spec))?.secret()
     }
 
     /// The stored document, if it is valid.

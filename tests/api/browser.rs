@@ -15,14 +15,11 @@ async fn raw(api: &Api, request: &str) -> String {
 }
 
 fn request(method: &str, path: &str, host: &str, more: &[(&str, &str)], body: &str) -> String {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
-    more.iter()
-        .filter(|(_, value)| !value.is_empty())
-        .for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
-    if !body.is_empty() {
-        head += &format!("Content-Length: {}\r\n", body.len());
-    }
-    format!("{head}\r\n{body}")
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    let more = more.iter().filter(|(_, value)| !value.is_empty());
+    let more: Vec<String> = more.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{head}{}{length}\r\n{body}", more.concat())
 }
 
 const DOCUMENT: &str = "{apiVersion: redisctl/v1, kind: RedisInstance, metadata: {name: orders}, spec: {memory: 8Mi}}";
