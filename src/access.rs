@@ -87,6 +87,11 @@ impl Caller {
         &self.grant.name
     }
 
+    /// Whether this may be done with any instance at all.
+    pub fn holds(&self, level: Level) -> bool {
+        self.grant.access >= level && !self.grant.instances.is_empty()
+    }
+
     /// Whether this may be done with that instance.
     pub fn may(&self, level: Level, instance: &str) -> bool {
         let fits = |pattern: &String| matches(pattern.as_bytes(), instance.as_bytes());
@@ -144,10 +149,10 @@ struct File {
 
 fn parse(text: &str) -> Result<Vec<Arc<Grant>>> {
     let file: File = serde_yaml::from_str(text)?;
+    let mut names = std::collections::BTreeSet::new();
     for (i, grant) in file.tokens.iter().enumerate() {
         ensure!(!grant.name.trim().is_empty(), "tokens[{i}].name: is empty");
-        let named = file.tokens[..i].iter().any(|other| other.name == grant.name);
-        ensure!(!named, "tokens[{i}].name: {:?} is there twice", grant.name);
+        ensure!(names.insert(&grant.name), "tokens[{i}].name: {:?} is there twice", grant.name);
     }
     Ok(file.tokens.into_iter().map(Arc::new).collect())
 }
@@ -251,7 +256,7 @@ fn version(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 fn read(path: &Path) -> Result<Vec<Arc<Grant>>> {
-    let read = || parse(&std::fs::read_to_string(path)?);
+    let read = || parse(&crate::files::read_text(path)?);
     read().with_context(|| format!("--auth-tokens {}", path.display()))
 }
 

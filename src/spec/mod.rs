@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod directives;
 mod error;
 mod parse;
+mod places;
 mod schema;
 mod size;
 mod structure;
@@ -17,7 +18,7 @@ mod validate;
 
 pub use directives::live_config;
 pub use error::{Path, SpecError, Step, join_errors};
-pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
+pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents, split};
 pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
 pub use validate::name as validate_name;
