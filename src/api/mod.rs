@@ -37,6 +37,7 @@ use crate::tls::TlsListener;
 use problem::{PROBLEM_JSON, Problem};
 
 mod audit;
+mod change;
 mod connect;
 mod events;
 mod instances;
@@ -215,6 +216,8 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let spent = from.and_then(|address| shared.state.limit.take(address, request.method()).err());
     let response = match shared.state.access.caller(bearer(&request)) {
         _ if spent.is_some() => too_many(spent.unwrap_or_default()),
+        _ if address_bytes(&request) > ADDRESS_BYTES_MAX => too_long(),
+        Some(caller) if !is_read(request.method()) && !caller.holds(Level::Write) => only_reads(&caller),
         Some(caller) => {
             request.extensions_mut().insert(caller.at(from));
             as_problem(next.run(request).await)
@@ -225,6 +228,28 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
     response
+}
+
+/// The longest address: the longest of ours has a selector of 32 terms.
+const ADDRESS_BYTES_MAX: usize = 8 << 10;
+
+fn address_bytes(request: &Request) -> usize {
+    request.uri().path().len() + request.uri().query().map_or(0, str::len)
+}
+
+fn too_long() -> Response {
+    let detail = format!("the address is too long: allowed are {ADDRESS_BYTES_MAX} bytes");
+    Problem::new(StatusCode::URI_TOO_LONG, detail).into_response()
+}
+
+/// Everything else may change something, and may have a body, which is not read before this is known.
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn only_reads(caller: &Caller) -> Response {
+    let detail = format!("{} may only read: its token allows no more", caller.name());
+    Problem::new(StatusCode::FORBIDDEN, detail).into_response()
 }
 
 /// Whoever watches the process needs no token.
