@@ -77,6 +77,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_selector_is_read_in_time_that_grows_with_its_length_and_a_wrong_one_is_not_repeated_in_full() {
+        for part in ["a,", "a=b,", "!", "=", "ä"] {
+            let text = |bytes: usize| part.repeat(bytes / part.len());
+            crate::linear::assert_linear(part, 10_000, text, |text| drop(text.parse::<Selector>()));
+            assert!(text(60_000).parse::<Selector>().unwrap_err().len() < 2000, "{part}");
+        }
+    }
+
+    #[test]
     fn all_terms_of_a_selector_must_hold() {
         let labels = [("team", "shop"), ("canary", "")].map(|(k, v)| (k.to_string(), v.to_string())).into();
         let selects = |text: &str| text.parse::<Selector>().map(|selector| selector.selects(&labels));

@@ -48,7 +48,9 @@ fn redirect_target(scheme: &str, location: &str) -> Result<String> {
     let url = Url::parse(&absolute).with_context(|| format!("follow the redirect to {location:?}"))?;
     match (url.host_str(), url.port_or_known_default()) {
         // Never from TLS to plain text.
-        (Some(host), Some(port)) if url.scheme() == scheme => Ok(format!("{host}:{port}")),
+        (Some(host), Some(port)) if url.scheme() == scheme && host.len() <= NAME_CHARS_MAX => {
+            Ok(format!("{host}:{port}"))
+        }
         _ => bail!("the redirect to {location:?} does not lead to another master over {scheme}"),
     }
 }
@@ -357,8 +359,11 @@ mod tests {
         assert_eq!(redirect_target("http", "http://m.example/x").unwrap(), "m.example:80");
         assert_eq!(redirect_target("https", "//m.example/x").unwrap(), "m.example:443");
         assert_eq!(redirect_target("http", "//[::1]:5050").unwrap(), "[::1]:5050");
-        for location in ["https://m:5050/", "/elsewhere", "", "//", "file:///etc"] {
-            assert!(redirect_target("http", location).is_err(), "{location}");
+        for location in
+            ["https://m:5050/", "/elsewhere", "", "//", "file:///etc", &format!("//{}:1", "m".repeat(20_000))]
+        {
+            let refused = redirect_target("http", location).unwrap_err();
+            assert!(format!("{refused:#}").len() < 1000, "{refused:#}");
         }
         assert!(redirect_target("https", "http://m:5050/").is_err());
     }

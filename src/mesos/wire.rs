@@ -328,7 +328,7 @@ mod tests {
                     "domain": {"fault_domain": {"region": {"name": text}, "zone": {"name": text}}},
                     "attributes": [{"name": text, "text": {"value": text}}, {"name": "s", "set": {"item": [text, text]}}],
                     "resources": [{"name": text, "scalar": {"value": 1.0}},
-                        {"name": "mem", "scalar": {"value": 1.0}, "reservations": [{"role": text.repeat(2)}]}]}]}}),
+                        {"name": "mem", "scalar": {"value": 1.0}, "reservations": [{"role": "r".repeat(20_000)}]}]}]}}),
             ];
             for event in events {
                 let told = format!("{:?}", read(&event));

@@ -107,7 +107,8 @@ mod tests {
         let store = Store::open(&format!("file:{}", folder.path().join("store").display())).await.unwrap();
         let put = |name: &str| Op::Put { key: instance_key(name), value: b"a: b".to_vec() };
         let commit = async |ops| store.commit(Txn { guards: Vec::new(), ops }).await.unwrap();
-        commit(vec![put("a"), put("a\u{1b}[2J"), Op::Put { key: "requests/a/delete".into(), value: b"x".to_vec() }]).await;
+        commit(vec![put("a"), put("a\u{1b}[2J"), Op::Put { key: "requests/a/delete".into(), value: b"x".to_vec() }])
+            .await;
         let (out, mut inputs) = mpsc::channel(10);
         let reflecting = tokio::spawn(reflect(store.clone(), out, Arc::default()));
         assert_eq!(read_before(&mut inputs).await, ["instances/a"]);

@@ -176,6 +176,10 @@ fn yaml_documents(text: &str) -> Vec<Cut<'_>> {
     found
 }
 
+fn text_lines(text: &str) -> usize {
+    text.matches('\n').count()
+}
+
 /// The values of a text that is JSON from end to end.
 fn json_values(text: &str) -> Option<Vec<Cut<'_>>> {
     if !text.trim_start().starts_with('{') {
@@ -187,8 +191,8 @@ fn json_values(text: &str) -> Option<Vec<Cut<'_>>> {
         values.next()?.ok()?;
         let (piece, after) = rest.split_at(values.byte_offset());
         found.push((line, 0, piece));
-        line += piece.matches('\n').count();
-        rest = after.trim_start_matches(|c: char| c == BYTE_ORDER_MARK || (c.is_ascii_whitespace() && c != '\n'));
+        rest = after.trim_start_matches(|c: char| c == BYTE_ORDER_MARK || c.is_ascii_whitespace());
+        line += text_lines(piece) + text_lines(&after[..after.len() - rest.len()]);
     }
     Some(found)
 }
