@@ -29,6 +29,7 @@ pub struct ReadDocument {
 
 impl World {
     /// Knows nothing yet but what was read for the list that comes.
+    #[must_use]
     pub fn afresh(self) -> World {
         World { read: self.read, ..World::default() }
     }

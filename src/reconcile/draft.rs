@@ -217,6 +217,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Something happened.
+    #[allow(clippy::needless_pass_by_value)] // Callers have just made it.
     pub fn event(&mut self, kind: EventKind, reason: &str, object: String, message: String) {
         let now = self.o.now;
         let (reason, message) = (reason.to_string(), plain(&message, TOLD_CHARS_MAX));
