@@ -12,6 +12,7 @@
 //! is needed. The file is followed ([`crate::files`]). Whoever is taken out of it, or may do less than before,
 //! is a stranger from then on: rights are looked at whenever they are used, and what is open ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,6 +97,11 @@ impl Caller {
             Some(address) if self.name() == ANYBODY => address.to_string(),
             _ => self.name().to_string(),
         }
+    }
+
+    /// Whether this may be done with any instance at all.
+    pub fn holds(&self, level: Level) -> bool {
+        self.grant.access >= level && !self.is_withdrawn() && !self.grant.instances.is_empty()
     }
 
     /// Whether this may be done with that instance, now: never again once its token is withdrawn.
@@ -193,6 +199,7 @@ struct File {
 
 fn parse(text: &str) -> Result<Vec<Arc<Grant>>> {
     let file: File = serde_yaml::from_str(text)?;
+    let (mut names, mut hashes) = (BTreeSet::new(), BTreeMap::new());
     for (i, grant) in file.tokens.iter().enumerate() {
         ensure!(!grant.name.trim().is_empty(), "tokens[{i}].name: is empty");
         ensure!(!grant.name.contains(char::is_control), "tokens[{i}].name: {:?} has control characters", grant.name);
@@ -201,14 +208,9 @@ fn parse(text: &str) -> Result<Vec<Arc<Grant>>> {
                 "tokens[{i}].instances: {pattern:?}: allowed are names, in which * and ? stand for any letters"
             );
         }
-        let before = &file.tokens[..i];
-        ensure!(
-            before.iter().all(|other| other.name != grant.name),
-            "tokens[{i}].name: {:?} is there twice",
-            grant.name
-        );
-        if let Some(other) = before.iter().find(|other| other.hash == grant.hash) {
-            anyhow::bail!("tokens[{i}].hash: it is that of {:?}, too: one token is one line", other.name);
+        ensure!(names.insert(&grant.name), "tokens[{i}].name: {:?} is there twice", grant.name);
+        if let Some(other) = hashes.insert(grant.hash.0, &grant.name) {
+            anyhow::bail!("tokens[{i}].hash: it is that of {other:?}, too: one token is one line");
         }
     }
     Ok(file.tokens.into_iter().map(Arc::new).collect())
@@ -399,5 +401,14 @@ mod tests {
             let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn tokens_are_read_in_time_that_grows_with_their_number() {
+        let token = |n: usize| format!("- {{name: n{n}, access: read, hash: 'sha256:{n:064x}'}}\n");
+        let tokens = |count: usize| "tokens:\n".to_string() + &(0..count).map(token).collect::<String>();
+        crate::linear::assert_linear("tokens", 300, tokens, |text| {
+            assert!(parse(text).is_ok());
+        });
     }
 }

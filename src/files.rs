@@ -139,6 +139,24 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// The text of a file, without the byte order mark that some editors put before it.
+pub fn read_text(path: &Path) -> Result<String> {
+    text_of(read(path)?)
+}
+
+/// The same of what is open already.
+pub fn read_whole(source: impl std::io::Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    source.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= BYTES_MAX, "it is too long: allowed are {BYTES_MAX} bytes");
+    text_of(bytes)
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String> {
+    let text = String::from_utf8(bytes).context("it is not UTF-8")?;
+    Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), ToString::to_string))
+}
+
 fn print_of(contents: &Result<Vec<Vec<u8>>>) -> Print {
     let mut hash = Sha256::new();
     match contents {
@@ -205,6 +223,7 @@ pub fn keep_to_ourselves() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linear;
 
     const WORDS: Words = Words { newer: "newer", kept: "kept" };
 
@@ -301,5 +320,45 @@ mod tests {
         private_folder_of_ours(&folder).unwrap();
         assert_eq!((mode(&file), mode(&folder)), (0o600, 0o700));
         assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
+
+    const BYTES: usize = 1 << 20;
+
+    #[test]
+    fn a_file_is_read_without_its_mark_and_not_beyond_its_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            read_text(&file)
+        };
+        assert_eq!(read(b"\xef\xbb\xbflisten: x\r\n").unwrap(), "listen: x\r\n");
+        assert_eq!(read(b"").unwrap(), "");
+        assert!(read(&vec![b' '; BYTES]).is_ok());
+        assert!(read(&vec![b' '; BYTES + 1]).unwrap_err().to_string().contains("allowed are 1048576 bytes"));
+        assert!(read(b"\xff\xfe").unwrap_err().to_string().contains("UTF-8"));
+        assert!(read_text(Path::new("/dev/zero")).is_err());
+    }
+
+    #[test]
+    fn what_small_files_and_small_values_of_the_store_say_is_read_in_time_that_grows_with_their_length() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let settings = |bytes: usize| "# a\n".repeat(bytes / 4) + "role: '" + &"r".repeat(bytes) + "'\n";
+        linear::assert_linear("settings", 10_000, settings, |text| {
+            std::fs::write(file.path(), text).unwrap();
+            assert!(crate::settings::read_file(file.path()).is_ok());
+        });
+        let secret = |bytes: usize| "a\n".repeat(bytes / 2);
+        linear::assert_linear("a secret", 20_000, secret, |text| {
+            assert!(crate::passwords::Secret::parse(text.as_bytes(), 1).is_err());
+        });
+        let change = r#"{"at": "2026-01-01T00:00:00Z", "by": "\u001b", "what": "x"},"#;
+        let request = |bytes: usize| {
+            let changes = change.repeat(bytes / change.len());
+            format!(r#"{{"at": "2026-01-01T00:00:00Z", "changes": [{}]}}"#, changes.trim_end_matches(','))
+        };
+        linear::assert_linear("a request", 6000, request, |text| {
+            assert!(crate::model::Request::read(text.as_bytes()).is_ok_and(|request| request.changes.len() <= 50));
+        });
     }
 }

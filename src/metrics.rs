@@ -67,6 +67,8 @@ pub struct Metrics {
     events: IntCounterVec,
     failovers: IntCounterVec,
     write_gaps: HistogramVec,
+    lateness: HistogramVec,
+    rounds: HistogramVec,
     /// Of each instance: how many, and how long together.
     gaps: Mutex<HashMap<String, (u64, Duration)>>,
 }
@@ -161,6 +163,12 @@ impl Metrics {
                  the failover, or `returned`.",
                 &["cause"],
             ),
+            lateness: make.seconds(
+                "redisctl_loop_lateness_seconds",
+                "How late the leader's loop answers a beat that is due four times in a second.",
+                &[],
+            ),
+            rounds: make.seconds("redisctl_loop_round_seconds", "Rounds of the leader's loop: planning.", &[]),
             gaps: Mutex::default(),
             watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
             stale_s: make.number(
@@ -186,6 +194,8 @@ impl Metrics {
     /// What alerts look at is there before it happens for the first time: `increase` of a counter that
     /// appears with 1 is 0.
     fn begin_at_zero(&self) {
+        self.lateness.with_label_values::<&str>(&[]);
+        self.rounds.with_label_values::<&str>(&[]);
         self.write_gaps.with_label_values(&[RETURNED]);
         for cause in Cause::ALL.map(Cause::word) {
             self.failovers.with_label_values(&[cause]);
@@ -206,6 +216,16 @@ impl Metrics {
     pub fn pass(&self, result: &'static str, took: Duration) {
         self.passes.with_label_values(&[result]).inc();
         self.pass_seconds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+    }
+
+    /// The leader's loop answered a beat, so late.
+    pub fn loop_late(&self, by: Duration) {
+        self.lateness.with_label_values::<&str>(&[]).observe(by.as_secs_f64());
+    }
+
+    /// The leader's loop did a round.
+    pub fn round(&self, took: Duration) {
+        self.rounds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
     }
 
     /// The invariants' check refused a plan.

@@ -226,7 +226,7 @@ impl Operator {
             };
             let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
             if listed {
-                world = World::default(); // A standby judges nothing: it shows whatever the store says.
+                world = world.afresh(); // A standby judges nothing: it shows whatever the store says.
             }
             let dirty = world.apply(event, now());
             if listed {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use crate::files;
 use crate::mesos::{Address, Containerizer};
 use crate::spec::Period;
 use crate::telemetry;
@@ -136,7 +137,7 @@ pub struct LocalSettings {
 
 /// Reads the file of `--config`. An error names the file, the key and the line.
 pub fn read_file(path: &Path) -> Result<Flags> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("--config {}", path.display()))?;
+    let text = files::read_text(path).with_context(|| format!("--config {}", path.display()))?;
     parse_file(&text).with_context(|| format!("--config {}", path.display()))
 }
 
@@ -146,6 +147,9 @@ fn parse_file(text: &str) -> Result<Flags> {
     result.map(Option::unwrap_or_default).map_err(|error| {
         let key = error.path().to_string();
         let message = error.into_inner().to_string();
+        if message.contains("unknown field `<<`") {
+            return anyhow::anyhow!("merge keys (<<) are not known in this file: write out what they stand for");
+        }
         if message.contains(" at line ") {
             return anyhow::Error::msg(message);
         }

@@ -116,6 +116,56 @@ async fn each_token_opens_what_its_line_says() {
 }
 
 #[tokio::test]
+async fn whoever_may_not_write_is_told_so_before_anything_of_the_body_is_read() {
+    let home = Home::new("access");
+    let look = token(&home, "dashboard", &["--access", "read"]);
+    let shop = token(&home, "shop", &["--access", "write", "--instances", "orders*"]);
+    let file = tokens(&home).display().to_string();
+    let operator = Operator::start(home, &["--auth-tokens", &file]).await;
+    let head_only = async |method: &str, path: &str, token: &str| {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(operator.url.strip_prefix("http://").unwrap()).await.unwrap();
+        // The body is announced, and never sent.
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(TIMEOUT, stream.read_exact(&mut answer)).await;
+        read.unwrap_or_else(|_| panic!("{method} {path} waits for the body")).unwrap();
+        String::from_utf8_lossy(&answer[9..]).to_string()
+    };
+    let routes = [
+        ("POST", "/v1/instances"),
+        ("POST", "/v1/instances?dryRun=true"),
+        ("PUT", "/v1/instances/orders"),
+        ("PUT", "/v1/instances/carts"),
+        ("DELETE", "/v1/instances/carts"),
+        ("POST", "/v1/instances/carts/failover"),
+        ("POST", "/v1/instances/carts/recreate"),
+        ("POST", "/v1/instances/carts/password/rotate"),
+        ("PUT", "/v1/secrets/s"),
+        ("DELETE", "/v1/secrets/s"),
+        ("POST", "/v1/CREATE/carts/1/1/1"),
+        ("DELETE", "/v1/DELETE/carts"),
+        ("PUT", "/v1/UPDATE/carts/Memory/1"),
+        ("PUT", "/v1/UPDATE/carts/SLAVES/1"),
+    ];
+    for (method, path) in routes {
+        assert_eq!(head_only(method, path, &look).await, "403", "{method} {path}");
+        assert_eq!(head_only(method, path, "nobody").await, "401", "{method} {path}");
+        if path.contains("carts") || path.contains("secrets") {
+            assert_eq!(head_only(method, path, &shop).await, "403", "{method} {path}");
+        }
+    }
+    for (method, path) in [("PATCH", "/v1/instances"), ("POST", "/nowhere"), ("PUT", "/v1/operator")] {
+        assert_eq!(head_only(method, path, &look).await, "403", "{method} {path}");
+    }
+    let long = format!("/v1/instances?labelSelector={}", "a".repeat(9000));
+    assert_eq!(operator.code(Method::GET, &long, &look, "").await, StatusCode::URI_TOO_LONG);
+}
+
+#[tokio::test]
 async fn a_token_that_is_taken_out_of_the_file_opens_nothing_any_more_and_a_wrong_file_changes_nothing() {
     let home = Home::new("access");
     let old = token(&home, "old", &["--access", "read"]);

@@ -761,3 +761,35 @@ async fn a_call_in_flight_does_not_outlive_its_subscription() {
     assert!(uncertain);
     wait_until("the new subscription's call is there", TIMEOUT / 2, async || master.calls().len() == 2).await;
 }
+
+#[tokio::test]
+async fn whatever_a_master_says_is_told_in_some_words_that_do_no_harm() {
+    let hostile = "\u{1b}[2J\n2026-01-01 ERROR forged \u{202e}".repeat(300_000); // Some 10 MB.
+    let unknown = json!({"type": hostile});
+    let offers = json!({"type": "OFFERS", "offers": {"offers": [{"hostname": hostile}]}});
+    let nameless = json!({"type": "SUBSCRIBED", "subscribed": {"framework_id": {"value": hostile}}});
+    for answer in [
+        stream(&[error(&hostile)]),
+        stream(&[subscribed(), error(&hostile)]),
+        stream(&[unknown]),
+        stream(&[offers]),
+        stream(&[nameless]),
+        plain("403 Forbidden", &hostile),
+        plain("500 Internal Server Error", &hostile),
+        Answer::Plain("307 Temporary Redirect", format!("Location: //{}:1/x\r\n", "m".repeat(20_000)), String::new()),
+    ] {
+        let master = FakeMaster::start([answer.clone()]).await;
+        let (_session, mut events) = start(settings(&[&master]));
+        let reason = next_disconnection(&mut events).await;
+        let shown: String = reason.chars().take(200).collect();
+        assert!(reason.len() < 8000, "{} bytes: {shown}", reason.len());
+        assert!(!reason.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
+    }
+    let master = FakeMaster::start([stream(&[subscribed()])]).await;
+    master.answer_calls([plain("400 Bad Request", &hostile)]);
+    let (session, mut events) = start(settings(&[&master]));
+    let subscription = next_subscription(&mut events).await;
+    session.send(subscription, accept("t")).unwrap();
+    let (_, _, message, _) = next_failed_call(&mut events).await;
+    assert!(message.len() < 8000 && !message.contains(|c: char| c.is_control()), "{} bytes", message.len());
+}

@@ -14,6 +14,8 @@ use redisctl::spec::{
     start_config,
 };
 
+#[path = "../src/linear.rs"]
+mod linear;
 mod support;
 
 const ORDERS: &str = include_str!("../examples/orders.yaml");
@@ -696,6 +698,198 @@ fn a_small_text_that_expands_to_a_large_one_is_refused_at_once() {
     assert!(told(&"a".repeat(TEXT_BYTES_MAX + 1))[0].contains("allowed are"));
     assert!(told(&"a: b\n---\n".repeat(1000)).len() <= 100);
     assert!(told(&"a: b\n---\n".repeat(1001))[0].contains("1001 documents: allowed are 1000"));
+}
+
+/// Documents that are made to cost: each kind, of about so many bytes.
+const HOSTILE: [(&str, fn(usize) -> String); 27] = [
+    ("wrong labels", |bytes| labels(bytes, |n| format!("  k{n}: '!'\n"))),
+    ("labels of a wrong kind", |bytes| labels(bytes, |n| format!("  k{n}: [x]\n"))),
+    ("unknown fields", |bytes| spec(&lines(bytes, |n| format!("  f{n}: x")))),
+    ("wrong settings", |bytes| config(bytes, |n| format!("      port{n}: 1"))),
+    ("wrong constraints", |bytes| constraints(bytes, "{attribute: ' x', operator: in, values: []}")),
+    ("constraints that are empty", |bytes| constraints(bytes, "{}")),
+    ("constraints of a wrong kind", |bytes| constraints(bytes, "7")),
+    ("values of one constraint", |bytes| {
+        constraints(1, &format!("{{attribute: a, operator: in, values: [{}]}}", "' ',".repeat(bytes / 4)))
+    }),
+    ("open brackets", |bytes| "[".repeat(bytes)),
+    ("open braces", |bytes| "{a: ".repeat(bytes / 4)),
+    ("words in open brackets", |bytes| "[a,".repeat(80) + &"a,".repeat(bytes / 2)),
+    ("lists in lists by dashes", |bytes| "- ".repeat(bytes / 2)),
+    ("keys in keys by question marks", |bytes| "? ".repeat(bytes / 2)),
+    ("maps in maps by blanks", |bytes| {
+        (0..)
+            .map(|n| " ".repeat(n) + "a:\n")
+            .scan(0, |all, line| {
+                *all += line.len();
+                Some(line).filter(|_| *all < bytes)
+            })
+            .collect()
+    }),
+    ("an anchor in itself", |bytes| format!("a: &a [{}]", "*a,".repeat(bytes / 3))),
+    ("a large value by its anchor", |bytes| {
+        format!("a: &a '{}'\nb: [{}]", "x".repeat(bytes / 2), "*a,".repeat(bytes / 6))
+    }),
+    ("merged maps", |bytes| format!("a: &a {{x: 1}}\nb:\n{}", lines(bytes, |n| format!("  k{n}: {{<<: *a}}")))),
+    ("many anchors", |bytes| lines(bytes, |n| format!("k{n}: &a{n} x"))),
+    ("one long value", |bytes| spec(&format!("  memory: {}", "9".repeat(bytes)))),
+    ("a value with escapes", |bytes| spec(&format!("  memory: \"{}\"", "\\e\\L".repeat(bytes / 4)))),
+    ("a long key with many below it", |bytes| format!("? {}\n: [{}]", "k".repeat(bytes / 2), "x,".repeat(bytes / 4))),
+    ("a number with many digits", |bytes| spec(&format!("  replicas: 1e{0}\n  cpus: 0.{0}", "9".repeat(bytes / 2)))),
+    ("comments", |bytes| "# a\n".repeat(bytes / 4)),
+    ("directives", |bytes| "# a\n".to_string() + &lines(bytes, |n| format!("%TAG !a{n}! b")) + "\na: b"),
+    ("doubled keys", |bytes| lines(bytes, |n| format!("{{a: 1, b{n}: 2, a: 3}}\n---"))),
+    ("JSON with wrong labels", |bytes| {
+        format!(r#"{{"apiVersion": "redisctl/v1", "kind": "RedisInstance", "spec": {{"memory": 64}}, "metadata": {{"name": "a", "labels": {{{}"z": "!"}}}}}}"#, lines(bytes, |n| format!("\t\"k{n}\": \"!\","))).to_string()
+    }),
+    ("JSON in JSON", |bytes| r#"{"a":"#.repeat(bytes / 5)),
+];
+
+fn lines(bytes: usize, line: impl Fn(usize) -> String) -> String {
+    (0..bytes / line(100).len()).map(|n| line(n) + "\n").collect()
+}
+
+fn labels(bytes: usize, line: impl Fn(usize) -> String) -> String {
+    let lines: String = (0..bytes / line(100).len()).map(line).map(|line| format!("  {line}")).collect();
+    format!(
+        "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata:\n  name: a\n  labels:\n{lines}spec: {{memory: 64Mi}}\n"
+    )
+}
+
+fn config(bytes: usize, line: impl Fn(usize) -> String) -> String {
+    spec(&format!("  memory: 64Mi\n  redis:\n    config:\n{}", lines(bytes, line)))
+}
+
+fn constraints(bytes: usize, item: &str) -> String {
+    let items = format!("    - {item}\n").repeat((bytes / (item.len() + 7)).max(1));
+    spec(&format!("  memory: 64Mi\n  placement:\n    constraints:\n{items}"))
+}
+
+#[test]
+fn the_time_of_reading_grows_with_the_length_of_a_document_whatever_it_says() {
+    for (what, make) in HOSTILE {
+        linear::assert_linear(what, 6000, make, |text| drop(parse_documents(text)));
+    }
+}
+
+#[test]
+fn a_text_of_the_greatest_length_is_read_in_bounded_time_whatever_it_says() {
+    for (what, make) in HOSTILE {
+        let one = make(60_000) + "\n---\n";
+        let text = one.repeat(TEXT_BYTES_MAX / one.len());
+        let took = linear::thread_time(|| drop(parse_documents(&text)));
+        eprintln!("{what}: {} documents, {took:?}", TEXT_BYTES_MAX / one.len());
+        assert!(took < std::time::Duration::from_secs(20), "{what}: {took:?} without optimisation");
+    }
+}
+
+#[test]
+fn no_more_errors_are_told_than_anybody_reads_and_none_repeats_a_long_text() {
+    for (what, make) in HOSTILE {
+        let Err(errors) = parse_documents(&make(60_000)) else { continue };
+        assert!((1..=100).contains(&errors.len()), "{what}: {}", errors.len());
+        for error in errors {
+            assert!(error.to_string().len() < 6000 && error.value.len() < 1000, "{what}: {error}");
+            assert!(error.text_line > 0 && error.column > 0, "{what}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn every_one_of_many_errors_has_its_place() {
+    let text = labels(3000, |n| format!("k{n}: '!'\n"));
+    for error in errors(&text) {
+        let line = text.lines().nth(error.text_line - 1).unwrap();
+        let key = error.path.to_string().rsplit_once('.').unwrap().1.to_string();
+        assert_eq!(line.trim().split(':').next(), Some(key.as_str()), "{error:?}");
+        assert_eq!(error.column, line.find('\'').unwrap() + 1, "{error:?}");
+    }
+    let json =
+        r#"{"apiVersion": "x", "kind": "y", "metadata": {"name": "-"}, "spec": {"memory": "1x", "replicas": []}}"#;
+    for error in errors(json) {
+        let at = error.value.as_str();
+        assert!(
+            json[error.column - 1..].trim_start_matches('"').starts_with(if at == "[]" { "replicas" } else { at }),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_document_of_the_store_is_bounded_before_it_is_read() {
+    let long = format!("{ORDERS}# {}", "x".repeat(70_000));
+    assert!(parse_document(long.as_bytes()).unwrap_err()[0].message.contains("allowed are 65536"));
+    let many = format!("{ORDERS}---\n").repeat(100);
+    let took = linear::thread_time(|| assert!(parse_document(many.as_bytes()).is_err()));
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn what_a_document_repeats_by_anchors_is_bounded_in_bytes_too() {
+    let bomb = format!("a: &a '{}'\nb: [{}]", "x".repeat(30_000), "*a,".repeat(5000));
+    assert!(told(&bomb)[0].contains("more than 131072 bytes, anchors expanded"), "{:?}", told(&bomb));
+    assert!(told(&"[".repeat(300))[0].contains("more than 256 opening brackets"));
+}
+
+#[test]
+fn byte_order_marks_line_ends_directives_and_ends_of_documents_are_no_part_of_a_document() {
+    let (one, two) = (spec("  memory: 64Mi"), ORDERS.replace("orders", "b"));
+    let mark = "\u{feff}";
+    for text in [
+        format!("{one}---\n{two}"),
+        format!("{mark}{one}---\n{two}"),
+        format!("{mark}{one}{mark}---\n{two}"),
+        format!("{mark}---\n{one}---\n{mark}{two}"),
+        format!("{one}...\n{mark}{two}"),
+        format!("{one}...\n---\n{two}...\n"),
+        format!("{mark}%YAML 1.2\n---\n{one}...\n%YAML 1.2\n%TAG ! tag:x,2000:\n--- # two\n{two}"),
+        format!("# a\n%YAML 1.2\n---\n{one}---\n# nothing\n---\n\n{two}---\n"),
+        format!("{one}---\n{two}").replace('\n', "\r\n"),
+        format!("{one}---\t\n{two}\n---\n---\n# a\n"),
+        format!("---\n{one}\n\n---\n{two}\n{mark}---\n{mark}\n"),
+    ] {
+        let parsed = parse_documents(&text).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+        let names: Vec<&str> = parsed.iter().map(|one| one.instance.metadata.name.as_str()).collect();
+        assert_eq!(names, ["orders", "b"], "{text}");
+        for one in &parsed {
+            assert_eq!(valid(&one.text), one.instance, "as it is stored: {text}");
+        }
+    }
+    let json = serde_json::to_string(&valid(ORDERS)).unwrap();
+    let two = format!("{mark}{json}\n{mark}{}", json.replace("orders", "b"));
+    assert_eq!(parse_documents(&two).unwrap().len(), 2);
+    assert!(parse_documents("%YAML 1.2\n# nothing\n---\n...\n").unwrap().is_empty());
+    let told = told(&spec("\tmemory: 64Mi"));
+    assert!(told[0].contains("a tab cannot indent: use spaces"), "{told:?}");
+}
+
+#[test]
+fn merge_keys_of_yaml_are_merged_and_give_way_to_what_stands_beside_them() {
+    let text = "\
+apiVersion: redisctl/v1
+kind: RedisInstance
+metadata: {name: a, labels: &l {team: shop, tier: cache}}
+spec:
+  memory: 64Mi
+  redis:
+    config:
+      <<: [{hz: 20, loglevel: debug}, {hz: 30, appendonly: no}]
+      loglevel: notice
+";
+    let config = &valid(text).spec.redis.config;
+    let expected = [("appendonly", "no"), ("hz", "20"), ("loglevel", "notice")];
+    assert_eq!(*config, expected.map(|(key, value)| (key.to_string(), value.to_string())).into());
+    assert_eq!(
+        valid(&text.replace("labels: &l", "labels: &l").replace("shop,", "shop, <<: {x: y},")).metadata.labels["x"],
+        "y"
+    );
+    for wrong in ["7", "[7]", "[[{}]]", "x"] {
+        let told = told_of(&format!("  redis:\n    config:\n      <<: {wrong}"));
+        assert!(told.contains("a merge key takes a map, or a list of maps"), "{told}");
+    }
+    let wrong = text.replace("hz: 20", "port: 7");
+    assert_eq!(errors(&wrong)[0].path.to_string(), "spec.redis.config.port");
+    assert!(errors(&wrong)[0].text_line >= 7);
 }
 
 #[test]

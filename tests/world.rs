@@ -6,13 +6,13 @@ mod scene;
 use std::collections::BTreeSet;
 
 use redisctl::model::{
-    Amount, Answer, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskRecord, TaskState,
-    TaskUpdate, Timestamp, task_id,
+    Amount, Answer, AuditedChange, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskRecord,
+    TaskState, TaskUpdate, Timestamp, task_id,
 };
 use redisctl::placement::{Needs, place};
 use redisctl::reconcile::action::Write;
 use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
-use redisctl::reconcile::world::{Done, Event, Note, World};
+use redisctl::reconcile::world::{Document, Done, Event, Note, ReadDocument, World};
 use redisctl::spec::Placement;
 use redisctl::store::{Change, Changes, KeyValue, Listing, node_key, request_key, state_key};
 use scene::*;
@@ -66,6 +66,76 @@ fn a_store_that_went_back_or_is_another_one_freezes_the_operator() {
         world.apply(Event::Listed(Listing { revision, store_id, ..listing(&mut Scene::running(0, "")) }), NOW);
         assert!(world.frozen.is_some());
     }
+}
+
+#[test]
+fn whatever_others_write_into_the_store_neither_freezes_the_operator_nor_hides_an_instance() {
+    let mut world = world(1);
+    let before = world.instances.clone();
+    let put = |key: &str, value: &[u8], revision| {
+        Change::Put(KeyValue { key: key.to_string(), value: value.to_vec(), revision, created: revision })
+    };
+    let audit = |changes: usize| {
+        let by = "\u{1b}[2J".repeat(1000);
+        let change = AuditedChange { at: NOW, by: by.clone(), what: "\nforged".to_string() };
+        serde_json::to_vec(&Request { at: NOW, changes: vec![change; changes], ..Request::default() }).unwrap()
+    };
+    let long = "x".repeat(10_000);
+    let changes = vec![
+        put("requests/orders/failover", b"nonsense", 31),
+        put("requests/orders/failover", b"", 32),
+        put("requests/orders/delete", &[b'['; 50_000], 33),
+        put("requests/orders/burn", b"{}", 34),
+        put("requests/orders/rotate", &vec![b' '; 1 << 20], 35),
+        put("requests/orders/recreate", b"{\"at\": 7}", 36),
+        put("requests/orders/failover", format!("{{\"at\": \"{NOW}\", \"to\": \"{long}\"}}").as_bytes(), 37),
+        put(&format!("instances/{long}"), b"a: b", 38),
+        put("instances/a\u{1b}[2Jb", b"a: b", 39),
+        put("instances/a\nb", b"a: b", 40),
+        put("secrets/s", &vec![b'x'; 1 << 20], 41),
+        put("requests/nobody/burn", b"{}", 42),
+        put("requests/orders/audit", &audit(5), 43),
+        put("unknown/x", b"", 44),
+    ];
+    world.apply(Event::Changed(Changes { changes, revision: 44 }), NOW);
+    assert_eq!(world.frozen, None);
+    assert_eq!(world.instances.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    let requests = &world.instances["orders"].requests;
+    assert_eq!(requests.keys().collect::<Vec<_>>(), [&RequestKind::Audit]);
+    for change in &requests[&RequestKind::Audit].value.changes {
+        assert!(change.by.chars().count() < 2600 && !change.by.contains('\u{1b}') && change.what == "\\nforged");
+    }
+}
+
+#[test]
+fn a_request_that_is_overwritten_by_what_is_none_is_none() {
+    let mut world = world(0);
+    let key = request_key("orders", RequestKind::Failover);
+    let good = item(key.clone(), &Request { at: NOW, ..Request::default() }, 31);
+    world.apply(Event::Changed(Changes { changes: vec![Change::Put(good)], revision: 31 }), NOW);
+    let bad = KeyValue { key, value: b"x".to_vec(), revision: 32, created: 31 };
+    world.apply(Event::Changed(Changes { changes: vec![Change::Put(bad)], revision: 32 }), NOW);
+    assert!(world.instances["orders"].requests.is_empty());
+}
+
+#[test]
+fn a_document_that_was_read_beforehand_is_not_read_again_and_only_of_its_revision() {
+    let read = |revision| {
+        let parsed = Err("read beforehand".to_string());
+        Event::Read(vec![ReadDocument { key: "instances/x".to_string(), document: Document { revision, parsed } }])
+    };
+    let put = |revision| {
+        let item = KeyValue { key: "instances/x".to_string(), value: b"a: b".to_vec(), revision, created: 31 };
+        Event::Changed(Changes { changes: vec![Change::Put(item)], revision })
+    };
+    let mut world = world(0);
+    let told = |world: &World| world.instances["x"].document.as_ref().unwrap().parsed.clone().unwrap_err();
+    world.apply(read(31), NOW);
+    world.apply(put(31), NOW);
+    assert_eq!(told(&world), "read beforehand");
+    world.apply(read(32), NOW);
+    world.apply(put(33), NOW);
+    assert!(told(&world).contains("apiVersion"), "{}", told(&world));
 }
 
 #[test]

@@ -5,9 +5,6 @@ use crate::clock::now;
 use crate::model::{AuditedChange, Request, RequestKind};
 use crate::store::{Guard, KeyValue, Op, request_key};
 
-/// Changes that are kept until the leader tells of them: more only come while there is none.
-const CHANGES_MAX: usize = 50;
-
 /// Changes that the leader has not told of yet, and the revision of that list.
 #[derive(Clone, Default)]
 pub(super) struct Audit {
@@ -17,7 +14,7 @@ pub(super) struct Audit {
 
 impl Audit {
     pub(super) fn read(item: &KeyValue) -> Audit {
-        let changes = serde_json::from_slice::<Request>(&item.value).map(|request| request.changes).unwrap_or_default();
+        let changes = Request::read(&item.value).map(|request| request.changes).unwrap_or_default();
         Audit { changes, revision: item.revision }
     }
 
@@ -27,7 +24,7 @@ impl Audit {
         let change = AuditedChange { at: now(), by: by.to_string(), what: what.to_string() };
         let mut changes = self.changes.clone();
         changes.push(change);
-        let excess = changes.len().saturating_sub(CHANGES_MAX);
+        let excess = changes.len().saturating_sub(Request::CHANGES_MAX);
         changes.drain(..excess);
         let value =
             serde_json::to_vec(&Request { at: now(), changes, ..Request::default() }).expect("a request is JSON");

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::problem::Problem;
 use super::query::Params;
@@ -19,10 +20,15 @@ use super::write::{self, Applied, Options};
 use super::{Shared, Shares, Who, permit};
 use crate::access::{Caller, Level};
 use crate::board::InstanceView;
+use crate::offload;
 use crate::spec::{Parsed, Path as Field, SpecError, TEXT_BYTES_MAX, parse_documents};
 
 /// For a body of at most 1 MiB, over a poor line; a client that stops in the middle is not waited for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bodies with documents that are received or read at once, each of at most 1 MiB.
+const BODIES_MAX: usize = 64;
+
+static BODIES: Semaphore = Semaphore::const_new(BODIES_MAX);
 
 /// What became of the documents.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -116,7 +122,7 @@ pub(super) async fn apply(
     body: Body,
 ) -> Result<Json<AppliedAll>, Problem> {
     let dry_run = Params::read(&uri, &["dryRun"])?.flag("dryRun")?;
-    let documents = documents(body).await?;
+    let documents = documents(body, None).await?;
     store(&shared, &caller, &documents, Options { dry_run, if_match: None }).await
 }
 
@@ -147,17 +153,8 @@ pub(super) async fn put(
 ) -> Result<Json<AppliedAll>, Problem> {
     let dry_run = Params::read(&uri, &["dryRun"])?.flag("dryRun")?;
     let if_match = if_match(&headers)?;
-    let documents = documents(body).await?;
-    let [document] = documents.as_slice() else {
-        let detail = format!("one document is allowed here: there are {}", documents.len());
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
-    };
-    let declared = &document.instance.metadata.name;
-    if *declared != name {
-        let message = format!("{declared:?} is not the name in the address, {name:?}");
-        let error = SpecError::at(Field::of(["metadata", "name"]), declared, message);
-        return Err(Problem::invalid(document.locate(vec![error])));
-    }
+    permit(&caller, Level::Write, &name)?;
+    let documents = documents(body, Some(name)).await?;
     store(&shared, &caller, &documents, Options { dry_run, if_match }).await
 }
 
@@ -168,12 +165,27 @@ fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     revision.map(Some).ok_or_else(wrong)
 }
 
-async fn documents(body: Body) -> Result<Vec<Parsed>, Problem> {
-    let documents = parse_documents(&text(body, TEXT_BYTES_MAX).await?).map_err(Problem::invalid)?;
-    if documents.is_empty() {
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no document in the body"));
+/// The documents of a body: one or more, or the one of that name. Whoever sends it may write something.
+async fn documents(body: Body, name: Option<String>) -> Result<Vec<Parsed>, Problem> {
+    let _room = BODIES.try_acquire().map_err(|_| Problem::busy())?;
+    let text = text(body, TEXT_BYTES_MAX).await?;
+    offload::in_turn(move || read_documents(&text, name.as_deref())).await.unwrap_or_else(|| Err(Problem::busy()))
+}
+
+fn read_documents(text: &str, name: Option<&str>) -> Result<Vec<Parsed>, Problem> {
+    let wrong = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    let documents = parse_documents(text).map_err(Problem::invalid)?;
+    match (documents.as_slice(), name) {
+        ([], _) => Err(wrong("there is no document in the body".to_string())),
+        ([document], Some(name)) if document.instance.metadata.name != name => {
+            let declared = &document.instance.metadata.name;
+            let message = format!("{declared:?} is not the name in the address, {name:?}");
+            let error = SpecError::at(Field::of(["metadata", "name"]), declared, message);
+            Err(Problem::invalid(document.locate(vec![error])))
+        }
+        ([_, _, ..], Some(_)) => Err(wrong(format!("one document is allowed here: there are {}", documents.len()))),
+        _ => Ok(documents),
     }
-    Ok(documents)
 }
 
 /// The body as text.

@@ -33,6 +33,7 @@ use problem::PROBLEM_JSON;
 
 mod audit;
 mod browser;
+mod change;
 mod connect;
 mod events;
 mod instances;
@@ -189,6 +190,8 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let mut response = match (spent, by_page, caller) {
         (Some(wait), ..) => too_many(wait),
         (_, Some(refused), _) => refused.into_response(),
+        _ if address_bytes(&request) > ADDRESS_BYTES_MAX => too_long(),
+        (.., Some(caller)) if !is_read(request.method()) && !caller.holds(Level::Write) => only_reads(&caller),
         (.., Some(caller)) => {
             request.extensions_mut().insert(caller.at(from));
             as_problem(next.run(request).await)
@@ -208,6 +211,27 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
 
 /// Of answers that are as old as this: the store cannot be read since then.
 const STALE_SINCE: &str = "redisctl-stale-since";
+/// The longest address: the longest of ours has a selector of 32 terms.
+const ADDRESS_BYTES_MAX: usize = 8 << 10;
+
+fn address_bytes(request: &Request) -> usize {
+    request.uri().path().len() + request.uri().query().map_or(0, str::len)
+}
+
+fn too_long() -> Response {
+    let detail = format!("the address is too long: allowed are {ADDRESS_BYTES_MAX} bytes");
+    Problem::new(StatusCode::URI_TOO_LONG, detail).into_response()
+}
+
+/// Everything else may change something, and may have a body, which is not read before this is known.
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn only_reads(caller: &Caller) -> Response {
+    let detail = format!("{} may only read: its token allows no more", caller.name());
+    Problem::new(StatusCode::FORBIDDEN, detail).into_response()
+}
 
 /// Whoever watches the process needs no token.
 const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::change;
 use super::instances::text;
 use super::problem::Problem;
 use super::write::{self, Options};
@@ -18,6 +19,7 @@ use super::{AsItIs, Shared, Shares, Who, permit};
 use crate::access::{Caller, Level};
 use crate::board::{Board, InstanceView};
 use crate::model::Role;
+use crate::plain::{TOLD_CHARS_MAX, plain};
 use crate::spec::{API_VERSION, KIND, parse_documents};
 use crate::status::{NodeState, NodeStatus, Phase};
 
@@ -28,8 +30,9 @@ const MIB: u64 = 1 << 20;
 /// A code and a text, as mr-redis answers.
 pub(super) struct Told(StatusCode, String);
 
+/// The text may repeat what the caller has sent.
 fn told(code: StatusCode, text: impl Into<String>) -> Told {
-    Told(code, text.into())
+    Told(code, plain(&text.into(), TOLD_CHARS_MAX))
 }
 
 impl IntoResponse for Told {
@@ -160,7 +163,7 @@ async fn update(
         Ok(change) => change,
         Err(wrong) => return wrong,
     };
-    match write::change(&shared.state, caller, name, &change).await {
+    match change::change(&shared.state, caller, name, &change).await {
         Ok(()) => {
             tracing::info!(instance = name, %change, "changed by mr-redis' API");
             told(StatusCode::OK, done)
@@ -194,7 +197,7 @@ pub(super) async fn status_all(State(shared): Shares, Extension(caller): Who) ->
 
 /// JSON as plain text: mr-redis never says what it is.
 fn json_text(value: &impl Serialize) -> Told {
-    told(StatusCode::OK, serde_json::to_string(value).expect("names and numbers are JSON"))
+    Told(StatusCode::OK, serde_json::to_string(value).expect("names and numbers are JSON"))
 }
 
 const RUNNING: &str = "RUNNING";

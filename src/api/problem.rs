@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::plain::abridge;
 use crate::spec::SpecError;
 use crate::store;
 
@@ -11,6 +12,8 @@ use crate::store;
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// So many errors are told in the detail; all of them are in the list.
 const TOLD_MAX: usize = 5;
+/// The most characters of a detail, which may repeat what the caller has sent.
+const DETAIL_CHARS_MAX: usize = 6000;
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
@@ -36,7 +39,7 @@ impl Problem {
             kind: "about:blank".to_string(),
             title: status.canonical_reason().unwrap_or("Error").to_string(),
             status: status.as_u16(),
-            detail: detail.into(),
+            detail: abridge(detail.into(), DETAIL_CHARS_MAX),
             errors: Vec::new(),
         }
     }
@@ -44,6 +47,12 @@ impl Problem {
     /// There is no such instance.
     pub fn no_instance(name: &str) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, format!("there is no instance {name:?}"))
+    }
+
+    /// Others are before the caller.
+    pub fn busy() -> Problem {
+        let detail = "too many documents are being read already; nothing was done: try again";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     /// What was sent cannot be done; nothing was changed.

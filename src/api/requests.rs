@@ -138,8 +138,11 @@ pub(super) async fn failover(
     Params::read(&uri, &[])?;
     permit(&caller, Level::Write, &name)?;
     let wrong = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+    permit(&caller, Level::Write, &name)?;
     let Failover { to, force } = failover_of(&name, &text(body, BODY_BYTES_MAX).await?).map_err(wrong)?;
-    permit(&caller, if force { Level::Admin } else { Level::Write }, &name)?;
+    if force {
+        permit(&caller, Level::Admin, &name)?;
+    }
     let Request { at, to, force, .. } = write::request_failover(&shared.state, &caller, &name, to, force).await?;
     tracing::info!(instance = name, by = caller.name(), to, force, "a failover was asked for by the API");
     Ok((StatusCode::ACCEPTED, Json(FailingOver { name, failover: true, to, force, at })))

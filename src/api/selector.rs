@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::plain::plain;
+
 /// The most terms of a selector: each is looked at for each instance.
 const TERMS_MAX: usize = 32;
+/// How much is shown of a term that is wrong.
+const TERM_CHARS_SHOWN: usize = 150;
 
 /// All terms must hold. No terms: everything is selected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,11 +28,11 @@ impl std::str::FromStr for Selector {
         if text.trim().is_empty() {
             return Ok(Selector::default());
         }
-        let terms: Vec<Term> = text.split(',').map(|term| parse(term.trim())).collect::<Result<_, _>>()?;
-        if terms.len() > TERMS_MAX {
-            return Err(format!("the selector has {} terms: allowed are {TERMS_MAX}", terms.len()));
+        let count = text.split(',').count();
+        if count > TERMS_MAX {
+            return Err(format!("the selector has {count} terms: allowed are {TERMS_MAX}"));
         }
-        Ok(Selector(terms))
+        text.split(',').map(|term| parse(term.trim())).collect::<Result<_, _>>().map(Selector)
     }
 }
 
@@ -36,7 +40,8 @@ fn parse(term: &str) -> Result<Term, String> {
     let form = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
     let wrong = || {
         format!(
-            "{term:?} is not a label selector: allowed are key=value, key!=value, key and !key, with commas between"
+            "{:?} is not a label selector: allowed are key=value, key!=value, key and !key, with commas between",
+            plain(term, TERM_CHARS_SHOWN)
         )
     };
     let pair = |key: &str, value: &str| {
@@ -70,6 +75,15 @@ impl Selector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_is_read_in_time_that_grows_with_its_length_and_a_wrong_one_is_not_repeated_in_full() {
+        for part in ["a,", "a=b,", "!", "=", "ä"] {
+            let text = |bytes: usize| part.repeat(bytes / part.len());
+            crate::linear::assert_linear(part, 10_000, text, |text| drop(text.parse::<Selector>()));
+            assert!(text(60_000).parse::<Selector>().unwrap_err().len() < 2000, "{part}");
+        }
+    }
 
     #[test]
     fn all_terms_of_a_selector_must_hold() {

@@ -7,7 +7,6 @@ use axum::http::StatusCode;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::audit::Audit;
 use super::problem::Problem;
@@ -15,11 +14,12 @@ use super::{ApiState, permit, references};
 use crate::access::{Caller, Level};
 use crate::clock::now;
 use crate::model::{InstanceRecord, Request, RequestKind};
-use crate::spec::{Parsed, RedisInstance, join_errors, parse_document, parse_documents};
+use crate::offload;
+use crate::spec::{Parsed, RedisInstance, parse_document};
 use crate::store::{Error, Guard, KeyValue, Op, TXN_OPS_MAX, Txn, instance_key, request_key, state_key};
 
 /// How often documents are read and decided again when somebody else wrote meanwhile.
-const CONFLICTS_MAX: usize = 5;
+pub(super) const CONFLICTS_MAX: usize = 5;
 /// Reads under way at once: enough to hide the way to the store, few enough not to flood it.
 const READS_MAX: usize = 32;
 /// For more documents than this, all instances are listed instead of read one by one.
@@ -107,8 +107,10 @@ pub async fn apply(
 
 /// What the store holds of an instance.
 #[derive(Default)]
-struct Stored {
-    document: Option<KeyValue>,
+pub(super) struct Stored {
+    pub(super) document: Option<KeyValue>,
+    /// What the document says, if it is valid.
+    declared: Option<RedisInstance>,
     record: Option<InstanceRecord>,
     delete: Option<Request>,
     audit: Audit,
@@ -116,13 +118,9 @@ struct Stored {
 
 impl Stored {
     /// The secret that the instance has now: as declared, or as the last good document said.
-    fn secret<'a>(&'a self, old: Option<&'a RedisInstance>) -> Option<&'a str> {
-        old.map(|old| &old.spec).or(self.record.as_ref().map(|record| &record.spec))?.secret()
-    }
-
-    /// The stored document, if it is valid.
-    fn old(&self) -> Option<RedisInstance> {
-        self.document.as_ref().and_then(|document| parse_document(&document.value).ok())
+    fn secret(&self) -> Option<&str> {
+        let declared = self.declared.as_ref().map(|declared| &declared.spec);
+        declared.or(self.record.as_ref().map(|record| &record.spec))?.secret()
     }
 
     /// Deletion has been asked for, or is under way.
@@ -139,25 +137,34 @@ impl Stored {
 
 async fn read(state: &ApiState, documents: &[Parsed]) -> Result<BTreeMap<String, Stored>, Error> {
     let names: BTreeSet<&str> = documents.iter().map(|parsed| parsed.instance.metadata.name.as_str()).collect();
-    if names.len() > READ_SINGLY_MAX {
-        return read_all(state, &names).await;
-    }
-    let read = |name: &str| {
-        let name = name.to_string();
-        async move { read_one(state, &name).await.map(|stored| (name, stored)) }
+    let all: BTreeMap<String, Stored> = if names.len() > READ_SINGLY_MAX {
+        read_all(state, &names).await?
+    } else {
+        let read = |name: &str| {
+            let name = name.to_string();
+            async move { read_one(state, &name).await.map(|stored| (name, stored)) }
+        };
+        stream::iter(names.into_iter().map(read)).buffer_unordered(READS_MAX).try_collect().await?
     };
-    stream::iter(names.into_iter().map(read)).buffer_unordered(READS_MAX).try_collect().await
+    let busy = || Error::Unavailable(anyhow::anyhow!("too many documents are being read already"));
+    let declared = |stored: Stored| {
+        let document = stored.document.as_ref();
+        Stored { declared: document.and_then(|document| parse_document(&document.value).ok()), ..stored }
+    };
+    let read = move || all.into_iter().map(|(name, stored)| (name, declared(stored))).collect();
+    offload::in_turn(read).await.ok_or_else(busy)
 }
 
-async fn read_one(state: &ApiState, name: &str) -> Result<Stored, Error> {
+pub(super) async fn read_one(state: &ApiState, name: &str) -> Result<Stored, Error> {
     let (instance, record) = (instance_key(name), state_key(name));
     let (delete, audit) = (request_key(name, RequestKind::Delete), request_key(name, RequestKind::Audit));
     let (document, record, delete, audit) =
         tokio::try_join!(get(state, &instance), get(state, &record), get(state, &delete), get(state, &audit))?;
     Ok(Stored {
         document,
+        declared: None,
         record: record.as_ref().and_then(decode),
-        delete: delete.as_ref().and_then(decode),
+        delete: delete.and_then(|item| Request::read(&item.value).ok()),
         audit: audit.as_ref().map(Audit::read).unwrap_or_default(),
     })
 }
@@ -181,7 +188,7 @@ async fn read_all(state: &ApiState, names: &BTreeSet<&str>) -> Result<BTreeMap<S
             continue;
         };
         match (all.get_mut(name), kind) {
-            (Some(stored), "delete") => stored.delete = decode(&item),
+            (Some(stored), "delete") => stored.delete = Request::read(&item.value).ok(),
             (Some(stored), "audit") => stored.audit = Audit::read(&item),
             _ => {}
         }
@@ -237,8 +244,7 @@ fn decide(
         let name = &parsed.instance.metadata.name;
         permit(by, Level::Write, name)?; // Here as well: this is where it is used.
         let found = &stored[name];
-        let old = found.old();
-        references::check(by, parsed, found.secret(old.as_ref()))?;
+        references::check(by, parsed, found.secret())?;
         let read = found.document.as_ref().map_or(0, |document| document.revision);
         if let Some(wanted) = options.if_match.filter(|wanted| *wanted != read) {
             let detail = format!("{name} has revision {read}, and If-Match wants {wanted}");
@@ -247,7 +253,7 @@ fn decide(
         if found.is_going() {
             going.push(name.as_str());
         }
-        let result = outcome(parsed, found, old.as_ref());
+        let result = outcome(parsed, found);
         let revision = if result == Outcome::Unchanged || options.dry_run { read } else { 0 };
         let applied = Applied { name: name.clone(), result, revision };
         decisions.push(Decision { applied, read, text: parsed.text.clone(), audit: found.audit.clone() });
@@ -260,11 +266,11 @@ fn decide(
     Ok(decisions)
 }
 
-fn outcome(parsed: &Parsed, found: &Stored, old: Option<&RedisInstance>) -> Outcome {
-    match &found.document {
-        None => Outcome::Created,
-        Some(_) if old == Some(&parsed.instance) => Outcome::Unchanged,
-        Some(_) => Outcome::Configured,
+fn outcome(parsed: &Parsed, found: &Stored) -> Outcome {
+    match (&found.document, &found.declared) {
+        (None, _) => Outcome::Created,
+        (Some(_), Some(declared)) if *declared == parsed.instance => Outcome::Unchanged,
+        (Some(_), _) => Outcome::Configured,
     }
 }
 
@@ -288,28 +294,6 @@ async fn commit(
         written.extend(applied.map(|applied| (applied.name.clone(), applied)));
     }
     Ok(())
-}
-
-/// Changes fields of the stored document's spec, and nothing else of it.
-pub async fn change(state: &ApiState, by: &Caller, name: &str, fields: &Value) -> Result<(), Problem> {
-    for attempt in 1.. {
-        let stored = read_one(state, name).await?.document.ok_or_else(|| Problem::no_instance(name))?;
-        let instance = parse_document(&stored.value).map_err(|errors| {
-            let why = format!("the document of {name} is not valid, apply another: {}", join_errors(&errors));
-            Problem::new(StatusCode::CONFLICT, why)
-        })?;
-        let mut document = serde_json::to_value(&instance).expect("a document is JSON");
-        for (field, value) in fields.as_object().into_iter().flatten() {
-            document["spec"][field] = value.clone();
-        }
-        let documents = parse_documents(&document.to_string()).map_err(Problem::invalid)?;
-        let options = Options { dry_run: false, if_match: Some(stored.revision) };
-        match apply(state, by, &documents, options).await {
-            Err(Problem { status: 412, .. }) if attempt < CONFLICTS_MAX => {}
-            other => return other.map(drop),
-        }
-    }
-    unreachable!("the last attempt returns")
 }
 
 // ---------------------------------------------------------------------------------------------

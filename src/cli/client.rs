@@ -11,6 +11,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::answer;
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
 use super::token;
@@ -120,7 +121,7 @@ impl Client {
 
     async fn outcome(&self, response: Response) -> Result<Outcome> {
         if response.status() == StatusCode::UNPROCESSABLE_ENTITY {
-            return Ok(Outcome::Refused(self.read(response.json().await)?));
+            return Ok(Outcome::Refused(self.read(answer::json(response).await)?));
         }
         let applied: AppliedAll = self.read_answer(response).await?;
         Ok(Outcome::Applied(applied.results))
@@ -214,7 +215,7 @@ impl Client {
 
     async fn read_answer<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
         if response.status().is_success() {
-            self.read(response.json().await)
+            self.read(answer::json(response).await)
         } else {
             Err(self.refusal(response).await)
         }
@@ -234,7 +235,7 @@ impl Client {
             let told = format!("{} answers {status} to {path} and names {other:?}", self.server());
             return failure(Exit::Failed, format!("{told}: the token is not shown there; --server names operators"));
         }
-        let Ok(problem) = response.json::<Problem>().await else {
+        let Ok(problem) = answer::json::<Problem>(response).await else {
             return failure(Exit::Failed, format!("{} answers {status} to {path}: no operator does", self.server()));
         };
         let exit = match status {
@@ -345,7 +346,7 @@ impl Watch {
                 self.stream = None; // The list of the next connection makes up for what we missed.
                 break;
             }
-            self.pending.push_back(Signal::Message(message));
+            self.pending.push_back(Signal::Message(answer::message(message)?));
         }
         Ok(())
     }

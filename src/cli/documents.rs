@@ -9,6 +9,8 @@ use anyhow::Result;
 
 use super::outcome::{Exit, failure};
 use super::view::DocumentError;
+use crate::files;
+use crate::spec;
 
 /// The file names, in a directory, that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -33,12 +35,12 @@ pub fn read(names: &[PathBuf]) -> Result<Documents> {
     let mut documents = Documents::default();
     for name in names {
         if name.as_os_str() == "-" {
-            let text = std::io::read_to_string(std::io::stdin());
+            let text = files::read_whole(std::io::stdin());
             documents.add("standard input", &text.map_err(|e| cannot_read(Path::new("-"), &e))?);
             continue;
         }
-        for file in files(name)? {
-            let text = std::fs::read_to_string(&file).map_err(|e| cannot_read(&file, &e))?;
+        for file in files_of(name)? {
+            let text = files::read_text(&file).map_err(|e| cannot_read(&file, &e))?;
             documents.add(&file.display().to_string(), &text);
         }
     }
@@ -49,12 +51,12 @@ pub fn read(names: &[PathBuf]) -> Result<Documents> {
     Ok(documents)
 }
 
-fn cannot_read(path: &Path, error: &std::io::Error) -> anyhow::Error {
+fn cannot_read(path: &Path, error: &impl std::fmt::Display) -> anyhow::Error {
     failure(Exit::Usage, format!("-f {}: {error}", path.display()))
 }
 
 /// The file itself, or the files of a directory that we read, sorted.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
@@ -71,36 +73,15 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 impl Documents {
-    /// Adds the documents of one file; those without content are left out.
+    /// Adds the documents of one file, cut as the operator cuts them; those without content are left out.
     fn add(&mut self, file: &str, text: &str) {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut current = Document { file: file.to_string(), first_line: 1, text: String::new() };
-        for (i, line) in text.lines().enumerate() {
-            match line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t'])) {
-                None => current.text.push_str(line),
-                Some(rest) => {
-                    let next = Document { file: file.to_string(), first_line: i + 1, text: String::new() };
-                    self.push(std::mem::replace(&mut current, next));
-                    // What follows the dashes on their line stays in its column.
-                    current.text.push_str("   ");
-                    current.text.push_str(rest);
-                }
-            }
-            current.text.push('\n');
-        }
-        self.push(current);
-    }
-
-    fn push(&mut self, document: Document) {
-        let has_content = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        if document.text.lines().any(has_content) {
-            self.0.push(document);
-        }
+        let document = |(first_line, text)| Document { file: file.to_string(), first_line, text };
+        self.0.extend(spec::split(text).into_iter().map(document));
     }
 
     /// All documents in one body.
     pub fn body(&self) -> String {
-        self.0.iter().map(|document| document.text.as_str()).collect::<Vec<_>>().join("---\n")
+        self.0.iter().map(|document| document.text.clone() + "\n").collect::<Vec<_>>().join("---\n")
     }
 
     /// `orders.yaml:7:11: spec.memory: ...`: an error where the user can find it.
@@ -127,10 +108,10 @@ mod tests {
 
     #[test]
     fn documents_without_content_are_left_out_and_lines_are_kept() {
-        let documents = split("# first\n---\n\na: 1\n--- # second\nb: 2\n---\n# nothing\n---\t\n");
+        let documents = split("# first\n---\n\na: 1\n--- # second\nb: 2\n---\n# nothing\n---\t\n...\nc: 3\n...\n");
         let found: Vec<(usize, &str)> = documents.0.iter().map(|d| (d.first_line, d.text.trim())).collect();
-        assert_eq!(found, [(2, "a: 1"), (5, "# second\nb: 2")]);
-        assert_eq!(documents.body().matches("---\n").count(), 1);
+        assert_eq!(found, [(4, "a: 1"), (5, "# second\nb: 2"), (11, "c: 3")]);
+        assert_eq!(documents.body().matches("---\n").count(), 2);
     }
 
     #[test]
@@ -141,17 +122,18 @@ mod tests {
 
     #[test]
     fn an_error_is_found_in_its_file() {
-        let mut documents = split("a: 1\n---\nb: 2\nc: 3\n");
+        let mut documents = split("a: 1\n---\nb: 2\nc: 3\n--- {d: 1}");
         documents.add("b.json", "\u{feff}{\"d\": 4}");
-        assert_eq!(documents.body(), "a: 1\n---\n   \nb: 2\nc: 3\n---\n{\"d\": 4}\n");
+        assert_eq!(documents.body(), "a: 1\n---\nb: 2\nc: 3\n---\n    {d: 1}\n---\n{\"d\": 4}\n");
         let at = |document, line, column| {
             let (path, message) = ("spec.c".to_string(), "is wrong".to_string());
             documents.locate(&DocumentError { document, line, column, path, message })
         };
         assert_eq!(at(0, 1, 1), "a.yaml:1:1: spec.c: is wrong");
-        assert_eq!(at(1, 3, 4), "a.yaml:4:4: spec.c: is wrong");
-        assert_eq!(at(2, 1, 0), "b.json:1: spec.c: is wrong");
-        assert_eq!(at(1, 0, 0), "a.yaml:2: spec.c: is wrong");
+        assert_eq!(at(1, 2, 4), "a.yaml:4:4: spec.c: is wrong");
+        assert_eq!(at(2, 1, 6), "a.yaml:5:6: spec.c: is wrong");
+        assert_eq!(at(3, 1, 0), "b.json:1: spec.c: is wrong");
+        assert_eq!(at(1, 0, 0), "a.yaml:3: spec.c: is wrong");
         assert_eq!(at(9, 0, 0), "is wrong");
     }
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 
+mod answer;
 mod apply;
 mod args;
 mod client;
@@ -73,7 +74,7 @@ fn report(error: &anyhow::Error) -> Exit {
     if is_broken_pipe(error) {
         return Exit::Ok;
     }
-    anstream::eprintln!("{} {error:#}", text::styled("error:", text::BAD));
+    anstream::eprintln!("{} {}", text::styled("error:", text::BAD), answer::lines(&format!("{error:#}")));
     exit_of(error)
 }
 

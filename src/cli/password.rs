@@ -1,6 +1,5 @@
 //! `redisctl password` and `redisctl secret`: what clients of an instance log in with, and new ones. I/O.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,9 +69,7 @@ pub async fn secret(client: &Client, args: &SecretArgs) -> Result<Exit> {
 
 fn read(file: &Path) -> Result<String> {
     if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read the standard input")?;
-        return Ok(text);
+        return crate::files::read_whole(std::io::stdin()).context("read the standard input");
     }
-    std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+    crate::files::read_text(file).with_context(|| format!("read {}", file.display()))
 }

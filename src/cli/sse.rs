@@ -3,6 +3,8 @@
 /// The longest message that is taken, in bytes. An instance of 200 nodes is 100 KiB; a stream
 /// beyond this is not one of ours, and must not eat our memory.
 const MESSAGE_MAX: usize = 16 << 20;
+/// The most lines of a message: ours have one.
+const LINES_MAX: usize = 1000;
 
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,9 @@ impl Parser {
             self.size += part.len();
             if self.size > MESSAGE_MAX {
                 return Err(format!("a message of the stream is longer than {MESSAGE_MAX} bytes"));
+            }
+            if self.data.len() > LINES_MAX {
+                return Err(format!("a message of the stream has more than {LINES_MAX} lines"));
             }
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") {
@@ -107,6 +112,19 @@ mod tests {
         let chunk = vec![b'x'; MESSAGE_MAX / 4];
         assert!((0..4).all(|_| parser.push(&chunk).is_ok()));
         assert!(parser.push(&chunk).unwrap_err().contains("longer than"));
+    }
+
+    #[test]
+    fn a_stream_is_read_in_time_that_grows_with_its_length_however_it_is_cut() {
+        let stream = |bytes: usize| "data: a\n\n".repeat(bytes / 9) + "data: " + &"x".repeat(bytes);
+        crate::linear::assert_linear("a stream", 100_000, stream, |stream| {
+            let mut parser = Parser::default();
+            for piece in stream.as_bytes().chunks(7) {
+                parser.push(piece).unwrap();
+            }
+        });
+        let lines = "data:\n".repeat(super::LINES_MAX + 2);
+        assert!(Parser::default().push(lines.as_bytes()).unwrap_err().contains("lines"));
     }
 
     proptest::proptest! {

@@ -31,7 +31,7 @@ pub fn header(file: Option<&Path>) -> Result<Option<HeaderValue>> {
     let (token, from) = match (file, std::env::var(TOKEN_VARIABLE)) {
         (Some(file), _) => {
             let from = format!("--token-file {}", file.display());
-            (std::fs::read_to_string(file).with_context(|| from.clone())?, from)
+            (crate::files::read_text(file).with_context(|| from.clone())?, from)
         }
         (None, Ok(token)) => (token, TOKEN_VARIABLE.to_string()),
         (None, Err(_)) => return Ok(None),

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::answer::one_line;
 use crate::model::Timestamp;
 use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState};
 
@@ -55,7 +56,7 @@ pub struct Metadata {
 impl Instance {
     /// Reads an answer.
     pub fn from_json(raw: Value) -> Result<Instance, serde_json::Error> {
-        let mut instance = Instance::deserialize(&raw)?;
+        let mut instance = Instance::deserialize(&one_line(&raw))?;
         instance.raw = raw;
         Ok(instance)
     }

@@ -86,7 +86,10 @@ impl Lookout {
 }
 
 /// The agents that the master knows, with what `A` reads of each.
-pub(super) async fn agents<A: DeserializeOwned + Default>(http: &Http, settings: &Settings) -> Result<Vec<A>> {
+pub(super) async fn agents<A: DeserializeOwned + Default + Send + 'static>(
+    http: &Http,
+    settings: &Settings,
+) -> Result<Vec<A>> {
     let answer: AgentsAnswer<A> = ask(http, settings, "GET_AGENTS").await?;
     Ok(answer.get_agents.agents)
 }

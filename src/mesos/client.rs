@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use super::masters::Masters;
 use super::wire::Id;
 use super::{SecretFile, Settings};
+use crate::offload::elsewhere;
+use crate::plain::{NAME_CHARS_MAX, TEXT_CHARS_MAX, plain};
 
 /// The scheduler API.
 pub(super) const SCHEDULER_PATH: &str = "/api/v1/scheduler";
@@ -41,10 +43,13 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// The `host:port` that a master's redirect leads to. Mesos leaves the scheme out: `//host:port/path`.
 fn redirect_target(scheme: &str, location: &str) -> Result<String> {
     let absolute = if location.starts_with("//") { format!("{scheme}:{location}") } else { location.to_string() };
+    let location = plain(location, NAME_CHARS_MAX);
     let url = Url::parse(&absolute).with_context(|| format!("follow the redirect to {location:?}"))?;
     match (url.host_str(), url.port_or_known_default()) {
         // Never from TLS to plain text.
-        (Some(host), Some(port)) if url.scheme() == scheme => Ok(format!("{host}:{port}")),
+        (Some(host), Some(port)) if url.scheme() == scheme && host.len() <= NAME_CHARS_MAX => {
+            Ok(format!("{host}:{port}"))
+        }
         _ => bail!("the redirect to {location:?} does not lead to another master over {scheme}"),
     }
 }
@@ -193,7 +198,7 @@ fn target_of(scheme: &str, response: &Response) -> Result<String> {
 
 /// The error without the URL, which the caller names better.
 pub(super) fn describe(error: reqwest::Error) -> String {
-    let text = format!("{:#}", anyhow::Error::from(error.without_url()));
+    let text = plain(&format!("{:#}", anyhow::Error::from(error.without_url())), TEXT_CHARS_MAX);
     // rustls' words for: no cipher in common.
     if text.contains("HandshakeFailure") { format!("{text}; {CIPHERS}") } else { text }
 }
@@ -203,11 +208,20 @@ const CIPHERS: &str = "the master accepts no cipher that is safe today, as Mesos
                        with LIBPROCESS_SSL_CIPHERS=ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:\
                        ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384 (or with LIBPROCESS_SSL_ENABLE_TLS_V1_3=true)";
 
-/// The text of an error reply, as far as it is sound.
+/// The text of an error reply, as far as it is sound: its start, where it is long.
 pub(super) async fn error_text(response: Response) -> String {
-    let text = timeout(ERROR_TEXT_WAIT, read_at_most(response, ERROR_TEXT_MAX)).await;
-    let bytes = text.ok().and_then(Result::ok).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).trim().to_string()
+    let mut bytes = Vec::new();
+    let start = async {
+        let mut body = response.bytes_stream();
+        while let Some(Ok(chunk)) = body.next().await {
+            bytes.extend_from_slice(&chunk[..chunk.len().min(ERROR_TEXT_MAX - bytes.len())]);
+            if bytes.len() == ERROR_TEXT_MAX {
+                break;
+            }
+        }
+    };
+    let _ = timeout(ERROR_TEXT_WAIT, start).await; // What came of it is told.
+    plain(String::from_utf8_lossy(&bytes).trim(), TEXT_CHARS_MAX)
 }
 
 async fn read_at_most(response: Response, max: usize) -> Result<Vec<u8>> {
@@ -318,7 +332,11 @@ fn join(frameworks: GetFrameworks, tasks: GetTasks) -> Vec<FrameworkInfo> {
 }
 
 /// Asks the operator API of the leading master.
-pub(super) async fn ask<T: DeserializeOwned>(http: &Http, settings: &Settings, call: &str) -> Result<T> {
+pub(super) async fn ask<T: DeserializeOwned + Send + 'static>(
+    http: &Http,
+    settings: &Settings,
+    call: &str,
+) -> Result<T> {
     let answered = async {
         let candidates = settings.masters.candidates().await.map_err(anyhow::Error::msg)?;
         let (master, response) = http
@@ -326,7 +344,10 @@ pub(super) async fn ask<T: DeserializeOwned>(http: &Http, settings: &Settings, c
             .await
             .map_err(|failure| anyhow!(failure.reason))?;
         let bytes = read_at_most(response, ANSWER_MAX).await.with_context(|| format!("read the answer of {master}"))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("understand the answer of {master}"))
+        let read = elsewhere(move || serde_json::from_slice(&bytes)).await;
+        // serde repeats the value that it does not understand, whatever its length.
+        let wrong = |error: serde_json::Error| anyhow!(plain(&error.to_string(), TEXT_CHARS_MAX));
+        read.map_err(wrong).with_context(|| format!("understand the answer of {master}"))
     };
     timeout(ANSWER_WAIT, answered)
         .await
@@ -344,8 +365,11 @@ mod tests {
         assert_eq!(redirect_target("http", "http://m.example/x").unwrap(), "m.example:80");
         assert_eq!(redirect_target("https", "//m.example/x").unwrap(), "m.example:443");
         assert_eq!(redirect_target("http", "//[::1]:5050").unwrap(), "[::1]:5050");
-        for location in ["https://m:5050/", "/elsewhere", "", "//", "file:///etc"] {
-            assert!(redirect_target("http", location).is_err(), "{location}");
+        for location in
+            ["https://m:5050/", "/elsewhere", "", "//", "file:///etc", &format!("//{}:1", "m".repeat(20_000))]
+        {
+            let refused = redirect_target("http", location).unwrap_err();
+            assert!(format!("{refused:#}").len() < 1000, "{refused:#}");
         }
         assert!(redirect_target("https", "http://m:5050/").is_err());
     }

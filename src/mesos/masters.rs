@@ -18,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use zookeeper_client::{Client, SessionState};
 
+use crate::plain::{NAME_CHARS_MAX, TEXT_CHARS_MAX, plain};
+
 /// What may be written.
 pub const FORMS: &str = "allowed are http://HOST:PORT[,HOST:PORT...], https://HOST:PORT[,HOST:PORT...], \
                          zk://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/PATH and file:///PATH of a file that holds one of them";
@@ -31,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The newest kind of node that masters announce themselves by.
 const LABEL: &str = "json.info_";
+/// The longest such node that is read: the longest of Mesos' own has some hundred bytes.
+const INFO_BYTES_MAX: usize = 64 << 10;
 
 /// Where to look for masters, as `--mesos` says it.
 #[derive(Clone, PartialEq, Eq)]
@@ -105,7 +109,10 @@ fn hidden(text: &str) -> String {
 fn is_host_port(text: &str) -> bool {
     let port_ok = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
     let url = Url::parse(&format!("http://{text}/")).ok();
-    port_ok && url.is_some_and(|url| url.path() == "/" && url.username().is_empty() && url.query().is_none())
+    port_ok
+        && url.is_some_and(|url| {
+            url.path() == "/" && url.username().is_empty() && url.query().is_none() && url.fragment().is_none()
+        })
 }
 
 impl fmt::Display for Address {
@@ -135,7 +142,7 @@ impl Address {
     fn resolved(&self) -> Result<Address> {
         let Address::File(path) = self else { return Ok(self.clone()) };
         let at = || format!("--mesos file://{}", path.display());
-        let text = String::from_utf8(crate::files::read(path).with_context(at)?).with_context(at)?;
+        let text = crate::files::read_text(path).with_context(at)?;
         let address: Address = text.trim().parse().with_context(at)?;
         ensure!(!matches!(address, Address::File(_)), "{}: it names another file", at());
         Ok(address)
@@ -265,6 +272,7 @@ async fn detect(address: Address, out: watch::Sender<Result<String, String>>) {
 }
 
 fn tell(out: &watch::Sender<Result<String, String>>, found: Result<String, String>) {
+    let found = found.map_err(|why| plain(&why, TEXT_CHARS_MAX));
     out.send_if_modified(|known| {
         let news = *known != found;
         if news {
@@ -338,7 +346,7 @@ async fn look(client: &Client, path: &str) -> Result<Look> {
     };
     let (data, _) =
         client.get_data(&format!("{path}/{first}")).await.with_context(|| format!("read {path}/{first}"))?;
-    let master: MasterInfo = serde_json::from_slice(&data).with_context(|| format!("understand {path}/{first}"))?;
+    let master = MasterInfo::read(&data).with_context(|| format!("understand {path}/{first}"))?;
     Ok((Ok(master.host_port()), watcher))
 }
 
@@ -348,12 +356,12 @@ fn leading(children: &[String]) -> Option<&String> {
     children.iter().filter(|child| number(child).is_some()).min_by_key(number)
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct MasterInfo {
     address: MasterAddress,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct MasterAddress {
     #[serde(default)]
     hostname: String,
@@ -363,6 +371,15 @@ struct MasterAddress {
 }
 
 impl MasterInfo {
+    /// From a node that whoever reaches `ZooKeeper` may have written: calls, with our secret, go where it says.
+    fn read(data: &[u8]) -> Result<MasterInfo> {
+        ensure!(data.len() <= INFO_BYTES_MAX, "it has {} bytes: allowed are {INFO_BYTES_MAX}", data.len());
+        let master: MasterInfo = serde_json::from_slice(data)?;
+        let at = master.host_port();
+        ensure!(at.len() <= NAME_CHARS_MAX && is_host_port(&at), "{:?} is no HOST:PORT", plain(&at, NAME_CHARS_MAX));
+        Ok(master)
+    }
+
     /// The name, which certificates are made for; the address where there is none.
     fn host_port(&self) -> String {
         let MasterAddress { hostname, ip, port } = &self.address;
@@ -389,6 +406,27 @@ mod tests {
         }
         let Address::ZooKeeper(zk) = "zk://user:p@ss:word@a:2181/mesos".parse().unwrap() else { panic!() };
         assert_eq!(zk.auth.as_deref(), Some("user:p@ss:word"));
+    }
+
+    #[test]
+    fn a_node_that_names_no_host_and_port_or_is_too_large_is_refused() {
+        let read = |host: &str, port: u32| {
+            let info =
+                serde_json::json!({"address": {"hostname": host, "ip": "10.0.0.1", "port": port}, "version": "1.11.0"});
+            MasterInfo::read(info.to_string().as_bytes()).map(|master| master.host_port())
+        };
+        assert_eq!(read("mesos-1", 5050).unwrap(), "mesos-1:5050");
+        assert_eq!(read("", 5050).unwrap(), "10.0.0.1:5050");
+        assert_eq!(read("::1", 5050).unwrap(), "[::1]:5050");
+        let long = "m".repeat(300);
+        for host in ["evil/x?", "user:pw@evil", "a b", "a\u{1b}[2J", "a#b", long.as_str()] {
+            assert!(read(host, 5050).is_err(), "{host:?}");
+        }
+        assert!(read("m", 70_000).is_err());
+        let mut large = br#"{"address": {"hostname": "m", "port": 1}}"#.to_vec();
+        large.resize(INFO_BYTES_MAX + 1, b' ');
+        assert!(MasterInfo::read(&large).unwrap_err().to_string().contains("allowed are 65536"));
+        assert!(MasterInfo::read(&vec![b'['; 60_000]).is_err(), "depth is bounded");
     }
 
     #[test]

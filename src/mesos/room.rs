@@ -10,6 +10,7 @@ use super::wire::{Domain, Resource, attributes};
 use super::{Settings, agents};
 use crate::model::{Amount, Piece};
 use crate::placement::{Amounts, Quota, Room};
+use crate::plain::{NAME_CHARS_MAX, plain};
 
 const MILLI: u64 = 1000;
 
@@ -123,11 +124,12 @@ impl Agent {
         let mut reserved_mib = BTreeMap::new();
         for piece in total.iter().filter(|piece| piece.name == "mem" && !ours(piece)) {
             let mib = sum([piece].into_iter()).mem_mib;
-            *reserved_mib.entry(reserved_for(piece).unwrap_or_default()).or_insert(0) += mib;
+            let role = plain(&reserved_for(piece).unwrap_or_default(), NAME_CHARS_MAX);
+            *reserved_mib.entry(role).or_insert(0) += mib;
         }
         Room {
             id: info.id.value,
-            hostname: info.hostname,
+            hostname: plain(&info.hostname, NAME_CHARS_MAX),
             attributes: attributes(info.attributes, info.domain.fault_domain),
             leaving: None,
             away: !self.active,
@@ -184,7 +186,7 @@ fn quotas(configs: &[QuotaConfig], roles: &[Role], ours: &[String]) -> Vec<Quota
         .iter()
         .filter(|config| ours(config))
         .map(|config| Quota {
-            role: config.role.clone(),
+            role: plain(&config.role, NAME_CHARS_MAX),
             mem_limit_mib: limit(config, "mem", 1.0),
             cpus_limit_milli: limit(config, "cpus", 1000.0),
             used: used(&config.role),

@@ -19,10 +19,14 @@ use super::recordio::Decoder;
 use super::wire::{self, Incoming};
 use super::{Settings, call};
 use crate::model::MesosEvent;
+use crate::offload::elsewhere;
+use crate::plain::{TEXT_CHARS_MAX, plain};
 
 /// Shortest and longest pause between heartbeats that is believed, in seconds.
 const HEARTBEAT_MIN_S: f64 = 0.05;
 const HEARTBEAT_MAX_S: f64 = 300.0;
+/// Larger events are read on a thread of their own.
+const LARGE_BYTES: usize = 256 << 10;
 /// The backoff doubles so often at most; it has reached its longest by then.
 const DOUBLINGS_MAX: u32 = 16;
 
@@ -218,7 +222,7 @@ impl Subscriber {
                 Ok(Some(Err(error))) => return retry(describe(error)),
                 Ok(Some(Ok(chunk))) => stream.decoder.feed(&chunk),
             }
-            if let Err(end) = self.take_records(stream) {
+            if let Err(end) = self.take_records(stream).await {
                 return end;
             }
         }
@@ -226,9 +230,14 @@ impl Subscriber {
 
     /// Takes the events that are whole. Only they count as signs of life: a master that drips bytes
     /// is no better than a silent one.
-    fn take_records(&mut self, stream: &mut EventStream) -> Result<(), End> {
+    async fn take_records(&mut self, stream: &mut EventStream) -> Result<(), End> {
         while let Some(record) = stream.decoder.next_record().map_err(|error| retry(format!("{error:#}")))? {
-            match wire::parse(&record) {
+            let read = if record.len() > LARGE_BYTES {
+                elsewhere(move || wire::parse(&record)).await
+            } else {
+                wire::parse(&record)
+            };
+            match read {
                 Ok(incoming) if stream.subscribed => self.take(incoming)?,
                 Ok(incoming) => self.take_first(stream, incoming)?,
                 // The framing is sound, so that the next event is too. What this one said, an update
@@ -247,7 +256,10 @@ impl Subscriber {
         let Incoming::Subscribed { framework_id, heartbeat_s, master_version } = incoming else {
             return match incoming {
                 Incoming::Error(message) => Err(ended_by_master(message)),
-                other => Err(retry(format!("its first event is not SUBSCRIBED but {other:?}"))),
+                other => {
+                    let other = plain(&format!("{other:?}"), TEXT_CHARS_MAX);
+                    Err(retry(format!("its first event is not SUBSCRIBED but {other}")))
+                }
             };
         };
         if framework_id.is_empty() || self.framework_id.as_ref().is_some_and(|known| *known != framework_id) {

@@ -1,13 +1,16 @@
 //! The v1 scheduler API's events exactly as their JSON has them, and what they are in our words. Pure.
 //!
 //! Every field may be absent, unknown fields are passed over, and unknown names of states and event
-//! types are no errors: masters of other versions send them.
+//! types are no errors: masters of other versions send them. Texts are cut and made harmless here, where
+//! they enter: agents and executors write what they like. What must be sent back as it came, an id, is passed
+//! over with all that it names where that cannot be done.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use serde::Deserialize;
 
 use self::offer::{WireInverseOffer, WireOffer};
 use crate::model::{MesosEvent, TaskState, TaskUpdate};
+use crate::plain::{NAME_CHARS_MAX, TEXT_CHARS_MAX, is_name, plain};
 
 mod offer;
 
@@ -37,8 +40,11 @@ pub enum Incoming {
 
 /// Reads one record of the event stream.
 pub fn parse(record: &[u8]) -> Result<Incoming> {
-    let event: Event = serde_json::from_slice(record).context("read an event of the master")?;
-    Ok(event.convert())
+    // serde repeats the value that it does not understand, whatever its length.
+    let wrong = |error: serde_json::Error| {
+        anyhow!("read an event of the master: {}", plain(&error.to_string(), TEXT_CHARS_MAX))
+    };
+    Ok(serde_json::from_slice::<Event>(record).map_err(wrong)?.convert())
 }
 
 #[derive(Deserialize, Default)]
@@ -60,6 +66,13 @@ struct Event {
 #[serde(default)]
 pub(super) struct Id {
     pub(super) value: String,
+}
+
+impl Id {
+    /// None: it is none that could be kept and sent back.
+    fn sound(self) -> Option<String> {
+        Some(self.value).filter(|value| is_name(value))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -132,28 +145,40 @@ struct TaskStatus {
 
 impl Event {
     fn convert(self) -> Incoming {
-        match self.r#type.as_str() {
-            "SUBSCRIBED" => Incoming::Subscribed {
-                framework_id: self.subscribed.framework_id.value,
-                heartbeat_s: self.subscribed.heartbeat_interval_seconds,
-                master_version: self.subscribed.master_info.version,
-            },
-            "HEARTBEAT" => Incoming::Heartbeat,
-            "ERROR" => Incoming::Error(self.error.message),
+        let kind = plain(&self.r#type, NAME_CHARS_MAX);
+        let event = match kind.as_str() {
+            "SUBSCRIBED" => return self.subscribed.convert(),
+            "HEARTBEAT" => return Incoming::Heartbeat,
+            "ERROR" => return Incoming::Error(plain(&self.error.message, TEXT_CHARS_MAX)),
+            "FAILURE" => return self.failure.convert(),
             "OFFERS" => {
-                Incoming::Event(MesosEvent::Offers(self.offers.offers.into_iter().map(WireOffer::convert).collect()))
+                let offers = self.offers.offers.into_iter();
+                Some(MesosEvent::Offers(offers.filter_map(WireOffer::convert).collect()))
             }
             "INVERSE_OFFERS" => {
                 let offers = self.inverse_offers.inverse_offers.into_iter();
-                Incoming::Event(MesosEvent::InverseOffers(offers.map(WireInverseOffer::convert).collect()))
+                Some(MesosEvent::InverseOffers(offers.filter_map(WireInverseOffer::convert).collect()))
             }
             "RESCIND_INVERSE_OFFER" => {
-                Incoming::Event(MesosEvent::RescindInverse(self.rescind_inverse_offer.inverse_offer_id.value))
+                self.rescind_inverse_offer.inverse_offer_id.sound().map(MesosEvent::RescindInverse)
             }
-            "RESCIND" => Incoming::Event(MesosEvent::Rescind(self.rescind.offer_id.value)),
-            "UPDATE" => Incoming::Event(MesosEvent::Update(self.update.status.convert())),
-            "FAILURE" => self.failure.convert(),
-            other => Incoming::Ignored(format!("event {other}")),
+            "RESCIND" => self.rescind.offer_id.sound().map(MesosEvent::Rescind),
+            "UPDATE" => self.update.status.convert().map(MesosEvent::Update),
+            _ => None,
+        };
+        event.map_or_else(|| Incoming::Ignored(format!("event {kind}")), Incoming::Event)
+    }
+}
+
+impl Subscribed {
+    fn convert(self) -> Incoming {
+        match self.framework_id.sound() {
+            Some(framework_id) => Incoming::Subscribed {
+                framework_id,
+                heartbeat_s: self.heartbeat_interval_seconds,
+                master_version: plain(&self.master_info.version, NAME_CHARS_MAX),
+            },
+            None => Incoming::Error("it subscribes us with a framework id that is none".to_string()),
         }
     }
 }
@@ -162,7 +187,9 @@ impl Failure {
     /// With an executor it is the executor that failed: its task's update says so too.
     fn convert(self) -> Incoming {
         match (self.agent_id, self.executor_id) {
-            (Some(agent_id), None) => Incoming::Event(MesosEvent::AgentFailed(agent_id.value)),
+            (Some(agent_id), None) if is_name(&agent_id.value) => {
+                Incoming::Event(MesosEvent::AgentFailed(agent_id.value))
+            }
             _ => Incoming::Ignored("event FAILURE of an executor".to_string()),
         }
     }
@@ -170,21 +197,23 @@ impl Failure {
 
 impl TaskStatus {
     /// A state that is not known says nothing of the task, in words that show it.
-    fn convert(self) -> TaskUpdate {
+    fn convert(self) -> Option<TaskUpdate> {
         let known = TaskState::ALL.into_iter().find(|state| state.mesos_name() == self.state);
         let message = match known {
             Some(_) => self.message,
-            None => format!("a state that is not known, {:?}: {}", self.state, self.message),
+            None => format!("a state that is not known, {:?}: {}", plain(&self.state, NAME_CHARS_MAX), self.message),
         };
-        TaskUpdate {
-            task_id: self.task_id.value,
-            agent_id: self.agent_id.map(|id| id.value).filter(|id| !id.is_empty()),
+        // The master refuses to have an empty one acknowledged.
+        let uuid = self.uuid.filter(|uuid| !uuid.is_empty());
+        let sound = uuid.as_ref().is_none_or(|uuid| is_name(uuid));
+        Some(TaskUpdate {
+            task_id: self.task_id.sound().filter(|_| sound)?,
+            agent_id: self.agent_id.and_then(Id::sound).filter(|id| !id.is_empty()),
             state: known.unwrap_or(TaskState::Unknown),
-            reason: self.reason,
-            message,
-            // The master refuses to have an empty one acknowledged.
-            uuid: self.uuid.filter(|uuid| !uuid.is_empty()),
-        }
+            reason: self.reason.map(|reason| plain(&reason, NAME_CHARS_MAX)),
+            message: plain(&message, TEXT_CHARS_MAX),
+            uuid,
+        })
     }
 }
 
@@ -263,6 +292,74 @@ mod tests {
         ] {
             assert!(matches!(read(&event), Incoming::Ignored(_)), "{event}");
         }
+    }
+
+    /// Texts that do harm: on a terminal, in a log, in memory.
+    fn hostile() -> Vec<String> {
+        let mut texts = ["\u{1b}[2J\u{1b}[1;1Hroot#", "a\nERROR forged", "\u{202e}txt", "\u{9b}31m", "\0", "\r"]
+            .map(String::from)
+            .to_vec();
+        texts.push("x".repeat(1_000_000));
+        texts.push("\u{1b}".repeat(100_000));
+        texts
+    }
+
+    #[test]
+    fn no_text_of_a_master_an_agent_or_an_executor_comes_in_raw_or_long() {
+        for text in hostile() {
+            let id = json!({"value": text});
+            let sound = json!({"value": "i"});
+            let events = [
+                json!({"type": text}),
+                json!({"type": "ERROR", "error": {"message": text}}),
+                json!({"type": "SUBSCRIBED", "subscribed": {"framework_id": id}}),
+                json!({"type": "SUBSCRIBED", "subscribed": {"framework_id": sound, "master_info": {"version": text}}}),
+                json!({"type": "RESCIND", "rescind": {"offer_id": id}}),
+                json!({"type": "RESCIND_INVERSE_OFFER", "rescind_inverse_offer": {"inverse_offer_id": id}}),
+                json!({"type": "FAILURE", "failure": {"agent_id": id}}),
+                json!({"type": "INVERSE_OFFERS", "inverse_offers": {"inverse_offers": [{"id": id}, {"agent_id": id}]}}),
+                json!({"type": "UPDATE", "update": {"status": {"task_id": id}}}),
+                json!({"type": "UPDATE", "update": {"status": {"task_id": sound, "uuid": text}}}),
+                json!({"type": "UPDATE", "update": {"status": {"task_id": sound, "agent_id": id, "state": text,
+                    "reason": text, "message": text}}}),
+                json!({"type": "UPDATE", "update": {"status": {"state": "TASK_FAILED", "message": text}}}),
+                json!({"type": "OFFERS", "offers": {"offers": [{"id": id}, {"agent_id": id}, {"hostname": text,
+                    "url": {"address": {"ip": text}}, "allocation_info": {"role": text},
+                    "domain": {"fault_domain": {"region": {"name": text}, "zone": {"name": text}}},
+                    "attributes": [{"name": text, "text": {"value": text}}, {"name": "s", "set": {"item": [text, text]}}],
+                    "resources": [{"name": text, "scalar": {"value": 1.0}},
+                        {"name": "mem", "scalar": {"value": 1.0}, "reservations": [{"role": "r".repeat(20_000)}]}]}]}}),
+            ];
+            for event in events {
+                let told = format!("{:?}", read(&event));
+                assert!(told.len() < 40_000, "{} bytes of {}", told.len(), event["type"]);
+                // Debug writes out what is raw: `\u{1b}`; what was made harmless before is `\\u{1b}`.
+                let raw = told.replace("\\\\", "").contains(r"\u{") || told.replace("\\\\", "").contains(r"\n");
+                assert!(!raw, "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_reading_does_not_repeat_what_was_read() {
+        let event = json!({"type": "OFFERS", "offers": "x".repeat(1_000_000)});
+        assert!(parse(event.to_string().as_bytes()).unwrap_err().to_string().len() < 1200);
+        let deep = format!("{{\"type\": {}", "[".repeat(1_000_000));
+        assert!(parse(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn events_are_read_in_time_that_grows_with_their_length() {
+        let offers = |count: usize| {
+            let offer = json!({"id": {"value": "O"}, "attributes": [{"name": "rack", "text": {"value": "r1"}}],
+                "resources": [{"name": "ports", "ranges": {"range": [{"begin": 1, "end": 2}]}}]});
+            json!({"type": "OFFERS", "offers": {"offers": vec![offer; count]}}).to_string().into_bytes()
+        };
+        crate::linear::assert_linear("offers", 300, offers, |record| drop(parse(record)));
+        let message = |length: usize| {
+            json!({"type": "ERROR", "error": {"message": "\u{1b}".repeat(length)}}).to_string().into_bytes()
+        };
+        crate::linear::assert_linear("a message", 100_000, message, |record| drop(parse(record)));
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Address, TaskState, Timestamp};
+use crate::plain::{NAME_CHARS_MAX, is_name, plain};
 use crate::spec::InstanceSpec;
 
 /// What is recorded of a node's task, in words that need no Mesos.
@@ -327,6 +328,34 @@ pub struct Request {
     /// For `audit`: what was changed, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<AuditedChange>,
+}
+
+impl Request {
+    /// Changes that are kept until the leader tells of them: more only come while there is none.
+    pub const CHANGES_MAX: usize = 50;
+    /// The longest request: that many changes, each told in a line.
+    const BYTES_MAX: usize = 64 << 10;
+    /// The longest time that is believed: 52 weeks.
+    const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
+
+    /// Reads a request, which others than operators may have written. Of changes the newest are kept.
+    pub fn read(value: &[u8]) -> Result<Request, String> {
+        if value.len() > Request::BYTES_MAX {
+            return Err(format!("it has {} bytes: allowed are {}", value.len(), Request::BYTES_MAX));
+        }
+        let mut request: Request = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        if request.to.as_ref().is_some_and(|to| !is_name(to)) {
+            return Err("to: is no name of a node".to_string());
+        }
+        request.keep_ms = request.keep_ms.map(|ms| ms.min(Request::KEEP_MAX_MS));
+        let excess = request.changes.len().saturating_sub(Request::CHANGES_MAX);
+        request.changes.drain(..excess);
+        for change in &mut request.changes {
+            change.by = plain(&change.by, NAME_CHARS_MAX);
+            change.what = plain(&change.what, NAME_CHARS_MAX);
+        }
+        Ok(request)
+    }
 }
 
 /// A change that was made through the API.

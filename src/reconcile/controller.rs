@@ -22,7 +22,7 @@ use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::schedule::Schedule;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
-use crate::reconcile::{framework, repeats::Repeats, view};
+use crate::reconcile::{framework, pulse::Pulse, repeats::Repeats, view};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
@@ -83,12 +83,14 @@ impl Controller {
     /// Runs until leadership is lost or the session ends for good (an error).
     pub async fn run(mut self) -> Result<Exit> {
         let mut held = self.parts.leadership.held.clone();
+        let mut pulse = Pulse::new(self.parts.metrics.clone());
         loop {
             let wake = self.next_wake();
             let due = Instant::now() + wake;
             tokio::select! {
                 biased;
                 _ = held.wait_for(|held| !held) => return Ok(Exit::NotLeader),
+                () = pulse.beat() => {}
                 Some(input) = self.parts.inputs.1.recv() => self.input(input),
                 Some(event) = self.parts.mesos.1.recv() => self.learn(Event::Mesos(event)),
                 Some(probe) = self.parts.probes.1.recv() => self.learn(Event::Probed(probe)),
@@ -106,7 +108,7 @@ impl Controller {
             }
             self.wake_due();
             if self.synced && self.store_framework().await? {
-                self.round();
+                pulse.round(|| self.round());
             } else {
                 self.news = self.synced;
             }

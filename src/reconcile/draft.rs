@@ -8,6 +8,7 @@ use crate::model::{
 };
 use crate::passwords::Key;
 use crate::placement::Placement;
+use crate::plain::{TOLD_CHARS_MAX, plain};
 use crate::reconcile::action::{Action, Cause, Plan, Step, Write};
 use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::sight::Sight;
@@ -240,7 +241,7 @@ impl<'a> Draft<'a> {
 
     /// A reason for waiting; said once.
     pub fn wait(&mut self, reason: impl Into<String>) {
-        let reason = reason.into();
+        let reason = plain(&reason.into(), TOLD_CHARS_MAX);
         if !self.waiting.contains(&reason) {
             self.waiting.push(reason);
         }
@@ -252,9 +253,10 @@ impl<'a> Draft<'a> {
     }
 
     /// Something happened.
+    #[allow(clippy::needless_pass_by_value)] // Callers have just made it.
     pub fn event(&mut self, kind: EventKind, reason: &str, object: String, message: String) {
         let now = self.o.now;
-        let reason = reason.to_string();
+        let (reason, message) = (reason.to_string(), plain(&message, TOLD_CHARS_MAX));
         self.events.push(InstanceEvent { at: now, first_at: now, count: 1, kind, reason, object, message });
     }
 

@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod controller;
+mod documents;
 pub mod draft;
 pub mod execute;
 pub mod framework;
@@ -28,6 +29,7 @@ mod news;
 pub mod offers;
 pub mod parts;
 pub mod plan;
+mod pulse;
 pub mod reflector;
 pub mod repeats;
 mod replication;

@@ -2,6 +2,7 @@
 
 use crate::failover::{self, Master};
 use crate::model::{Address, NoAnswer, NodeRecord, Role, TaskRecord};
+use crate::plain::{TOLD_CHARS_MAX, plain};
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
@@ -221,6 +222,7 @@ fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condition
         .map(|Verdict(kind, status, reason, message)| {
             let known = before.and_then(|status| status.condition(kind)).filter(|known| known.status == status);
             let last_transition_time = known.map_or(d.o.now, |known| known.last_transition_time);
+            let message = plain(&message, TOLD_CHARS_MAX);
             Condition { kind, status, reason: reason.to_string(), message, last_transition_time }
         })
         .collect()

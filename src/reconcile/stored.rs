@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use crate::model::{Address, InstanceEvent, NodeRecord, RequestKind};
 use crate::passwords::Secret;
 use crate::reconcile::action::Write;
-use crate::reconcile::world::{Dirty, Document, Instance, Node, Stored, World};
-use crate::spec::{self, RedisInstance};
+use crate::reconcile::documents::{may_be_told, set_document, set_request};
+use crate::reconcile::world::{Dirty, Instance, Node, Stored, World};
 use crate::status::InstanceStatus;
 use crate::store::{KeyValue, Listing};
 
@@ -74,6 +74,7 @@ impl World {
         for item in &listing.items {
             self.put(item);
         }
+        self.read.clear();
         Dirty::all()
     }
 
@@ -110,7 +111,7 @@ impl World {
         if kind == "secrets" {
             return self.keep_secret(rest, Secret::parse(&item.value, item.revision).ok());
         }
-        if !matches!(kind, "instances" | "state" | "nodes" | "status" | "events" | "requests") || name.is_empty() {
+        if !matches!(kind, "instances" | "state" | "nodes" | "status" | "events" | "requests") || !may_be_told(name) {
             return Dirty::default();
         }
         if self.is_over(kind, name, sub.unwrap_or_default(), item) {
@@ -120,6 +121,7 @@ impl World {
         if let Err(why) = outcome {
             self.freeze(&format!("the record {} cannot be read: {why}", item.key));
         }
+        self.drop_if_empty(name);
         Dirty::one(name)
     }
 
@@ -137,9 +139,10 @@ impl World {
     }
 
     fn put_item(&mut self, kind: &str, name: &str, sub: Option<&str>, item: &KeyValue) -> Result<(), String> {
+        let read = self.read.remove(&item.key).filter(|read| read.revision == item.revision);
         let instance = self.instances.entry(name.to_string()).or_default();
         match (kind, sub) {
-            ("instances", None) => set_document(name, instance, item),
+            ("instances", None) => set_document(name, instance, item, read),
             ("state", None) => set_newer(&mut instance.record, item)?,
             // Written by us, and only for readers: unreadable ones are written anew.
             ("status", None) => set_or_reset(&mut instance.status, item),
@@ -149,14 +152,7 @@ impl World {
                 let record: NodeRecord = decode(&item.value)?;
                 self.put_node(name, ordinal, Stored { value: record, revision: item.revision });
             }
-            ("requests", Some(kind)) => {
-                let kind: RequestKind =
-                    serde_json::from_value(kind.into()).map_err(|_| format!("no request is called {kind:?}"))?;
-                let request = Stored { value: decode(&item.value)?, revision: item.revision };
-                if instance.requests.get(&kind).is_none_or(|known| known.revision <= request.revision) {
-                    instance.requests.insert(kind, request);
-                }
-            }
+            ("requests", Some(kind)) => set_request(instance, kind, item),
             _ => {}
         }
         Ok(())
@@ -347,25 +343,6 @@ pub fn merge_events(kept: Option<&[InstanceEvent]>, new: Vec<InstanceEvent>) -> 
     let excess = events.len().saturating_sub(EVENTS_MAX);
     events.drain(..excess);
     events
-}
-
-fn parse_document(name: &str, text: &[u8]) -> Result<RedisInstance, String> {
-    let instance = spec::parse_document(text).map_err(|errors| {
-        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        errors.join("; ")
-    })?;
-    if instance.metadata.name == name {
-        Ok(instance)
-    } else {
-        let found = &instance.metadata.name;
-        Err(format!("metadata.name: {found:?} differs from the name in the key, which is {name:?}"))
-    }
-}
-
-fn set_document(name: &str, instance: &mut Instance, item: &KeyValue) {
-    if instance.document.as_ref().is_none_or(|known| known.revision < item.revision) {
-        instance.document = Some(Document { revision: item.revision, parsed: parse_document(name, &item.value) });
-    }
 }
 
 fn set_or_reset<T: DeserializeOwned + Default>(slot: &mut Option<Stored<T>>, item: &KeyValue) {

@@ -17,9 +17,10 @@ use crate::reconcile::leaving::LeavingAgents;
 use crate::reconcile::strangers::Stranger;
 pub use crate::reconcile::tries::SwitchFailed;
 use crate::reconcile::tries::{Applied, Tries};
-use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
 use crate::store::{Change, Listing};
+
+pub use crate::reconcile::documents::{Document, ReadDocument};
 
 /// Updates kept per node until they are acknowledged. Mesos sends one at a time for a task, so more
 /// than a few are repeats.
@@ -28,6 +29,8 @@ const UNACKED_MAX: usize = 8;
 /// Something learned.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Documents that the next event from the store brings, read beforehand.
+    Read(Vec<ReadDocument>),
     /// All of the store, at one revision.
     Listed(Listing),
     /// The store has changed.
@@ -117,15 +120,6 @@ pub struct Stored<T> {
     pub value: T,
     /// The revision of its last write; 0: not stored.
     pub revision: i64,
-}
-
-/// The user's document.
-#[derive(Clone, Debug)]
-pub struct Document {
-    /// Its revision.
-    pub revision: i64,
-    /// What it says, or what is wrong with it.
-    pub parsed: Result<RedisInstance, String>,
 }
 
 /// Everything known of an instance.
@@ -298,6 +292,8 @@ pub struct World {
     /// Instances whose roll begins with the writes that are under way.
     pub(super) beginning: BTreeSet<String>,
     pub(super) tasks: BTreeMap<String, (String, u32)>,
+    /// Documents that were read beforehand, by key.
+    pub(super) read: BTreeMap<String, Document>,
 }
 
 impl World {
@@ -331,6 +327,10 @@ impl World {
 
     fn fold(&mut self, event: Event, now: Timestamp) -> Dirty {
         match event {
+            Event::Read(documents) => {
+                self.read = documents.into_iter().map(|read| (read.key, read.document)).collect();
+                Dirty::default()
+            }
             Event::Listed(listing) => self.listed(&listing),
             Event::Changed(changes) => {
                 let mut dirty = Dirty::default();

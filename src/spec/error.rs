@@ -4,6 +4,13 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::plain::{abridge, escape, plain};
+
+/// The most characters of a key, or of a value, that is shown: longer ones say no more to a person.
+pub(super) const SHOWN_CHARS_MAX: usize = 80;
+/// The most characters of a message: the longest of ours list the fields that are allowed.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
 /// One step of a [`Path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -41,15 +48,19 @@ impl Path {
 }
 
 impl fmt::Display for Path {
+    /// No deeper than any field is.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, step) in self.0.iter().enumerate() {
+        const STEPS_MAX: usize = 12;
+        for (nth, step) in self.0.iter().take(STEPS_MAX).enumerate() {
             match step {
-                Step::Key(key) if nth == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Key(key) => {
+                    f.write_str(if nth == 0 { "" } else { "." })?;
+                    f.write_str(&plain(key, SHOWN_CHARS_MAX))?;
+                }
                 Step::Index(index) => write!(f, "[{index}]")?,
             }
         }
-        Ok(())
+        f.write_str(if self.0.len() > STEPS_MAX { "..." } else { "" })
     }
 }
 
@@ -83,7 +94,8 @@ pub struct SpecError {
 impl SpecError {
     /// An error at a path that has no place in a text yet.
     pub fn at(path: Path, value: impl fmt::Display, message: impl Into<String>) -> SpecError {
-        SpecError { path, value: value.to_string(), message: message.into(), ..SpecError::default() }
+        let message = abridge(escape(&message.into()).into_owned(), MESSAGE_CHARS_MAX);
+        SpecError { path, value: plain(&value.to_string(), SHOWN_CHARS_MAX), message, ..SpecError::default() }
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod directives;
 mod error;
 mod parse;
+mod places;
 mod schema;
 mod size;
 mod structure;
@@ -18,7 +19,7 @@ mod values;
 
 pub use directives::{config_words, live_config, reads_as, start_config, start_name};
 pub use error::{Path, SpecError, Step, join_errors};
-pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents};
+pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents, split};
 pub use schema::{components, schema};
 pub use size::{Cpus, Period, Size};
 pub use validate::name as validate_name;

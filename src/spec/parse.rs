@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_yaml::Value;
 
 use super::error::{Path, SpecError};
+use super::places::places;
 use super::structure::{show, structure};
 use super::{RedisInstance, tree, validate};
 
@@ -15,8 +16,10 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 /// The most documents of a text.
 pub const DOCUMENTS_MAX: usize = 1000;
-/// The most errors that are told of a text: nobody reads more.
-const ERRORS_MAX: usize = 100;
+/// The most errors that are told of a text, and looked for: nobody reads more.
+pub(super) const ERRORS_MAX: usize = 100;
+/// What some editors put at the start of a file, and `cat` in the middle of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// One document of a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +32,8 @@ pub struct Parsed {
     pub text: String,
     /// The line of the whole text on which the document starts: the one after its separator.
     first_line: usize,
+    /// How many characters stand before it on that line.
+    indent: usize,
     /// What it says.
     pub instance: RedisInstance,
 }
@@ -37,7 +42,8 @@ impl Parsed {
     /// Adds document, line, column and value to errors that were found later, by
     /// [`super::check_change`] or in the store.
     pub fn locate(&self, errors: Vec<SpecError>) -> Vec<SpecError> {
-        let piece = Piece { document: self.document, first_line: self.first_line, line: self.line, text: &self.text };
+        let Parsed { document, line, ref text, first_line, indent, .. } = *self;
+        let piece = Piece { document, first_line, line, indent, text };
         match tree::read(&self.text) {
             Ok(Some(tree)) => piece.locate(&tree, errors),
             _ => errors,
@@ -75,13 +81,24 @@ pub fn parse_documents(text: &str) -> Result<Vec<Parsed>, Vec<SpecError>> {
 
 /// Reads exactly one document: the value of an instance's key in the store.
 pub fn parse_document(bytes: &[u8]) -> Result<RedisInstance, Vec<SpecError>> {
-    let text = std::str::from_utf8(bytes).map_err(|err| vec![whole(format!("not UTF-8: {err}"))])?;
-    let mut parsed = parse_documents(text)?;
-    match (parsed.pop(), parsed.len()) {
-        (None, _) => Err(vec![whole("the document is empty".to_string())]),
-        (Some(one), 0) => Ok(one.instance),
-        (Some(_), more) => Err(vec![whole(format!("one document is allowed here: there are {}", more + 1))]),
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        let message = format!("the document has {} bytes: allowed are {DOCUMENT_BYTES_MAX}", bytes.len());
+        return Err(vec![whole(message)]);
     }
+    let text = std::str::from_utf8(bytes).map_err(|err| vec![whole(format!("not UTF-8: {err}"))])?;
+    let empty = || vec![whole("the document is empty".to_string())];
+    match pieces(text).as_slice() {
+        [] => Err(empty()),
+        [one] => one.parse()?.ok_or_else(empty),
+        more => Err(vec![whole(format!("one document is allowed here: there are {}", more.len()))]),
+    }
+}
+
+/// The documents of a text that say something, each with its first line and as it will be read.
+/// (The column from which on it is read is kept by blanks.)
+pub fn split(text: &str) -> Vec<(usize, String)> {
+    let padded = |piece: Piece<'_>| (piece.line, " ".repeat(piece.indent) + piece.text);
+    pieces(text).into_iter().map(padded).collect()
 }
 
 fn whole(message: String) -> SpecError {
@@ -93,6 +110,9 @@ fn named_twice(parsed: &[Parsed]) -> Vec<SpecError> {
     let mut errors = Vec::new();
     for one in parsed {
         let name = one.instance.metadata.name.as_str();
+        if errors.len() >= ERRORS_MAX {
+            break;
+        }
         if let Some(line) = lines.get(name) {
             let message = format!("{name:?} is declared twice: first by the document that starts on line {line}");
             errors.append(&mut one.locate(vec![SpecError::at(Path::of(["metadata", "name"]), name, message)]));
@@ -114,6 +134,8 @@ struct Piece<'a> {
     first_line: usize,
     /// The line of the whole text on which `text` starts.
     line: usize,
+    /// How many characters stand before it on that line.
+    indent: usize,
     text: &'a str,
 }
 
@@ -121,69 +143,83 @@ struct Piece<'a> {
 /// these marks end a document whatever they stand in, so no parser is needed, and an error in one
 /// document does not hide those of the next.
 fn pieces(text: &str) -> Vec<Piece<'_>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
     let cuts = json_values(text).unwrap_or_else(|| yaml_documents(text));
-    let mut pieces: Vec<Piece<'_>> = cuts.into_iter().filter_map(|(line, text)| Piece::trimmed(line, text)).collect();
+    let mut pieces: Vec<Piece<'_>> = cuts.into_iter().filter_map(Piece::trimmed).collect();
     for (document, piece) in pieces.iter_mut().enumerate() {
         piece.document = document;
     }
     pieces
 }
 
-/// The documents of YAML, each with its first line.
-fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
+/// A part of the whole text, not trimmed: its first line, the characters before it on that line, and itself.
+type Cut<'a> = (usize, usize, &'a str);
+
+/// The documents of YAML.
+fn yaml_documents(text: &str) -> Vec<Cut<'_>> {
     let mut found = Vec::new();
-    let (mut start, mut first_line, mut offset) = (0, 1, 0);
+    let (mut start, mut first_line, mut indent, mut offset) = (0, 1, 0, 0);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let rest = ["---", "..."].into_iter().find_map(|mark| line.strip_prefix(mark));
+        let marked = line.trim_start_matches(BYTE_ORDER_MARK);
+        let rest = ["---", "..."].into_iter().find_map(|mark| marked.strip_prefix(mark));
         if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
-            found.push((first_line, &text[start..offset]));
+            found.push((first_line, indent, &text[start..offset]));
             // What stands behind the mark on its line belongs to the document.
-            let skipped = if rest.trim().is_empty() { line.len() } else { 3 };
-            (start, first_line) = (offset + skipped, index + 1 + usize::from(skipped > 3));
+            let says_more = !rest.trim().is_empty();
+            let skipped = line.len() - if says_more { rest.len() } else { 0 };
+            (start, first_line) = (offset + skipped, index + 1 + usize::from(!says_more));
+            indent = if says_more { line[..skipped].chars().count() } else { 0 };
         }
         offset += line.len();
     }
-    found.push((first_line, &text[start..]));
+    found.push((first_line, indent, &text[start..]));
     found
 }
 
-/// The values of a text that is JSON from end to end, each with its first line.
-fn json_values(text: &str) -> Option<Vec<(usize, &str)>> {
+fn text_lines(text: &str) -> usize {
+    text.matches('\n').count()
+}
+
+/// The values of a text that is JSON from end to end.
+fn json_values(text: &str) -> Option<Vec<Cut<'_>>> {
     if !text.trim_start().starts_with('{') {
         return None;
     }
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
-    let (mut found, mut start, mut line) = (Vec::new(), 0, 1);
-    while let Some(value) = values.next() {
-        value.ok()?;
-        let piece = &text[start..values.byte_offset()];
-        found.push((line, piece));
-        line += piece.matches('\n').count();
-        start = values.byte_offset();
+    let (mut found, mut rest, mut line) = (Vec::new(), text, 1);
+    while !rest.trim_start().is_empty() {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<serde::de::IgnoredAny>();
+        values.next()?.ok()?;
+        let (piece, after) = rest.split_at(values.byte_offset());
+        found.push((line, 0, piece));
+        rest = after.trim_start_matches(|c: char| c == BYTE_ORDER_MARK || c.is_ascii_whitespace());
+        line += text_lines(piece) + text_lines(&after[..after.len() - rest.len()]);
     }
     Some(found)
 }
 
 impl<'a> Piece<'a> {
-    /// Without blank lines around it and without YAML directives before it; none when nothing but
-    /// comments is left.
-    fn trimmed(first_line: usize, mut text: &'a str) -> Option<Piece<'a>> {
-        let mut line = first_line;
-        while let Some((first, rest)) = text.split_once('\n') {
-            if !first.trim().is_empty() && !first.starts_with('%') {
+    /// Without blank lines around it, and without YAML directives and what stands before them; none when
+    /// nothing but comments is left.
+    fn trimmed((first_line, indent, text): Cut<'a>) -> Option<Piece<'a>> {
+        let (mut start, mut skipped, mut offset) = (0, 0, 0);
+        for (index, line) in text.split_inclusive('\n').enumerate() {
+            offset += line.len();
+            let line = line.trim_start_matches(BYTE_ORDER_MARK);
+            if line.starts_with('%') || (line.trim().is_empty() && skipped == index) {
+                (start, skipped) = (offset, index + 1);
+            } else if !line.trim().is_empty() && !line.trim_start().starts_with('#') {
                 break;
             }
-            (line, text) = (line + 1, rest);
         }
-        let text = text.trim_end();
-        let says_something = text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with(['#', '%']));
-        says_something.then_some(Piece { document: 0, first_line, line, text })
+        let text = text[start..].trim_start_matches(BYTE_ORDER_MARK).trim_end();
+        let says_something = text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#'));
+        let indent = if skipped == 0 { indent } else { 0 };
+        says_something.then_some(Piece { document: 0, first_line, line: first_line + skipped, indent, text })
     }
 
     fn parsed(self, instance: RedisInstance) -> Parsed {
-        let Piece { document, first_line, line, text } = self;
-        Parsed { document, line, text: text.to_string(), first_line, instance }
+        let Piece { document, first_line, line, indent, text } = self;
+        Parsed { document, line, text: text.to_string(), first_line, indent, instance }
     }
 
     /// None: the document says nothing (`null`).
@@ -204,6 +240,7 @@ impl<'a> Piece<'a> {
         if let Some(instance) = &instance {
             errors.extend(validate::validate(instance));
         }
+        errors.truncate(ERRORS_MAX);
         match instance {
             Some(instance) if errors.is_empty() => Ok(Some(instance)),
             _ => Err(self.locate(&tree, errors)),
@@ -211,17 +248,19 @@ impl<'a> Piece<'a> {
     }
 
     fn locate(self, tree: &Value, errors: Vec<SpecError>) -> Vec<SpecError> {
-        let locate = |error: SpecError| {
-            let (line, column) = tree::locate(self.text, tree, &error.path);
+        let paths: Vec<&Path> = errors.iter().map(|error| &error.path).collect();
+        let places = places(self.text, &paths);
+        let locate = |(error, (line, column)): (SpecError, (usize, usize))| {
             let value = tree::look_up(tree, &error.path.0).map_or_else(|| error.value.clone(), show);
             self.place(SpecError { value, ..error }, line, column)
         };
-        errors.into_iter().map(locate).collect()
+        errors.into_iter().zip(places).map(locate).collect()
     }
 
     /// Adds a place in our text to an error.
     fn place(self, error: SpecError, line: usize, column: usize) -> SpecError {
         let text_line = self.line + line - 1;
+        let column = column + if line == 1 { self.indent } else { 0 };
         SpecError { document: self.document, line: text_line - self.first_line + 1, column, text_line, ..error }
     }
 }

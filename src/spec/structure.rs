@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_yaml::Value;
 
-use super::error::{Path, SpecError, Step, nearest};
+use super::error::{Path, SHOWN_CHARS_MAX, SpecError, Step, nearest};
 use super::{API_VERSION, KIND, Metadata, RedisInstance, tree, validate};
+use crate::plain::plain;
 
 /// The most structure errors that are looked for in one document.
 const STRUCTURE_ERRORS_MAX: usize = 30;
@@ -164,14 +165,29 @@ fn placeholder() -> RedisInstance {
 
 /// A value on one line, cut when it is long.
 pub(super) fn show(value: &Value) -> String {
-    /// Longer values say no more to a person.
-    const CHARS_MAX: usize = 80;
+    let mut start = Start(Vec::new());
     let text = match value {
-        Value::String(text) => text.clone(),
-        other => serde_json::to_string(other).unwrap_or_default(),
+        Value::String(text) => return plain(text, SHOWN_CHARS_MAX),
+        other => {
+            let _ = serde_json::to_writer(&mut start, other); // Stopped early where it is long.
+            String::from_utf8_lossy(&start.0)
+        }
     };
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((cut, _)) => format!("{}...", &text[..cut]),
-        None => text,
+    plain(&text, SHOWN_CHARS_MAX)
+}
+
+/// The first bytes of what is written: as much as is shown.
+struct Start(Vec<u8>);
+
+impl std::io::Write for Start {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        const BYTES_MAX: usize = 4 * SHOWN_CHARS_MAX + 4;
+        let taken = bytes.len().min(BYTES_MAX - self.0.len());
+        self.0.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

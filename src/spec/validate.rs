@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::error::{Path, SpecError};
+use super::parse::ERRORS_MAX;
 use super::values::redis_bytes;
 use super::{API_VERSION, Constraint, Durability, InstanceSpec, KIND, Operator, RedisInstance, directives};
 
@@ -66,7 +67,14 @@ struct Findings(Vec<SpecError>);
 
 impl Findings {
     fn require(&mut self, path: Path, value: impl Display, outcome: Result<(), String>) {
-        self.0.extend(outcome.err().map(|message| SpecError::at(path, value, message)));
+        if let (Err(message), false) = (outcome, self.is_full()) {
+            self.0.push(SpecError::at(path, value, message));
+        }
+    }
+
+    /// Whether no more is told: whoever goes through a list stops.
+    fn is_full(&self) -> bool {
+        self.0.len() >= ERRORS_MAX
     }
 }
 
@@ -95,6 +103,9 @@ fn labels(found: &mut Findings, path: &Path, labels: &BTreeMap<String, String>) 
     let count = labels.len();
     found.require(path.clone(), "", check(count <= LABELS_MAX, || format!("{count} labels: allowed are {LABELS_MAX}")));
     for (key, value) in labels {
+        if found.is_full() {
+            return;
+        }
         let form = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
         let fits = |text: &str| text.len() <= LABEL_CHARS_MAX && text.chars().all(form);
         let allowed = format!("at most {LABEL_CHARS_MAX} letters, digits and - _ . /");
@@ -208,6 +219,9 @@ fn placement(found: &mut Findings, spec: &InstanceSpec) {
         }),
     );
     for (index, constraint) in constraints.iter().enumerate() {
+        if found.is_full() {
+            return;
+        }
         check_constraint(found, &path.index(index), constraint);
     }
 }
@@ -216,6 +230,9 @@ fn check_constraint(found: &mut Findings, path: &Path, constraint: &Constraint) 
     let Constraint { attribute, operator, values } = constraint;
     found.require(path.key("attribute"), attribute, attribute_text(attribute, "an attribute's name"));
     for (index, value) in values.iter().enumerate() {
+        if found.is_full() {
+            return;
+        }
         found.require(path.key("values").index(index), value, attribute_text(value, "an attribute's value"));
     }
     let outcome = match operator {
@@ -246,6 +263,9 @@ fn redis(found: &mut Findings, spec: &InstanceSpec) {
     let path = Path::of(["spec", "redis"]);
     let mut given: BTreeMap<String, &str> = BTreeMap::new();
     for (name, value) in &spec.redis.config {
+        if found.is_full() {
+            return;
+        }
         let path = path.key("config").key(name);
         found.require(path.clone(), value, directives::check(name, value));
         if let Some(other) = given.insert(directives::canonical(name), name) {

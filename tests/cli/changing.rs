@@ -55,7 +55,7 @@ fn an_error_in_a_document_names_its_file_and_line_and_ends_with_2() {
     fake.world().apply_answer = Some((
         422,
         json!({"title": "invalid documents", "status": 422, "detail": "nothing was applied", "errors": [
-            {"document": 1, "line": 8, "column": 13, "path": "spec.replicas", "value": "x", "message": "\"x\" is no number"},
+            {"document": 1, "line": 7, "column": 13, "path": "spec.replicas", "value": "x", "message": "\"x\" is no number"},
             {"document": 2, "line": 0, "column": 0, "path": "", "value": "", "message": "is empty"},
         ]}),
     ));
@@ -67,7 +67,7 @@ fn an_error_in_a_document_names_its_file_and_line_and_ends_with_2() {
     assert_eq!((done.code, done.out.as_str()), (2, ""));
     let expected = format!(
         "error: nothing was changed, for the documents cannot be applied:\n  \
-         {dir}/b.yaml:10:13: spec.replicas: \"x\" is no number\n  {dir}/b.yaml:12: is empty\n"
+         {dir}/b.yaml:10:13: spec.replicas: \"x\" is no number\n  {dir}/b.yaml:13: is empty\n"
     );
     assert_eq!(done.err, expected);
 }

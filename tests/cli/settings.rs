@@ -43,6 +43,26 @@ fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
 }
 
 #[test]
+fn a_settings_file_of_any_editor_is_read_and_one_that_cannot_be_is_refused_in_words() {
+    let mark = "\u{feff}";
+    for file in [
+        "role: r\r\nredis-timeout: 2s\r\n",
+        "---\nrole: r\nredis-timeout: 2s\n...\n",
+        "%YAML 1.2\n---\nrole: r\nredis-timeout: 2s\n",
+    ] {
+        for file in [file.to_string(), format!("{mark}{file}")] {
+            let settings = settings(&print_config(&file, &[], &[]));
+            assert_eq!((&settings["role"], &settings["redis-timeout"]), (&"r".into(), &"2s".into()), "{file:?}");
+        }
+    }
+    assert_eq!(print_config(mark, &[], &[]).code, 0);
+    let refused = print_config("<<: {role: r}\n", &[], &[]);
+    assert!(refused.code == 2 && refused.err.contains("merge keys (<<) are not known in this file"), "{refused:?}");
+    let long = print_config(&"# a\n".repeat(300_000), &[], &[]);
+    assert!(long.code == 2 && long.err.contains("it has more than 1048576 bytes"), "{long:?}");
+}
+
+#[test]
 fn what_is_printed_can_be_read_back() {
     let shown = print_config(
         "failover-timeout: 672h\nsecret-file: /etc/secret\nprincipal: us\n",

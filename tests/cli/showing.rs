@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, free_listener};
-use crate::run::{Live, ended, redisctl, run, run_at};
+use crate::run::{Ended, Live, ended, redisctl, run, run_at};
 use crate::sample::{event, instance};
 
 fn with_two() -> Fake {
@@ -68,6 +68,91 @@ fn what_does_not_exist_ends_with_3_and_the_rest_is_shown() {
     for command in [&["describe", "nobody"][..], &["plan", "nobody"], &["wait", "nobody", "--for=ready"]] {
         let shown = run_at(&fake, command);
         assert_eq!((shown.code, shown.out.as_str()), (3, ""), "{command:?}: {shown:?}");
+    }
+}
+
+/// What an executor, an agent, a node or another server may say.
+const HOSTILE: [&str; 7] = [
+    "\u{1b}[2J\u{1b}[1;1Hall is well",
+    "\u{9b}31mred",
+    "\u{202e}txt.exe",
+    "a\u{200b}b\u{feff}",
+    "\r\u{8}\u{8}over",
+    "\u{7f}\u{0}",
+    "\u{1b}]0;title\u{7}",
+];
+
+fn assert_harmless(what: &str, shown: &Ended) {
+    for text in [&shown.out, &shown.err] {
+        let harmful = |c: char| {
+            (c.is_control() && c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{feff}')
+        };
+        assert!(!text.contains(harmful), "{what}: {text:?}");
+    }
+}
+
+#[test]
+fn no_text_of_a_server_reaches_the_terminal_raw_whatever_field_it_stands_in() {
+    for hostile in HOSTILE {
+        let fake = Fake::start();
+        let mut orders = instance("orders", 1, 5);
+        for field in [
+            "/metadata/labels/team",
+            "/spec/placement/strategy",
+            "/status/waiting/0",
+            "/status/master",
+            "/status/nodes/0/hostname",
+            "/status/nodes/0/domain",
+            "/status/nodes/0/address",
+            "/status/nodes/0/taskId",
+            "/status/nodes/1/link",
+            "/status/nodes/1/name",
+            "/status/conditions/0/reason",
+            "/status/conditions/0/message",
+        ] {
+            let place = orders.pointer_mut(field).unwrap_or_else(|| panic!("{field}"));
+            *place = json!(format!("{}{hostile}", place.as_str().unwrap()));
+        }
+        orders["status"]["nodes"][0]["message"] = json!(hostile);
+        orders["invalid"] = json!(hostile);
+        orders["ofANewerOperator"] = json!({hostile: hostile});
+        fake.set(orders);
+        let mut happened = event("orders", "Reason", "2026-01-02T03:04:05Z");
+        for field in ["reason", "object", "message"] {
+            happened[field] = json!(hostile);
+        }
+        fake.happen(happened);
+        let problem = json!({"title": hostile, "status": 422, "detail": hostile,
+            "errors": [{"document": 0, "line": 1, "column": 1, "path": hostile, "message": hostile}]});
+        fake.world().apply_answer = Some((422, problem.clone()));
+        fake.world().failover_answer = Some((409, problem.clone()));
+        fake.world().recreate_answer = Some((409, problem));
+        for args in [
+            &["get"][..],
+            &["get", "-o", "wide"],
+            &["get", "-o", "json"],
+            &["get", "-o", "yaml"],
+            &["get", "-o", "name"],
+            &["get", "orders", "-o", "yaml"],
+            &["describe", "orders"],
+            &["events"],
+            &["events", "-o", "json"],
+            &["events", "-o", "yaml"],
+            &["plan", "orders"],
+            &["recreate", "orders"],
+            &["failover", "orders", "--to", "orders-1"],
+            &["wait", "orders", "--for=ready", "--timeout", "100ms"],
+        ] {
+            assert_harmless(&format!("{args:?} {hostile:?}"), &run_at(&fake, args));
+        }
+        let applied = crate::run::run_with_input(&fake, &["apply", "-f", "-"], &crate::sample::document("orders"));
+        assert_eq!(applied.code, 2, "{applied:?}");
+        assert_harmless(&format!("apply {hostile:?}"), &applied);
+        for args in [&["events", "-w"][..], &["get", "-w"], &["get", "-w", "-o", "json"]] {
+            let live = Live::start(&fake, args);
+            let lines = if args.contains(&"json") { live.line() } else { live.line() + &live.line() };
+            assert_harmless(&format!("{args:?}"), &Ended { code: 0, out: lines, err: String::new() });
+        }
     }
 }
 

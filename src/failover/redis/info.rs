@@ -4,6 +4,7 @@
 //! answer: unknown lines are skipped, numbers that are none count as 0.
 
 use crate::model::{Address, Answer, Gauges, Role};
+use crate::plain::is_name;
 
 /// The sections that are asked for; one INFO each, because one INFO of several sections came with
 /// Redis 7.0.
@@ -61,10 +62,11 @@ pub(super) struct Info<'a> {
 }
 
 impl<'a> Info<'a> {
-    /// Takes `name:value` lines; all others (headings, rubbish) are skipped.
+    /// Takes `name:value` lines; all others (headings, rubbish, values that no Redis has) are skipped.
     pub fn parse(text: &'a str) -> Self {
         let mut info = Info { fields: [None; FIELDS_COUNT], keys: 0, replicas: Vec::new() };
-        for (name, value) in text.lines().filter_map(|line| line.trim_end().split_once(':')) {
+        let lines = text.lines().filter_map(|line| line.trim_end().split_once(':'));
+        for (name, value) in lines.filter(|(_, value)| is_name(value)) {
             if let Ok(field) = FIELDS.binary_search(&name) {
                 info.fields[field] = Some(value);
             } else if is_database(name) {
@@ -181,6 +183,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn info_is_read_in_time_that_grows_with_its_length_and_texts_of_a_node_come_in_plain_or_not_at_all() {
+        for (what, line) in [
+            ("fields", "role:master\r\n"),
+            ("databases", "db0:keys=1,expires=0\r\n"),
+            ("rubbish", "x\n"),
+            ("blank lines", "\n"),
+            ("colons", "::::::"),
+        ] {
+            let text = |bytes: usize| line.repeat(bytes / line.len());
+            crate::linear::assert_linear(what, 100_000, text, |text| drop(Info::parse(text).answer()));
+        }
+        let of = |host: &str| {
+            let text = format!("role:slave\r\nmaster_host:{host}\r\nmaster_port:1\r\nmaster_link_status:up\r\n");
+            Info::parse(&text).answer().and_then(|answer| answer.follows).map(|follows| follows.host)
+        };
+        assert_eq!(of("10.0.0.7"), Some("10.0.0.7".to_string()));
+        assert_eq!((of("\u{1b}[2J"), of(&"h".repeat(300))), (None, None));
+    }
 
     const REPLICA: &str = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.7\r\nmaster_port:31007\r\n\
         master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:1\r\n\

@@ -7,6 +7,16 @@ use serde_json::Value;
 
 use super::Id;
 use crate::model::{Amount, InverseOffer, Offer, Piece, Timestamp};
+use crate::plain::{NAME_CHARS_MAX, is_name, plain};
+
+/// Attributes of an agent that are looked at: more say no more.
+const ATTRIBUTES_MAX: usize = 256;
+/// Pieces of an offer that are looked at: a few for each of its resources.
+const PIECES_MAX: usize = 1024;
+/// Ranges of a piece that are looked at: with so many holes there are as many free ports.
+const RANGES_MAX: usize = 4096;
+/// The most bytes of the reservations of a piece, which are sent back as they came.
+const RESERVATIONS_BYTES_MAX: usize = 16 << 10;
 
 /// An offer.
 #[derive(Deserialize, Default)]
@@ -159,35 +169,43 @@ pub struct WireInverseOffer {
 }
 
 impl WireInverseOffer {
-    pub fn convert(self) -> InverseOffer {
-        InverseOffer { id: self.id.value, agent_id: self.agent_id.value, from: self.unavailability.from() }
+    /// None: it cannot be answered.
+    pub fn convert(self) -> Option<InverseOffer> {
+        let from = self.unavailability.from();
+        Some(InverseOffer { id: self.id.sound()?, agent_id: self.agent_id.sound()?, from })
     }
 }
 
 impl WireOffer {
-    pub fn convert(self) -> Offer {
-        let ip = self.url.address.ip;
-        Offer {
-            id: self.id.value,
-            agent_id: self.agent_id.value,
-            host: if ip.is_empty() { self.hostname.clone() } else { ip },
-            hostname: self.hostname,
-            role: self.allocation_info.role,
+    /// None: it cannot be accepted or declined.
+    pub fn convert(self) -> Option<Offer> {
+        let (ip, hostname) = (name(&self.url.address.ip), name(&self.hostname));
+        Some(Offer {
+            id: self.id.sound()?,
+            agent_id: self.agent_id.sound()?,
+            host: if ip.is_empty() { hostname.clone() } else { ip },
+            hostname,
+            role: name(&self.allocation_info.role),
             attributes: attributes(self.attributes, self.domain.fault_domain),
             unavailable_from: self.unavailability.as_ref().map(Unavailability::from),
-            pieces: self.resources.into_iter().filter_map(Resource::convert).collect(),
-        }
+            pieces: self.resources.into_iter().take(PIECES_MAX).filter_map(Resource::convert).collect(),
+        })
     }
+}
+
+fn name(text: &str) -> String {
+    plain(text, NAME_CHARS_MAX)
 }
 
 /// Attributes as text. An attribute may be there twice: the first counts, as for Mesos itself.
 pub fn attributes(attributes: Vec<Attribute>, fault_domain: FaultDomain) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
-    for attribute in attributes {
-        let text = attribute.text();
-        texts.entry(attribute.name).or_insert(text);
+    for attribute in attributes.into_iter().take(ATTRIBUTES_MAX) {
+        let text = name(&attribute.text());
+        texts.entry(name(&attribute.name)).or_insert(text);
     }
-    for (key, name) in [("region", fault_domain.region.name), ("zone", fault_domain.zone.name)] {
+    for (key, domain) in [("region", fault_domain.region.name), ("zone", fault_domain.zone.name)] {
+        let name = name(&domain);
         if !name.is_empty() {
             texts.entry(key.to_string()).or_insert_with(|| name.clone());
             texts.insert(format!("@{key}"), name);
@@ -204,10 +222,11 @@ impl Attribute {
         } else if let Some(scalar) = &self.scalar {
             scalar.value.to_string()
         } else if let Some(ranges) = &self.ranges {
-            let ranges: Vec<String> = ranges.range.iter().map(|r| format!("{}-{}", r.begin, r.end)).collect();
+            let ranges: Vec<String> =
+                ranges.range.iter().take(NAME_CHARS_MAX).map(|r| format!("{}-{}", r.begin, r.end)).collect();
             format!("[{}]", ranges.join(", "))
         } else if let Some(set) = &self.set {
-            format!("{{{}}}", set.item.join(", "))
+            format!("{{{}}}", set.item[..set.item.len().min(NAME_CHARS_MAX)].join(", "))
         } else {
             String::new()
         }
@@ -225,10 +244,14 @@ impl Resource {
         }
         let amount = match (self.scalar, self.ranges) {
             (Some(scalar), _) => Amount::Milli(milli(scalar.value)),
-            (None, Some(ranges)) => Amount::Ranges(ranges.range.iter().filter_map(Range::convert).collect()),
+            (None, Some(ranges)) => {
+                Amount::Ranges(ranges.range.iter().take(RANGES_MAX).filter_map(Range::convert).collect())
+            }
             (None, None) => return None,
         };
         let reservations = self.reservations.filter(|list| list.as_array().is_some_and(|list| !list.is_empty()));
+        let fits = reservations.as_ref().is_none_or(|list| list.to_string().len() <= RESERVATIONS_BYTES_MAX);
+        (fits && is_name(&self.name)).then_some(())?;
         Some(Piece { name: self.name, amount, reservations: reservations.unwrap_or_default() })
     }
 }
@@ -261,7 +284,7 @@ mod tests {
     use serde_json::json;
 
     fn read_offer(offer: &Value) -> Offer {
-        serde_json::from_value::<WireOffer>(offer.clone()).unwrap().convert()
+        serde_json::from_value::<WireOffer>(offer.clone()).unwrap().convert().unwrap()
     }
 
     fn read_pieces(resources: &Value) -> Vec<Piece> {
