@@ -99,7 +99,7 @@ pub(super) async fn get(
     }
     let stale_since = shared.state.board.operator().stale_since;
     let revision = [(header::ETAG, format!("\"{}\"", view.revision))];
-    Ok((revision, Json(InstanceJson::new(&view).as_of(stale_since))).into_response())
+    Ok((revision, Json(InstanceJson::new(&view).told_since(stale_since))).into_response())
 }
 
 /// Applies documents: all of them, or none.

@@ -61,7 +61,7 @@ impl<'a> InstanceJson<'a> {
 impl InstanceJson<'_> {
     /// Says how old it is, if it may be old.
     #[must_use]
-    pub fn as_of(mut self, stale_since: Option<Timestamp>) -> Self {
+    pub fn told_since(mut self, stale_since: Option<Timestamp>) -> Self {
         self.metadata.stale_since = stale_since;
         self
     }
@@ -85,7 +85,7 @@ pub struct ListJson<'a> {
 impl<'a> ListJson<'a> {
     /// The JSON of views.
     pub fn new(views: impl Iterator<Item = &'a InstanceView>, stale_since: Option<Timestamp>) -> ListJson<'a> {
-        let items = views.map(|view| InstanceJson::new(view).as_of(stale_since)).collect();
+        let items = views.map(|view| InstanceJson::new(view).told_since(stale_since)).collect();
         ListJson { api_version: API_VERSION, kind: "RedisInstanceList", items }
     }
 }

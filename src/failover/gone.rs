@@ -1,6 +1,6 @@
 //! Nodes that Mesos calls gone, though nobody has seen their process end: they are looked for, and fenced. Pure.
 //!
-//! GONE_BY_OPERATOR is an administrator's word about an agent, and enough to replace what ran there. A
+//! `GONE_BY_OPERATOR` is an administrator's word about an agent, and enough to replace what ran there. A
 //! process whose agent is only cut off goes on, and takes writes of clients that still reach it.
 
 use crate::failover::candidate::follows_itself;

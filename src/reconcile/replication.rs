@@ -226,7 +226,7 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
 fn may_be_pings(bytes: u64) -> bool {
     const PING_BYTES: u64 = 14;
     const PINGS_MAX: u64 = 6;
-    bytes % PING_BYTES == 0 && bytes / PING_BYTES <= PINGS_MAX
+    bytes.is_multiple_of(PING_BYTES) && bytes / PING_BYTES <= PINGS_MAX
 }
 
 /// Applies `redis.config` where Redis can take it at run time; see `report` for where it cannot.

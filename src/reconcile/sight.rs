@@ -107,9 +107,10 @@ impl Instance {
         let record = self.record.as_ref().map(|record| &record.value);
         let Some(node) = self.nodes.get(&ordinal) else { return false };
         let is_master = record.is_some_and(|record| record.initialized && record.master == Some(ordinal));
-        match node.record.value.task.is_dead() {
-            true => is_master && node.may_live(),
-            false => is_master || node.record.value.deposed.is_some(),
+        if node.record.value.task.is_dead() {
+            is_master && node.may_live()
+        } else {
+            is_master || node.record.value.deposed.is_some()
         }
     }
 }

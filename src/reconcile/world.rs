@@ -65,6 +65,7 @@ pub struct Note {
 
 /// What was done to a task.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // Few, and short-lived.
 pub enum Done {
     /// An ACCEPT with it was handed to the session; false: it was not.
     Launched(bool),
