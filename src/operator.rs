@@ -64,10 +64,7 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
     raise_open_files();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let stop = stop_signal()?;
-    let store = tokio::select! {
-        store = open_store(&settings.store) => store?,
-        () = stop.cancelled() => return Ok(()),
-    };
+    let store = Store::open_as(&settings.store, settings.etcd.credentials()).await?;
     Box::pin(serve(settings, store, listener, stop)).await
 }
 
@@ -77,19 +74,6 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         warn!("raise the limit of open files from {:?}: {error}; connections beyond it are not kept", limit.current);
-    }
-}
-
-async fn open_store(url: &str) -> Result<Store> {
-    loop {
-        match Store::open(url).await {
-            Ok(store) => return Ok(store),
-            Err(error) if url.starts_with("etcd://") => {
-                warn!("--store {url}: {error:#}; trying again");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            Err(error) => return Err(error),
-        }
     }
 }
 
