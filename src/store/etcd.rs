@@ -21,6 +21,12 @@ mod presence;
 mod tail;
 mod words;
 
+/// How a store is named.
+pub const STORE_FORMS: &str =
+    "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX, the same with TLS by etcds://, and file:PATH";
+/// Whoever puts a password into an address is not shown it again.
+pub const NO_PASSWORDS: &str = "--store: user and password do not belong into an address, which everybody on this machine \
+                                can read: set --etcd-user and --etcd-password-file";
 /// Used when the URL names no prefix.
 const DEFAULT_PREFIX: &str = "redisctl";
 /// Keys in one page of a list: at 10 KB each a page has 5 MB, and a frozen server is noticed at the

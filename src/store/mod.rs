@@ -31,7 +31,7 @@ mod etcd;
 mod file;
 mod process;
 
-pub use etcd::{Credentials, EtcdStore};
+pub use etcd::{Credentials, EtcdStore, NO_PASSWORDS, STORE_FORMS};
 pub use file::FileStore;
 pub use process::Process;
 
@@ -67,12 +67,6 @@ pub fn secret_key(name: &str) -> String {
 pub fn operator_key(id: &str) -> String {
     format!("{OPERATORS}{id}")
 }
-/// How a store is named.
-pub const STORE_FORMS: &str =
-    "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX, the same with TLS by etcds://, and file:PATH";
-/// Whoever puts a password into an address is not shown it again.
-pub const NO_PASSWORDS: &str = "--store: user and password do not belong into an address, which everybody on this machine \
-                                can read: set --etcd-user and --etcd-password-file";
 /// The operators that run, below this.
 pub const OPERATORS: &str = "operators/";
 /// The key of the framework id.

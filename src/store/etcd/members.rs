@@ -179,7 +179,7 @@ impl Member {
 /// All members that we were told of. Calls go to the current one.
 pub(super) struct Members {
     cluster: Arc<Cluster>,
-    members: Vec<Arc<Member>>,
+    all: Vec<Arc<Member>>,
     current: AtomicUsize,
 }
 
@@ -191,8 +191,8 @@ impl Members {
         let cluster = Arc::new(Cluster { door, root, id: OnceLock::new() });
         // One alone is what it is.
         let vouched = endpoints.len() == 1;
-        let members = endpoints.into_iter().map(|endpoint| Member::new(endpoint, cluster.clone(), vouched)).collect();
-        Ok(Members { cluster, members, current: AtomicUsize::new(0) })
+        let all = endpoints.into_iter().map(|endpoint| Member::new(endpoint, cluster.clone(), vouched)).collect();
+        Ok(Members { cluster, all, current: AtomicUsize::new(0) })
     }
 
     /// The same members on connections of their own, so that their calls do not queue behind others.
@@ -202,7 +202,7 @@ impl Members {
         };
         Members {
             cluster: self.cluster.clone(),
-            members: self.members.iter().map(another).collect(),
+            all: self.all.iter().map(another).collect(),
             current: AtomicUsize::new(self.current.load(Ordering::Relaxed)),
         }
     }
@@ -216,15 +216,16 @@ impl Members {
         let first = self.current.load(Ordering::Relaxed);
         let (mut turn, mut logged_in_anew, mut before) = (0, false, Vec::new());
         loop {
-            let at = (first + turn) % self.members.len();
-            let member = &self.members[at];
+            let at = (first + turn) % self.all.len();
+            let member = &self.all[at];
             let limit = patience.attempt.min(give_up.saturating_duration_since(Instant::now()));
             let mut sent_on = None;
-            let attempt = async {
+            // On the heap: what is sent may be large, and is part of every future around it.
+            let attempt = Box::pin(async {
                 let Connected { client, made, .. } = member.connect().await?;
                 sent_on = Some(made);
                 send(Link { member: member.clone(), client }).await.map_err(Cause::Error)
-            };
+            });
             let cause = match timeout(limit, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(cause)) => cause,
@@ -245,7 +246,7 @@ impl Members {
             }
             self.leave(at);
             turn += 1;
-            let again = turn < self.members.len() && Instant::now() < give_up;
+            let again = turn < self.all.len() && Instant::now() < give_up;
             if !again || !(patience.repeatable || failure.never_sent()) {
                 return Err(failure);
             }
@@ -265,7 +266,7 @@ impl Members {
 
     /// Makes the next member the current one, unless another call has done so.
     fn leave(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
+        let next = (at + 1) % self.all.len();
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
