@@ -87,6 +87,11 @@ impl Caller {
         &self.grant.name
     }
 
+    /// Whether this may be done with every instance, those of the future too.
+    pub fn may_with_all(&self, level: Level) -> bool {
+        self.grant.access >= level && self.grant.instances.iter().any(|pattern| pattern == "*")
+    }
+
     /// Whether this may be done with that instance.
     pub fn may(&self, level: Level, instance: &str) -> bool {
         let fits = |pattern: &String| matches(pattern.as_bytes(), instance.as_bytes());

@@ -171,6 +171,7 @@ impl Operator {
             self.board.set_operator(|o| o.leading = false);
             match outcome {
                 Ok(Exit::NotLeader) => warn!("leadership is lost: standing by"),
+                Ok(Exit::BeginAnew) => warn!("the framework is given up: a new one begins"),
                 Err(error) => return Err(error),
             }
         }

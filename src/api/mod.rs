@@ -39,6 +39,7 @@ use problem::{PROBLEM_JSON, Problem};
 mod audit;
 mod connect;
 mod events;
+mod framework;
 mod instances;
 mod limit;
 mod mrredis;
@@ -54,6 +55,7 @@ mod view;
 mod watch;
 mod write;
 
+pub use framework::FrameworkView;
 pub use limit::Limit;
 pub use openapi::openapi;
 pub(crate) use write::request_failover;
@@ -183,6 +185,8 @@ fn routes(state: ApiState, shutdown: CancellationToken) -> Router {
         .route("/v1/secrets/{name}", put(passwords::put_secret).delete(passwords::delete_secret))
         .route("/v1/events", get(events::of_all))
         .route("/v1/operator", get(operator::operator))
+        .route("/v1/framework", get(framework::show))
+        .route("/v1/framework/reset", post(framework::reset))
         .route("/v1/schema", get(openapi::serve_schema))
         .route("/openapi.json", get(openapi::serve_openapi))
         .route("/healthz", get(operator::healthz))

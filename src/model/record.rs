@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, TaskState, Timestamp};
+use super::{Address, LastDeath, TaskState, Timestamp};
 use crate::spec::InstanceSpec;
 
 /// What is recorded of a node's task, in words that need no Mesos.
@@ -209,6 +209,9 @@ pub struct InstanceRecord {
     /// When the last of them died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+    /// The newest node that died by itself, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_death: Option<LastDeath>,
 }
 
 /// Which passwords of an instance are valid: see `passwords`.
