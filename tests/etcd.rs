@@ -194,8 +194,8 @@ struct Guarded {
 /// The commands of docs/etcd.md, as they stand there, after the line that begins with `# WHAT`.
 fn documented(what: &str) -> Vec<Vec<String>> {
     let page = include_str!("../docs/etcd.md");
-    let block = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-    let block = block.filter(|block| block.starts_with(&format!("# {what}"))).next().expect(what);
+    let mut block = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    let block = block.find(|block| block.starts_with(&format!("# {what}"))).expect(what);
     let commands = block.lines().filter_map(|line| line.strip_prefix("etcdctl "));
     commands.map(|line| line.split_whitespace().map(|word| word.trim_matches('\'').to_string()).collect()).collect()
 }

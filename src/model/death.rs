@@ -174,6 +174,8 @@ impl LastWords {
 fn cause(reason: &str, message: &str, lines: &str) -> DeathCause {
     let all = format!("{lines}\n{message}").to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| all.contains(word));
+    // By name or by number, as the agent's C library has it.
+    let signal = message.split_once("terminated with signal ").map_or("", |(_, signal)| signal.trim());
     if reason.starts_with("REASON_CONTAINER_LIMITATION_MEMORY")
         || has(&["out of memory", "memory limit exceeded", "cannot allocate memory", "oom-kill"])
     {
@@ -204,7 +206,9 @@ fn cause(reason: &str, message: &str, lines: &str) -> DeathCause {
         DeathCause::FetchFailed
     } else if has(&["permission denied", "operation not permitted"]) {
         DeathCause::NotPermitted
-    } else if has(&["redis bug report", "segmentation fault", "illegal instruction", "aborted", "bus error"]) {
+    } else if matches!(signal, "4" | "6" | "7" | "8" | "11")
+        || has(&["redis bug report", "segmentation fault", "illegal instruction", "aborted", "bus error"])
+    {
         DeathCause::Crashed
     } else if has(&[
         "bad file format",
@@ -216,7 +220,7 @@ fn cause(reason: &str, message: &str, lines: &str) -> DeathCause {
         DeathCause::DataUnreadable
     } else if has(&["failed to exec", "execvp", "not found", "no such file or directory"]) {
         DeathCause::ProgramMissing
-    } else if has(&["terminated with signal killed"]) {
+    } else if matches!(signal, "Killed" | "9") {
         DeathCause::KilledFromOutside
     } else if lines.is_empty() && message.contains("exited with status 0") {
         DeathCause::Ended
@@ -365,6 +369,9 @@ mod tests {
             ),
             (words(failed, exited, "", &log("Out Of Memory allocating 1000 bytes!")), DeathCause::OutOfMemory),
             (words(failed, "Command terminated with signal Killed", "", ""), DeathCause::KilledFromOutside),
+            (words(failed, "Command terminated with signal 9", "", ""), DeathCause::KilledFromOutside),
+            (words(failed, "Command terminated with signal 11", "", ""), DeathCause::Crashed),
+            (words(failed, "Command terminated with signal 15", "", ""), DeathCause::Died),
             (words(failed, "Command terminated with signal Segmentation fault", "", ""), DeathCause::Crashed),
             (words("REASON_CONTAINER_LIMITATION_DISK", "", "", ""), DeathCause::DiskFull),
             (
