@@ -31,7 +31,7 @@ pub async fn a_framework_that_was_removed_is_told_and_begins_anew_when_asked_to(
     write(&before, "a", "1").await;
     let id = framework_id(&world).await;
     let reset = ["framework", "reset", "--yes", &id];
-    let refused = world.operators[0].cli(&reset, "", TIMEOUT).await.expect_err("it lives").to_string();
+    let refused = world.operators[0].cli(&reset, "", TIMEOUT).await.expect_err("it lives");
     assert!(refused.contains("is not reset") && refused.contains("orders-0"), "{refused}");
 
     world.cluster.teardown(&id).await;
@@ -44,7 +44,7 @@ pub async fn a_framework_that_was_removed_is_told_and_begins_anew_when_asked_to(
     let ready = world.operators[0].get("/readyz").await.expect_err("it does not work").to_string();
     assert!(ready.contains("framework reset"), "{ready}");
     let wrong = world.operators[0].cli(&["framework", "reset", "--yes", "another"], "", TIMEOUT).await;
-    assert!(wrong.expect_err("the id is another").to_string().contains(&id));
+    assert!(wrong.expect_err("the id is another").contains(&id));
     holds_for("nothing is done", QUIET, async || world.cluster.running_tasks().await.unwrap().is_empty()).await;
     assert_eq!(framework_id(&world).await, id);
 
@@ -109,7 +109,7 @@ pub async fn an_operator_whose_framework_another_process_has_taken_says_so_and_a
     })
     .await;
     let reset = world.operators[0].cli(&["framework", "reset", "--yes", &id], "", TIMEOUT).await;
-    assert!(reset.expect_err("it is not over").to_string().contains("is not reset"));
+    assert!(reset.expect_err("it is not over").contains("is not reset"));
     assert!(world.operators[0].runs());
     drop((thief, events));
     world.restart_operator();
