@@ -104,6 +104,11 @@ impl Caller {
         self.grant.access >= level && !self.is_withdrawn() && !self.grant.instances.is_empty()
     }
 
+    /// Whether this may be done with every instance, those of the future too.
+    pub fn may_with_all(&self, level: Level) -> bool {
+        self.grant.access >= level && self.sees_all()
+    }
+
     /// Whether this may be done with that instance, now: never again once its token is withdrawn.
     pub fn may(&self, level: Level, instance: &str) -> bool {
         let fits = |pattern: &String| matches(pattern.as_bytes(), instance.as_bytes());

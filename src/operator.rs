@@ -70,17 +70,18 @@ pub async fn run(settings: OperatorSettings) -> Result<()> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let stop = signals::listen(false)?;
     let store = tokio::select! {
-        store = open_store(&settings.store) => store?,
+        store = open_store(&settings) => store?,
         () = stop.cancelled() => return Ok(()),
     };
     Box::pin(serve(settings, store, listener, stop)).await
 }
 
-async fn open_store(url: &str) -> Result<Store> {
+async fn open_store(settings: &OperatorSettings) -> Result<Store> {
+    let url = &settings.store;
     loop {
-        match Store::open(url).await {
+        match Store::open_as(url, settings.etcd.credentials()).await {
             Ok(store) => return Ok(store),
-            Err(error) if url.starts_with("etcd://") => {
+            Err(error) if url.starts_with("etcd") => {
                 warn!("--store {url}: {error:#}; trying again");
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -173,6 +174,7 @@ impl Operator {
             self.board.set_operator(|o| o.leading = false);
             match outcome {
                 Ok(Exit::NotLeader) => warn!("leadership is lost: standing by"),
+                Ok(Exit::BeginAnew) => warn!("the framework is given up: a new one begins"),
                 Err(error) => return Err(error),
             }
         }

@@ -18,8 +18,10 @@ use crate::telemetry;
 use crate::tls::Files;
 
 mod access;
+mod etcd;
 mod flags;
 
+pub use etcd::Etcd;
 pub use flags::{Flags, Listen};
 
 /// Where the operator, and its API, listens by default.
@@ -37,6 +39,9 @@ pub const RATE_LIMIT: u32 = 20_000;
 pub struct OperatorSettings {
     /// `etcd://...` or `file:...`, for [`crate::store::Store::open`].
     pub store: String,
+    /// As whom etcd is asked.
+    #[serde(flatten)]
+    pub etcd: Etcd,
     /// Where the masters are.
     #[serde(serialize_with = "as_text")]
     pub mesos: Address,
@@ -166,8 +171,16 @@ pub fn resolve(given: Flags) -> Result<OperatorSettings> {
     let text = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_string());
     let period = |value: Option<Period>, default_ms| value.unwrap_or(Period(default_ms));
     let listen = given.listen.unwrap_or_else(default_listen);
+    let etcd = Etcd {
+        etcd_ca: given.etcd_ca,
+        etcd_certificate: given.etcd_certificate,
+        etcd_key: given.etcd_key,
+        etcd_user: given.etcd_user,
+        etcd_password_file: given.etcd_password_file,
+    };
     let settings = OperatorSettings {
-        store: store(given.store)?,
+        store: etcd::store(given.store, &etcd)?,
+        etcd,
         mesos: masters(given.mesos)?,
         mesos_tls: given.mesos_tls.unwrap_or(false),
         remote_regions: given.remote_regions.unwrap_or(false),
@@ -218,23 +231,6 @@ pub fn log_settings(level: Option<String>, format: Option<telemetry::Format>) ->
     let level = level.unwrap_or_else(|| "info".to_string());
     telemetry::filter(&level).context("--log-level")?;
     Ok(telemetry::Settings { level, format: format.unwrap_or_default() })
-}
-
-const STORE_FORMS: &str = "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH";
-
-fn store(given: Option<String>) -> Result<String> {
-    let Some(url) = given else { bail!("--store is not set: {STORE_FORMS}") };
-    let well_formed = match (url.strip_prefix("etcd://"), url.strip_prefix("file:")) {
-        (Some(rest), _) => {
-            rest.split_once('/').is_some_and(|(hosts, prefix)| !prefix.is_empty() && hosts.split(',').all(is_host_port))
-        }
-        (None, Some(path)) => !path.trim_start_matches('/').is_empty(),
-        (None, None) => false,
-    };
-    if !well_formed {
-        bail!("--store {url:?}: {STORE_FORMS}");
-    }
-    Ok(url)
 }
 
 fn masters(given: Option<String>) -> Result<Address> {

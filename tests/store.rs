@@ -490,11 +490,15 @@ async fn all_handles_are_of_the_same_store(rig: Rig) {
 #[tokio::test]
 async fn a_wrong_url_is_refused_and_says_what_is_allowed() {
     for (url, expected) in [
-        ("redis://a:1", "--store \"redis://a:1\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH"),
+        (
+            "redis://a:1",
+            "--store \"redis://a:1\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX, the same with TLS",
+        ),
         ("etcd://localhost/x", "endpoint \"localhost\" has no port: allowed is HOST:PORT, as in 127.0.0.1:2379"),
         ("etcd://a:1,/x", "endpoint \"\" has no port"),
         ("etcd://a:70000", "endpoint \"a:70000\" has no valid port"),
-        ("etcd://user:pw@a:1/x", "endpoint \"user:pw@a:1\" has no valid host"),
+        ("etcd://user:pw@a:1/x", "--store: user and password do not belong into an address"),
+        ("etcds://user:pw@a:1/x", "--store: user and password do not belong into an address"),
         ("etcd://::1:2379/x", "endpoint \"::1:2379\" has no valid host"),
         ("file:", "--store file:PATH has no path"),
         ("file:/no/such/folder/store", "open the store's file /no/such/folder/store: I/O error: No such file"),
@@ -826,9 +830,13 @@ mod etcd_alone {
         let _watch = store.watch("", revision).await.unwrap();
         assert!(second.elapsed() < Duration::from_secs(1), "the good one is used from then on");
 
+        // A write for which there is no connection goes to the next one; one that was sent is not sent twice.
         let store = Store::open(&url).await.unwrap();
-        unavailable(store.commit(txn(&[], &[put_op("a", "2")])).await);
-        put(&store, "a", "3").await;
+        put(&store, "a", "2").await;
+        etcd.freeze();
+        unavailable(store.commit(txn(&[], &[put_op("a", "3")])).await);
+        etcd.thaw();
+        put(&store, "a", "4").await;
         let store = Store::open(&url).await.unwrap();
         let leader = lead(&store, "one").await;
         tokio::time::sleep(2 * TTL).await;

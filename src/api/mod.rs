@@ -36,6 +36,7 @@ mod browser;
 mod change;
 mod connect;
 mod events;
+mod framework;
 mod instances;
 mod limit;
 mod mrredis;
@@ -53,6 +54,7 @@ mod view;
 mod watch;
 mod write;
 
+pub use framework::FrameworkView;
 pub use limit::Limit;
 pub use openapi::openapi;
 pub use routes::{Needs, routes};

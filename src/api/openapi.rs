@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{connect, events, instances, operator, passwords, placement, requests, write};
+use super::{connect, events, framework, instances, operator, passwords, placement, requests, write};
 use crate::board;
 use crate::spec;
 
@@ -127,6 +127,8 @@ pub(super) struct Event {
         events::of_instance,
         events::of_all,
         operator::operator,
+        framework::show,
+        framework::reset,
         operator::healthz,
         operator::readyz,
         operator::metrics,
@@ -154,6 +156,7 @@ pub(super) struct Event {
         passwords::SecretWritten,
         write::Applied,
         write::Outcome,
+        framework::FrameworkView,
         board::OperatorView,
         board::PlanView
     ))

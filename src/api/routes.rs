@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Shared, connect, events, instances, mrredis, openapi, operator, passwords, placement, requests};
+use super::{Shared, connect, events, framework, instances, mrredis, openapi, operator, passwords, placement, requests};
 use crate::access::Level;
 
 /// What a caller needs.
@@ -19,6 +19,8 @@ pub enum Needs {
     Named(Level),
     /// A token that allows this with each instance that the body names.
     InBody(Level),
+    /// A token that allows this with all instances.
+    All(Level),
 }
 
 pub(super) struct Route {
@@ -35,7 +37,7 @@ pub fn routes() -> Vec<(Method, &'static str, Needs)> {
 
 pub(super) fn table() -> Vec<Route> {
     use Level::{Admin, Read, Write};
-    use Needs::{InBody, Named, Nothing, Token};
+    use Needs::{All, InBody, Named, Nothing, Token};
     let get_ = |path, needs, handler| Route { method: Method::GET, path, needs, handler };
     let post_ = |path, needs, handler| Route { method: Method::POST, path, needs, handler };
     let put_ = |path, needs, handler| Route { method: Method::PUT, path, needs, handler };
@@ -58,6 +60,8 @@ pub(super) fn table() -> Vec<Route> {
         delete_("/v1/secrets/{name}", Named(Admin), delete(passwords::delete_secret)),
         get_("/v1/events", Token, get(events::of_all)),
         get_("/v1/operator", Token, get(operator::operator)),
+        get_("/v1/framework", All(Read), get(framework::show)),
+        post_("/v1/framework/reset", All(Admin), post(framework::reset)),
         get_("/v1/schema", Token, get(openapi::serve_schema)),
         get_("/openapi.json", Token, get(openapi::serve_openapi)),
         get_("/healthz", Nothing, get(operator::healthz)),

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-pub use self::keys::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand, TokenArgs};
+pub use self::keys::{
+    FrameworkArgs, FrameworkCommand, PasswordArgs, PasswordCommand, SecretArgs, SecretCommand, TokenArgs,
+};
 pub use self::serve::{LocalArgs, OperatorArgs};
 use super::outcome::EXIT_HELP;
 use super::wait::Goal;
@@ -87,6 +89,8 @@ pub enum Command {
     Token(TokenArgs),
     /// Print the JSON Schema of documents
     Schema,
+    /// Show what we are to Mesos, or begin again when Mesos has removed the framework
+    Framework(FrameworkArgs),
     /// Print the versions of this program and of the operator
     Version,
     /// Print a completion script for a shell

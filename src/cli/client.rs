@@ -71,7 +71,7 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
-    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         url.path_segments_mut().expect("http URLs have paths").pop_if_empty().extend(path);
         self.http.request(method, url)
@@ -199,12 +199,12 @@ impl Client {
         Watch::new(self, self.request(Method::GET, &events_path(name)).query(&[("watch", "true")]))
     }
 
-    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+    pub(super) async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let response = self.send(request).await?;
         self.read_answer(response).await
     }
 
-    async fn done(&self, request: RequestBuilder) -> Result<()> {
+    pub(super) async fn done(&self, request: RequestBuilder) -> Result<()> {
         let response = self.send(request).await?;
         if response.status().is_success() { Ok(()) } else { Err(self.refusal(response).await) }
     }

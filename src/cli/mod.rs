@@ -22,6 +22,7 @@ mod documents;
 mod events;
 mod failover;
 mod follow;
+mod framework;
 mod get;
 mod outcome;
 mod password;
@@ -113,6 +114,7 @@ async fn ask(client: &Client, command: Command) -> Result<Exit> {
         Command::Secret(args) => password::secret(client, &args).await,
         Command::Delete(args) => delete(client, &args).await,
         Command::Recreate(args) => recreate(client, &args.name).await,
+        Command::Framework(args) => framework::framework(client, args.command).await,
         Command::Version => version(client).await,
         Command::Operator(_)
         | Command::Local(_)

@@ -1,5 +1,6 @@
 //! The master's HTTP server: routes, headers, streams, and connections that break on demand. I/O.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, LOCATION, ORIGIN};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
@@ -33,6 +34,9 @@ use super::subscribe::{Piece, Subscription};
 const STREAM_ID: &str = "Mesos-Stream-Id";
 /// The largest call: an ACCEPT of thousands of tasks fits.
 const CALL_BYTES_MAX: usize = 64 << 20;
+
+/// What is read of a file at once: sixteen pages, as the agents do.
+const READ_MAX: u64 = 64 << 10;
 
 /// The server of one master, on a thread and a runtime of its own: when they end, so does every
 /// connection, as at the death of a process.
@@ -76,6 +80,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/master/api/v1/scheduler", any(scheduler))
         .route("/api/v1", any(operator))
         .route("/master/api/v1", any(operator))
+        .route("/files/read", any(files))
         .route("/master/health", any(async || StatusCode::OK))
         .route("/master/redirect", any(redirect))
         .layer(DefaultBodyLimit::max(CALL_BYTES_MAX))
@@ -87,6 +92,52 @@ fn router(shared: Arc<Shared>) -> Router {
 async fn no_pages(request: Request, next: Next) -> Response {
     let page = request.headers().contains_key(ORIGIN) || request.headers().contains_key("sec-fetch-site");
     if page { StatusCode::FORBIDDEN.into_response() } else { next.run(request).await }
+}
+
+/// An agent's `/files/read`, of what a task wrote: the end of the path is `/executors/TASK/runs/latest/FILE`.
+async fn files(State(shared): State<Arc<Shared>>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    let told = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+    let Some(path) = shared.with(|state| state.output_of(told("path"))) else {
+        return (StatusCode::NOT_FOUND, "No such file or directory").into_response();
+    };
+    let offset = told("offset").parse().unwrap_or(-1);
+    let length = told("length").parse().unwrap_or(READ_MAX).min(READ_MAX);
+    match read_file(&path, offset, length) {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], json.to_string()).into_response(),
+        Err(_) => (StatusCode::NOT_FOUND, "No such file or directory").into_response(),
+    }
+}
+
+impl super::state::State {
+    /// A file that a task writes, by the path that agents have for it:
+    /// `/frameworks/ID/executors/TASK/runs/latest/stderr`.
+    pub fn output_of(&self, path: &str) -> Option<std::path::PathBuf> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let ["", "frameworks", framework, "executors", task, "runs", "latest", file @ ("stderr" | "stdout")] =
+            parts[..]
+        else {
+            return None;
+        };
+        if [framework, task].iter().any(|part| part.is_empty() || *part == "." || *part == "..") {
+            return None;
+        }
+        let key = (framework.to_string(), task.to_string());
+        let of = |agent: usize| self.sandbox(agent, &key).join(file);
+        (0..self.agents.len()).map(of).find(|path| path.is_file())
+    }
+}
+
+/// A negative offset: the file's size alone, as Mesos has it.
+fn read_file(path: &std::path::Path, offset: i64, length: u64) -> std::io::Result<serde_json::Value> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let Ok(offset) = u64::try_from(offset) else {
+        return Ok(serde_json::json!({"data": "", "offset": file.metadata()?.len()}));
+    };
+    let mut data = Vec::new();
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(length).read_to_end(&mut data)?;
+    Ok(serde_json::json!({"data": String::from_utf8_lossy(&data), "offset": offset}))
 }
 
 async fn redirect(State(shared): State<Arc<Shared>>) -> Response {

@@ -18,7 +18,8 @@ const AGENT_CAPABILITIES: [&str; 4] =
     ["MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT", "TASK_RESOURCE_LIMITS"];
 
 /// The calls that change something.
-const ACTS: [&str; 4] = ["DEACTIVATE_AGENT", "REACTIVATE_AGENT", "DRAIN_AGENT", "UPDATE_MAINTENANCE_SCHEDULE"];
+const ACTS: [&str; 5] =
+    ["DEACTIVATE_AGENT", "REACTIVATE_AGENT", "DRAIN_AGENT", "UPDATE_MAINTENANCE_SCHEDULE", "TEARDOWN"];
 
 /// Answers a call, if its answer has a body; an error is the text of a 400.
 pub(super) fn answer(state: &mut State, body: &[u8]) -> Result<Option<Value>, String> {
@@ -54,6 +55,14 @@ fn act(state: &mut State, name: &str, call: &Value) -> Result<(), String> {
         let schedule = call.get("schedule").ok_or_else(|| missing("schedule"))?;
         return state.update_schedule(schedule);
     }
+    if name == "TEARDOWN" {
+        let framework_id = id_of(call, "framework_id").ok_or_else(|| missing("framework_id"))?;
+        if !state.master.frameworks.contains_key(framework_id) {
+            return Err("No framework found with specified ID".to_string());
+        }
+        state.remove_framework(framework_id);
+        return Ok(());
+    }
     let agent_id = id_of(call, "agent_id").ok_or_else(|| missing("agent_id"))?;
     match name {
         "DEACTIVATE_AGENT" => state.deactivate(agent_id),
@@ -84,6 +93,11 @@ impl State {
             "address": {"hostname": "localhost", "ip": "127.0.0.1", "port": port},
             "capabilities": [{"type": "AGENT_UPDATE"}, {"type": "AGENT_DRAINING"}, {"type": "QUOTA_V2"}],
         })
+    }
+
+    /// The master's server answers for the agents' files: they have none of their own.
+    fn files_port(&self) -> u16 {
+        self.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(AGENT_PORT)
     }
 
     fn get_master(&self) -> Value {
@@ -135,7 +149,7 @@ impl State {
             "active": registration.is_active(),
             "deactivated": registration.deactivated,
             "version": VERSION,
-            "pid": format!("slave(1)@{}:{AGENT_PORT}", agent.spec.ip),
+            "pid": format!("slave(1)@{}:{}", agent.spec.ip, self.files_port()),
             "registered_time": time_info(registration.registered_s),
             "total_resources": agent.total().to_json(&star),
             "capabilities": capabilities,

@@ -119,7 +119,7 @@ pub(super) struct Agent {
     #[serde(rename = "agent_info")]
     pub(super) info: AgentInfo,
     /// `slave(1)@10.0.0.1:5051`.
-    pid: String,
+    pub(super) pid: String,
     deactivated: bool,
     drain_info: Option<Value>,
 }

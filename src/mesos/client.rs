@@ -135,6 +135,16 @@ impl Http {
         self.principal.is_none() || self.masters.knows(master)
     }
 
+    /// Asks an agent, without our credentials.
+    pub(super) async fn get_of_agent(
+        &self,
+        agent: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> reqwest::Result<Response> {
+        self.client.get(format!("{}://{agent}{path}", self.scheme)).query(query).send().await
+    }
+
     /// One round: posts to the candidates, one after another and wherever they redirect to, until
     /// one answers 2xx. Each has `wait` for it.
     pub(super) async fn post_to_leader(
@@ -224,7 +234,8 @@ pub(super) async fn error_text(response: Response) -> String {
     plain(String::from_utf8_lossy(&bytes).trim(), TEXT_CHARS_MAX)
 }
 
-async fn read_at_most(response: Response, max: usize) -> Result<Vec<u8>> {
+/// The whole body, if it is no longer than that.
+pub(super) async fn read_at_most(response: Response, max: usize) -> Result<Vec<u8>> {
     let mut body = response.bytes_stream();
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {

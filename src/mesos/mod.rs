@@ -30,6 +30,8 @@ mod agents;
 mod call;
 mod calls;
 mod client;
+mod coroner;
+mod life;
 mod masters;
 pub mod recordio;
 mod room;
@@ -40,6 +42,7 @@ pub mod task;
 pub mod wire;
 
 pub use client::{FrameworkInfo, frameworks};
+pub use life::{Life, Standing, life};
 pub use masters::{Address, FORMS, Masters};
 pub use room::rooms;
 pub use secret::SecretFile;

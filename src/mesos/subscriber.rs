@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::calls::{Subscription, Void};
 use super::client::{Http, SCHEDULER_PATH, STREAM_ID, describe};
+use super::coroner::Coroner;
 use super::recordio::Decoder;
 use super::wire::{self, Incoming};
 use super::{Settings, call};
@@ -67,6 +68,7 @@ pub(super) struct Subscriber {
     failures: u32,
     /// What the operator was last told of being disconnected.
     told: Option<String>,
+    coroner: Coroner,
 }
 
 /// Why a subscription, or the attempt to get one, is over.
@@ -98,6 +100,7 @@ impl Subscriber {
     ) -> Result<Subscriber> {
         Ok(Subscriber {
             http: Http::new(&settings)?,
+            coroner: Coroner::start(calls_http.clone(), settings.clone(), events.clone()),
             settings,
             calls_http,
             framework_id,
@@ -289,7 +292,7 @@ impl Subscriber {
     }
 
     /// Any further event.
-    fn take(&self, incoming: Incoming) -> Result<(), End> {
+    fn take(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
             Incoming::Event(event) => return self.pass_on(event),
             Incoming::Error(message) => return Err(ended_by_master(message)),
@@ -300,7 +303,10 @@ impl Subscriber {
         Ok(())
     }
 
-    fn pass_on(&self, event: MesosEvent) -> Result<(), End> {
+    fn pass_on(&mut self, event: MesosEvent) -> Result<(), End> {
+        if let (MesosEvent::Update(update), Some(framework_id)) = (&event, &self.framework_id) {
+            self.coroner.see(framework_id, update);
+        }
         self.events.try_send(event).map_err(|error| match error {
             TrySendError::Full(_) => {
                 retry(format!("given up: the operator is {} events behind", self.events.max_capacity()))

@@ -3,12 +3,14 @@
 //! Nothing here knows a wire format: `mesos/wire.rs` converts to these types, `failover/redis` fills
 //! [`Answer`], and the store keeps [`InstanceRecord`] and [`NodeRecord`] as JSON.
 
+mod death;
 mod offer;
 mod record;
 mod redis;
 mod task;
 mod time;
 
+pub use death::*;
 pub use offer::*;
 pub use record::*;
 pub use redis::*;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, TaskState, Timestamp};
+use super::{Address, LastDeath, TaskState, Timestamp};
 use crate::plain::{NAME_CHARS_MAX, is_name, plain};
 use crate::spec::InstanceSpec;
 
@@ -225,6 +225,9 @@ pub struct InstanceRecord {
     /// When the last of them died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+    /// The newest node that died by itself, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_death: Option<LastDeath>,
 }
 
 /// Masters that fell silent, and were replaced though not proved dead.

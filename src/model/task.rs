@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Offer, Piece, Timestamp};
+use super::{LastWords, Offer, Piece, Timestamp};
 use crate::spec::Constraint;
 
 /// Every state of a Mesos task.
@@ -217,6 +217,8 @@ pub enum MesosEvent {
     Leaving(BTreeMap<String, Leaving>),
     /// A task's state.
     Update(TaskUpdate),
+    /// What a task that died by itself said last; some time after its update.
+    LastWords(LastWords),
     /// An agent is gone from Mesos' sight: a hint only.
     AgentFailed(String),
     /// A call did not get through. Told of every ACCEPT, and of other calls that the master refused.

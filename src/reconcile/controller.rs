@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tracing::{error, info, warn};
 
 use crate::board::Measured;
@@ -80,7 +80,7 @@ impl Controller {
         }
     }
 
-    /// Runs until leadership is lost or the session ends for good (an error).
+    /// Runs until leadership is lost, or a new framework is to begin.
     pub async fn run(mut self) -> Result<Exit> {
         let mut held = self.parts.leadership.held.clone();
         let mut pulse = Pulse::new(self.parts.metrics.clone());
@@ -100,8 +100,8 @@ impl Controller {
             if !*held.borrow() {
                 return Ok(Exit::NotLeader);
             }
-            if let Session::Ended(message) = &self.world.session {
-                bail!("the Mesos session is over: {message}");
+            if self.world.begins_anew {
+                return Ok(Exit::BeginAnew);
             }
             if !std::mem::take(&mut self.news) && Instant::now() < due {
                 continue; // Probes of nodes that are as they were: most of what comes.

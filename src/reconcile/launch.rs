@@ -243,6 +243,7 @@ mod tests {
             created_at: Timestamp(0),
             failures: 0,
             last_failure: None,
+            last_death: None,
         };
         let node = node_record("orders", &record, 0, &placement, Timestamp(255));
         assert_eq!(node.task_id, "orders-0.ff");

@@ -205,8 +205,11 @@ pub fn scale_up(d: &mut Draft, master: &Master, pool: &mut Pool) {
     }
     if let Some(at) = retry_at(d).filter(|at| *at > d.o.now) {
         let failures = d.record.as_ref().map_or(0, |record| record.failures);
+        let last = d.record.as_ref().and_then(|record| record.last_death.as_ref());
+        let last =
+            last.map_or(String::new(), |last| format!(" (the last, {}: {}: {})", last.node, last.cause, last.why));
         d.wait(format!(
-            "{missing} of {want} nodes are missing; nodes died {failures} times in a row: next launch at {at}"
+            "{missing} of {want} nodes are missing; nodes died {failures} times in a row{last}: next launch at {at}"
         ));
         d.revisit(at);
         return;

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Address, Amount, MesosEvent, Offer, TaskUpdate, Timestamp};
+use crate::model::{Address, Amount, LastWords, MesosEvent, Offer, TaskUpdate, Timestamp, parse_task_id};
+use crate::reconcile::framework;
 use crate::reconcile::strangers::Stranger;
 use crate::reconcile::world::{Dirty, Instance, Node, Session, World};
+
+/// Last words of an instance's nodes that wait to be told.
+const LAST_WORDS_MAX: usize = 16;
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {
@@ -21,6 +25,9 @@ impl World {
                 Dirty::all()
             }
             MesosEvent::Ended { message } => {
+                let id = self.framework_id.as_deref().unwrap_or("(of no id)");
+                self.frozen = Some(framework::ended(&message, id));
+                self.doubt = false;
                 self.session = Session::Ended(message);
                 self.lose_sight();
                 Dirty::all()
@@ -58,6 +65,7 @@ impl World {
                 self.nodes_on(&changed)
             }
             MesosEvent::Update(update) => self.updated(update),
+            MesosEvent::LastWords(words) => self.heard_last(words),
             MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
             MesosEvent::CallFailed { task_ids, .. } => {
                 for task_id in &task_ids {
@@ -68,6 +76,17 @@ impl World {
                 Dirty::default()
             }
         }
+    }
+
+    /// Kept until they are told in an event.
+    fn heard_last(&mut self, words: LastWords) -> Dirty {
+        let Some((name, _)) = parse_task_id(&words.task_id) else { return Dirty::default() };
+        let name = name.to_string();
+        let Some(instance) = self.instances.get_mut(&name) else { return Dirty::default() };
+        if instance.last_words.len() < LAST_WORDS_MAX {
+            instance.last_words.push(words);
+        }
+        Dirty::one(&name)
     }
 
     /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has

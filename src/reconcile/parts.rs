@@ -58,6 +58,8 @@ pub struct Parts {
 pub enum Exit {
     /// Leadership was lost: stand by again.
     NotLeader,
+    /// Mesos has removed the framework, and it is given up: lead again, as a new one.
+    BeginAnew,
 }
 
 impl Parts {

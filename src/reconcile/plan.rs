@@ -17,7 +17,7 @@ use crate::reconcile::replication::{configure, cut_foreign, handle_data_loss, no
 use crate::reconcile::report;
 use crate::reconcile::rolling::{make_room, resize_in_place, roll};
 use crate::reconcile::rotation::rotate;
-use crate::reconcile::settle::settle_tasks;
+use crate::reconcile::settle::{settle_tasks, tell_last_words};
 use crate::reconcile::world::Session;
 use crate::spec::{Auth, RedisInstance};
 use crate::store;
@@ -31,8 +31,12 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         draft.wait(format!("the store has lost the record {key}, and its nodes may run: nothing is done"));
         return only_said(report::finish(draft));
     }
+    if let (Some(reason), Session::Ended(_)) = (o.frozen, o.session) {
+        draft.wait(format!("the operator is frozen: {reason}"));
+    }
     accept_document(&mut draft);
     settle_tasks(&mut draft);
+    tell_last_words(&mut draft);
     if !delete(&mut draft) {
         handle_data_loss(&mut draft);
         note_initialized(&mut draft);
@@ -134,6 +138,7 @@ fn accept_instance(d: &mut Draft, instance: &RedisInstance, revision: i64) {
             created_at: d.o.now,
             failures: 0,
             last_failure: None,
+            last_death: None,
         });
         d.event(EventKind::Normal, "SpecAccepted", d.o.name.to_string(), format!("revision {revision} is in force"));
         return;

@@ -1,6 +1,8 @@
 //! News of tasks become records: what is known is settled before anything is decided. Pure.
 
-use crate::model::{Address, EventKind, Meaning, NoAnswer, TaskRecord, TaskState, TaskUpdate};
+use crate::model::{
+    Address, EventKind, LastDeath, Meaning, NoAnswer, TaskRecord, TaskState, TaskUpdate, parse_task_id,
+};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::{launch, leaving};
@@ -29,6 +31,22 @@ pub fn settle_tasks(d: &mut Draft) {
             node.owned.extend(owned);
             node.config.extend(config);
         }
+    }
+}
+
+/// Why a node died by itself, as its last words say: one in each pass.
+pub fn tell_last_words(d: &mut Draft) {
+    let Some(words) = d.o.instance.last_words.first() else { return };
+    let Some((_, ordinal)) = parse_task_id(&words.task_id) else { return };
+    if d.record.as_ref().is_none_or(|record| record.deleting) {
+        return;
+    }
+    let (node, cause, why) = (d.node_name(ordinal), words.cause(), words.told());
+    let address = d.nodes.get(&ordinal).map(|node| node.address.clone());
+    let (task_id, agent_id, at) = (words.task_id.clone(), words.agent_id.clone(), d.o.now);
+    d.event(EventKind::Warning, cause.word(), node.clone(), why.clone());
+    if let Some(record) = d.record.as_mut() {
+        record.last_death = Some(LastDeath { task_id, node, address, agent_id, cause, why, at });
     }
 }
 

@@ -9,9 +9,10 @@ use crate::model::{Address, InstanceEvent, NodeRecord, RequestKind};
 use crate::passwords::Secret;
 use crate::reconcile::action::Write;
 use crate::reconcile::documents::{may_be_told, set_document, set_request};
-use crate::reconcile::world::{Dirty, Instance, Node, Stored, World};
+use crate::reconcile::framework;
+use crate::reconcile::world::{Dirty, Instance, Node, Session, Stored, World};
 use crate::status::InstanceStatus;
-use crate::store::{KeyValue, Listing};
+use crate::store::{FRAMEWORK_KEY, KeyValue, Listing};
 
 impl World {
     /// The writes of a plan are about to be committed: the keys that they delete may vanish, and
@@ -108,6 +109,10 @@ impl World {
     pub(super) fn put(&mut self, item: &KeyValue) -> Dirty {
         let Some((kind, rest)) = item.key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, None), |(name, sub)| (name, Some(sub)));
+        if item.key == FRAMEWORK_KEY {
+            let given_up = item.value.starts_with(framework::RESET.as_bytes());
+            self.begins_anew |= given_up && matches!(self.session, Session::Ended(_));
+        }
         if kind == "secrets" {
             return self.keep_secret(rest, Secret::parse(&item.value, item.revision).ok());
         }
@@ -248,7 +253,11 @@ impl World {
         let mut gone = false;
         for write in writes {
             match write {
-                Write::State(record) => self.edit(name, |i| keep_newer(&mut i.record, record, revision)),
+                Write::State(record) => self.edit(name, |i| {
+                    let told = record.last_death.as_ref().map(|death| death.task_id.clone());
+                    i.last_words.retain(|words| Some(&words.task_id) != told.as_ref());
+                    keep_newer(&mut i.record, record, revision);
+                }),
                 Write::Node(record) => {
                     self.put_node(name, record.ordinal, Stored { value: record, revision });
                 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{
-    Address, Answer, InstanceEvent, InstanceRecord, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe, Request,
-    RequestKind, TaskUpdate, Timestamp,
+    Address, Answer, InstanceEvent, InstanceRecord, LastWords, Meaning, MesosEvent, NoAnswer, NodeRecord, Probe,
+    Request, RequestKind, TaskUpdate, Timestamp,
 };
 use crate::passwords::Secret;
 use crate::placement::Pool;
@@ -138,6 +138,8 @@ pub struct Instance {
     pub events: Option<Stored<Arc<Vec<InstanceEvent>>>>,
     /// Open requests.
     pub requests: BTreeMap<RequestKind, Stored<Request>>,
+    /// What nodes that died by themselves said last, and is not told yet.
+    pub last_words: Vec<LastWords>,
 }
 
 impl Instance {
@@ -281,6 +283,8 @@ pub struct World {
     pub store_id: Option<u64>,
     /// Set: nothing is launched or killed, for this reason.
     pub frozen: Option<String>,
+    /// The framework that Mesos has removed is given up: a new one begins.
+    pub begins_anew: bool,
     /// That is so because of tasks that are not recorded. When they prove dead, all was well.
     pub(super) doubt: bool,
     /// Keys whose deletion is our own doing, and the revision that it was committed at (0: it was not

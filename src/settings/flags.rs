@@ -55,10 +55,26 @@ impl Serialize for Listen {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default, expecting = "settings such as probe-interval: 5s")]
 pub struct Flags {
-    /// Where instances are declared and recorded: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or
-    /// `file:PATH` [required]
+    /// Where instances are declared and recorded: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX`, the same with
+    /// TLS by `etcds://`, or `file:PATH` [required]
     #[arg(long, env = "REDISCTL_STORE", value_name = "URL")]
     pub store: Option<String>,
+    /// The authorities that have signed the certificates of etcd, PEM; read again when it changes [default:
+    /// those of the system]
+    #[arg(long, env = "REDISCTL_ETCD_CA", value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd and those of its authorities, PEM; read again when it changes [default: none]
+    #[arg(long, env = "REDISCTL_ETCD_CERTIFICATE", value_name = "FILE")]
+    pub etcd_certificate: Option<PathBuf>,
+    /// The private key of --etcd-certificate, PEM [default: none]
+    #[arg(long, env = "REDISCTL_ETCD_KEY", value_name = "FILE")]
+    pub etcd_key: Option<PathBuf>,
+    /// The user to log in as at etcd [default: none, or whom --etcd-certificate names]
+    #[arg(long, env = "REDISCTL_ETCD_USER", value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// A file that holds the user's password, and nothing else; read again when it changes [default: none]
+    #[arg(long, env = "REDISCTL_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    pub etcd_password_file: Option<PathBuf>,
     /// The Mesos masters: `http://HOST:PORT[,HOST:PORT...]` or `https://...` (the leading one is found by
     /// itself), `zk://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/PATH` where they announce themselves in
     /// ZooKeeper, or `file:///PATH` of a file that holds one of these [required]
@@ -181,7 +197,7 @@ impl Flags {
     #[must_use]
     pub fn or(self, lower: Flags) -> Flags {
         first_of!(self, lower:
-            store, mesos, mesos_tls, remote_regions, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, allowed_hosts, rate_limit, tls_certificate,
+            store, etcd_ca, etcd_certificate, etcd_key, etcd_user, etcd_password_file, mesos, mesos_tls, remote_regions, mesos_ca, listen, advertise, sentinel_listen, auth_tokens, insecure_no_auth, allowed_hosts, rate_limit, tls_certificate,
             tls_key, tls_ca, role, principal, secret_file, framework_name, user,
             failover_timeout, containerizer, redis_server, probe_interval, redis_timeout,
             resync_interval, reconcile_concurrency, rolling_max, drain_ahead, leader_ttl, log_level, log_format,

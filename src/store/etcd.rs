@@ -7,13 +7,26 @@ use anyhow::anyhow;
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, TxnOp, TxnOpResponse};
 
 use super::{Candidate, Error, Guard, KeyValue, LEADER_KEY, Leadership, Listing, Op, Txn, Watch};
-use members::{Failure, Member, Members, Patience};
+use door::Door;
+use failure::Failure;
+use members::{Link, Members, Patience};
 
+pub use door::Credentials;
+
+mod door;
 mod election;
+mod failure;
 mod members;
 mod presence;
 mod tail;
+mod words;
 
+/// How a store is named.
+pub const STORE_FORMS: &str =
+    "allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX, the same with TLS by etcds://, and file:PATH";
+/// Whoever puts a password into an address is not shown it again.
+pub const NO_PASSWORDS: &str = "--store: user and password do not belong into an address, which everybody on this machine \
+                                can read: set --etcd-user and --etcd-password-file";
 /// Used when the URL names no prefix.
 const DEFAULT_PREFIX: &str = "redisctl";
 /// Keys in one page of a list: at 10 KB each a page has 5 MB, and a frozen server is noticed at the
@@ -63,14 +76,15 @@ impl Keys {
 
 impl EtcdStore {
     /// `HOST:PORT[,HOST:PORT...]/PREFIX`. Connects at the first call.
-    pub async fn open(rest: &str) -> anyhow::Result<EtcdStore> {
+    pub fn open(rest: &str, tls: bool, credentials: Credentials) -> anyhow::Result<EtcdStore> {
         let (endpoints, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = match prefix.trim_matches('/') {
             "" => DEFAULT_PREFIX,
             prefix => prefix,
         };
-        let members = Arc::new(Members::open(endpoints).await?);
-        Ok(EtcdStore { members, keys: Keys { root: format!("/{prefix}/").into() } })
+        let root: Arc<str> = format!("/{prefix}/").into();
+        let members = Arc::new(Members::open(endpoints, Door::new(tls, credentials)?, root.clone())?);
+        Ok(EtcdStore { members, keys: Keys { root } })
     }
 
     /// See [`super::Store::list`].
@@ -116,7 +130,7 @@ impl EtcdStore {
     }
 
     async fn read(&self, key: &[u8], options: GetOptions) -> Result<GetResponse, Failure> {
-        let call = |member: Arc<Member>| {
+        let call = |member: Link| {
             let (key, options) = (key.to_vec(), options.clone());
             async move { member.client().kv_client().max_decoding_message_size(DECODE_MAX).get(key, Some(options)).await }
         };

@@ -31,7 +31,7 @@ mod etcd;
 mod file;
 mod process;
 
-pub use etcd::EtcdStore;
+pub use etcd::{Credentials, EtcdStore, NO_PASSWORDS, STORE_FORMS};
 pub use file::FileStore;
 pub use process::Process;
 
@@ -276,20 +276,29 @@ macro_rules! both {
 }
 
 impl Store {
-    /// Opens `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or `file:PATH`.
+    /// Opens `etcd://HOST:PORT[,HOST:PORT...]/PREFIX` or `file:PATH`, without credentials.
+    pub async fn open(url: &str) -> Result<Store> {
+        Store::open_as(url, Credentials::default()).await
+    }
+
+    /// Opens `etcd://HOST:PORT[,HOST:PORT...]/PREFIX`, the same with TLS by `etcds://`, or `file:PATH`.
     ///
     /// etcd is not asked for anything yet: that it is down shows at the first call, and a handle
     /// works again as soon as etcd does. A file is created when it does not exist.
-    pub async fn open(url: &str) -> Result<Store> {
+    pub async fn open_as(url: &str, credentials: Credentials) -> Result<Store> {
         if let Some(path) = url.strip_prefix("file:") {
             let path = std::path::PathBuf::from(path.strip_prefix("//").unwrap_or(path));
             let opened = tokio::task::spawn_blocking(move || FileStore::open(&path)).await;
             return Ok(Store::File(opened.context("open the store's file")??));
         }
-        if let Some(rest) = url.strip_prefix("etcd://") {
-            return Ok(Store::Etcd(EtcdStore::open(rest).await.with_context(|| format!("--store {url:?}"))?));
+        anyhow::ensure!(!url.contains('@'), NO_PASSWORDS);
+        for (scheme, tls) in [("etcd://", false), ("etcds://", true)] {
+            if let Some(rest) = url.strip_prefix(scheme) {
+                let opened = EtcdStore::open(rest, tls, credentials);
+                return Ok(Store::Etcd(opened.with_context(|| format!("--store {url:?}"))?));
+            }
         }
-        anyhow::bail!("--store {url:?}: allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH")
+        anyhow::bail!("--store {url:?}: {STORE_FORMS}")
     }
 
     /// All keys that start with `prefix`, at one revision. An empty prefix lists everything of ours.

@@ -148,3 +148,45 @@ fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
     let missing = run(&["operator", "--mesos", "http://m:1"]);
     assert!(missing.code == 2 && missing.err.contains("--store is not set: allowed are etcd://"), "{missing:?}");
 }
+
+#[test]
+fn what_etcd_is_told_of_us_is_checked_as_a_whole_and_passwords_are_not_repeated() {
+    let config = |args: &[&str]| {
+        let store = if args.contains(&"--store") { &[][..] } else { &["--store", "etcds://h:2379/p"] };
+        run(&[&["operator", "--print-config", "--mesos", "http://m1:5050"], store, args].concat())
+    };
+    for (args, words) in [
+        (&["--store", "etcd://u:hunter2@h:2379/p"][..], "--store: user and password do not belong into an address"),
+        (&["--store", "etcds://hunter2@h:2379/p"], "--etcd-user and --etcd-password-file"),
+        (&["--store", "https://u:hunter2@h:2379/p"], "--etcd-user and --etcd-password-file"),
+        (&["--store", "https://h:2379/p"], "etcd with TLS is written etcds://"),
+        (&["--store", "http://h:2379/p"], "etcd without TLS is written etcd://"),
+        (&["--store", "etcds://h:2379"], "--store \"etcds://h:2379\": allowed are etcd://"),
+        (&["--store", "ETCDS://h:2379/p"], "allowed are etcd://"),
+        (&["--store", "etcd://h:2379/p", "--etcd-ca", "f"], "--etcd-ca: it is for TLS"),
+        (&["--store", "etcd://h:2379/p", "--etcd-key", "f"], "--etcd-key: it is for TLS"),
+        (&["--store", "file:/f", "--etcd-user", "u"], "--etcd-user: --store is a file"),
+        (&["--etcd-certificate", "f"], "--etcd-certificate and --etcd-key: one is set, and both are needed"),
+        (&["--etcd-user", "u"], "--etcd-user u: it needs --etcd-password-file"),
+        (&["--etcd-user", "u:hunter2"], "--etcd-user: allowed is a name without a colon"),
+        (&["--etcd-user", "", "--etcd-password-file", "f"], "--etcd-user \"\": allowed is the name"),
+        (&["--etcd-password-file", "f"], "--etcd-password-file f: it needs --etcd-user"),
+    ] {
+        let shown = config(args);
+        assert_eq!(shown.code, 2, "{args:?}: {shown:?}");
+        assert!(shown.err.contains(words), "{args:?}: {shown:?}");
+        assert!(!format!("{shown:?}").contains("hunter2"), "{args:?}: {shown:?}");
+    }
+    let all =
+        "etcd-ca: /a\netcd-certificate: /b\netcd-key: /c\netcd-user: d\netcd-password-file: /e\nstore: etcds://h:1/p\n";
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(all.as_bytes()).unwrap();
+    let shown =
+        run(&["operator", "--print-config", "--mesos", "http://m:1", "--config", file.path().to_str().unwrap()]);
+    let settings = settings(&shown);
+    for (key, value) in
+        [("etcd-ca", "/a"), ("etcd-user", "d"), ("etcd-password-file", "/e"), ("store", "etcds://h:1/p")]
+    {
+        assert_eq!(settings[key], value);
+    }
+}

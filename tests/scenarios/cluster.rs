@@ -1,6 +1,7 @@
 //! The two clusters that every scenario runs on, behind one interface. I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -185,6 +186,17 @@ impl Cluster {
     /// A quota: so much memory in MiB at most for a role.
     pub async fn limit_mem(&self, role: &str, mib: u64) {
         self.administrator().limit_mem(role, mib).await.expect("the master allows it");
+    }
+
+    /// The framework is removed, and its tasks are killed.
+    pub async fn teardown(&self, framework_id: &str) {
+        self.administrator().teardown(framework_id).await.expect("the framework is registered");
+    }
+
+    /// The ports that the agent offers.
+    pub async fn ports(&self, agent: usize) -> RangeInclusive<u16> {
+        let administrator = self.administrator();
+        wait_until("the agent's ports are known", TIMEOUT, async || administrator.ports(&hostname(agent)).await).await
     }
 
     fn administrator(&self) -> Administrator {

@@ -11,10 +11,12 @@ mod agents;
 mod client;
 mod cluster;
 mod control;
+mod deaths;
 mod document;
 mod doubled;
 mod failover;
 mod faults;
+mod framework;
 mod lifecycle;
 mod nodes;
 mod operator;
@@ -142,6 +144,13 @@ scenarios! {
         etcd_stops_and_comes_back,
         etcd_hangs_and_wakes,
         an_emptied_store_freezes_the_operator;
+    deaths:
+        a_port_that_another_process_has_is_named_as_the_reason,
+        what_a_dead_node_said_last_is_told_with_what_can_be_done;
+    framework:
+        a_framework_that_was_removed_is_told_and_begins_anew_when_asked_to,
+        a_node_out_of_sight_is_waited_for_after_the_framework_has_begun_anew,
+        an_operator_whose_framework_another_process_has_taken_says_so_and_acts_no_more;
     passwords:
         nobody_gets_in_without_a_password_and_a_failover_works_as_ever,
         a_password_is_shown_to_who_asks_for_it_and_nowhere_else,

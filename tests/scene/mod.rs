@@ -178,6 +178,7 @@ impl Scene {
             created_at: BEFORE,
             failures: 0,
             last_failure: None,
+            last_death: None,
         };
         scene.instance.record = Some(Stored { value: record, revision: 9 });
         scene.store_status();

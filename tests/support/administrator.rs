@@ -1,6 +1,7 @@
 //! What an administrator does to agents through the master's operator API, on either kind of cluster. I/O.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,20 @@ impl Administrator {
     pub fn of(url: &str) -> Administrator {
         let client = redisctl::tls::http().timeout(ANSWER_TIMEOUT).build().expect("a client");
         Administrator { url: url.to_string(), client }
+    }
+
+    /// The framework is removed, and its tasks are killed.
+    pub async fn teardown(&self, framework_id: &str) -> Result<()> {
+        self.post("TEARDOWN", &json!({"framework_id": {"value": framework_id}})).await.map(drop)
+    }
+
+    /// The ports that the agent offers.
+    pub async fn ports(&self, agent: &str) -> Result<RangeInclusive<u16>> {
+        let seen = self.agent(agent).await?;
+        let ports = list(&seen["total_resources"]).find(|resource| resource["name"] == "ports");
+        let range = &ports.context("it offers ports")?["ranges"]["range"][0];
+        let end = |name: &str| range[name].as_u64().and_then(|port| u16::try_from(port).ok()).context("a port");
+        Ok(end("begin")?..=end("end")?)
     }
 
     /// The agent is not offered any more; its tasks run on.

@@ -18,12 +18,23 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Etcd {
     process: Process,
     home: Home,
+    server: Server,
+    /// What `etcdctl` is told beside the endpoint: `--user`, `--cacert`.
+    speak: Vec<String>,
+    _ports: Ports,
+}
+
+/// How a server is started.
+struct Server {
     ip: String,
     client_port: u16,
     peer_port: u16,
+    /// Where it tells of its health without TLS and without a login.
+    health_port: u16,
     /// Bytes that its database may have; 0: as many as etcd allows.
     quota: u64,
-    _ports: Ports,
+    tls: bool,
+    more: Vec<String>,
 }
 
 impl Etcd {
@@ -42,23 +53,46 @@ impl Etcd {
         Etcd::start_with("127.0.0.1", quota).await
     }
 
+    /// With these arguments too; with TLS when they name a certificate.
+    pub async fn start_secured(more: &[&str]) -> Etcd {
+        Etcd::start_as("127.0.0.1", 0, more).await
+    }
+
     async fn start_with(ip: &str, quota: u64) -> Etcd {
-        let (ports, home) = (Ports::lease(2), Home::new("etcd"));
-        let (client_port, peer_port) = (ports.next(), ports.next());
-        let process = spawn(&home, ip, client_port, peer_port, quota);
-        let etcd = Etcd { process, home, ip: ip.to_string(), client_port, peer_port, quota, _ports: ports };
+        Etcd::start_as(ip, quota, &[]).await
+    }
+
+    async fn start_as(ip: &str, quota: u64, more: &[&str]) -> Etcd {
+        let (ports, home) = (Ports::lease(3), Home::new("etcd"));
+        let tls = more.contains(&"--cert-file");
+        let more = more.iter().map(ToString::to_string).collect();
+        let (client_port, peer_port, health_port) = (ports.next(), ports.next(), ports.next());
+        let server = Server { ip: ip.to_string(), client_port, peer_port, health_port, quota, tls, more };
+        let process = spawn(&home, &server);
+        let etcd = Etcd { process, home, server, speak: Vec::new(), _ports: ports };
         etcd.wait_until_healthy().await;
         etcd
     }
 
-    /// `IP:PORT`.
-    pub fn endpoint(&self) -> String {
-        format!("{}:{}", self.ip, self.client_port)
+    /// From now on `etcdctl` gets these arguments beside the endpoint.
+    pub fn speak(&mut self, args: &[&str]) {
+        self.speak = args.iter().map(ToString::to_string).collect();
     }
 
-    /// `etcd://IP:PORT/PREFIX`.
+    /// Where its data and its log are.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// `IP:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("{}:{}", self.server.ip, self.server.client_port)
+    }
+
+    /// `etcd://IP:PORT/PREFIX`, or `etcds://`.
     pub fn url(&self, prefix: &str) -> String {
-        format!("etcd://{}/{}", self.endpoint(), prefix.trim_matches('/'))
+        let scheme = if self.server.tls { "etcds" } else { "etcd" };
+        format!("{scheme}://{}/{}", self.endpoint(), prefix.trim_matches('/'))
     }
 
     /// `kill -9`; its data stays.
@@ -68,7 +102,7 @@ impl Etcd {
 
     /// Starts it again after [`Etcd::stop`], on the same port with the same data.
     pub async fn start_again(&mut self) {
-        self.process = spawn(&self.home, &self.ip, self.client_port, self.peer_port, self.quota);
+        self.process = spawn(&self.home, &self.server);
         self.wait_until_healthy().await;
     }
 
@@ -165,18 +199,21 @@ impl Etcd {
         self.ctl(&["alarm", "disarm"]).await;
     }
 
-    async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> String {
+    /// The same, with that on its standard input.
+    pub async fn ctl_with_input(&self, args: &[&str], input: &[u8]) -> String {
         self.try_ctl(args, input).await.expect("etcdctl succeeds")
     }
 
-    async fn try_ctl(&self, args: &[&str], input: &[u8]) -> Result<String, String> {
+    /// Runs `etcdctl ARGS`; an error is what it said.
+    pub async fn try_ctl(&self, args: &[&str], input: &[u8]) -> Result<String, String> {
         let endpoints = format!("--endpoints={}", self.endpoint());
-        let args: Vec<&str> = [endpoints.as_str()].into_iter().chain(args.iter().copied()).collect();
+        let told = [endpoints.as_str()].into_iter().chain(self.speak.iter().map(String::as_str));
+        let args: Vec<&str> = told.chain(args.iter().copied()).collect();
         process::run("etcdctl", &args, input, COMMAND_TIMEOUT).await
     }
 
     async fn wait_until_healthy(&self) {
-        let url = format!("http://{}/health", self.endpoint());
+        let url = format!("http://127.0.0.1:{}/health", self.server.health_port);
         let client = redisctl::tls::http().build().expect("a client");
         wait_until("etcd is healthy", START_TIMEOUT, async || {
             let answer = client.get(&url).send().await?.text().await?;
@@ -187,16 +224,19 @@ impl Etcd {
     }
 }
 
-fn spawn(home: &Home, ip: &str, client_port: u16, peer_port: u16, quota: u64) -> Process {
-    let client = format!("http://{ip}:{client_port}");
-    let peer = format!("http://127.0.0.1:{peer_port}");
+fn spawn(home: &Home, server: &Server) -> Process {
+    let scheme = if server.tls { "https" } else { "http" };
+    let client = format!("{scheme}://{}:{}", server.ip, server.client_port);
+    let peer = format!("http://127.0.0.1:{}", server.peer_port);
     let mut command = Command::new("etcd");
     command
         .args(["--name", "test", "--data-dir", "data"])
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", server.health_port)])
         .args(["--initial-cluster", &format!("test={peer}")])
-        .args(["--quota-backend-bytes", &quota.to_string()])
+        .args(["--quota-backend-bytes", &server.quota.to_string()])
+        .args(&server.more)
         .env("ETCDCTL_API", "3");
     home.spawn("etcd", &mut command)
 }

@@ -76,3 +76,23 @@ pub struct TokenArgs {
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', default_value = "*")]
     pub instances: Vec<String>,
 }
+
+/// Arguments of `framework`.
+#[derive(Debug, Args)]
+pub struct FrameworkArgs {
+    /// What to do; nothing: show it
+    #[command(subcommand)]
+    pub command: Option<FrameworkCommand>,
+}
+
+/// What is done with the framework.
+#[derive(Debug, Subcommand)]
+pub enum FrameworkCommand {
+    /// Begin again under a new id, when Mesos has removed the framework and nothing of it runs. Documents
+    /// stay; what becomes of instances that have lost their data is for their `onDataLoss`
+    Reset {
+        /// The id of the framework that is given up, as `redisctl framework` shows it
+        #[arg(long, value_name = "ID")]
+        yes: String,
+    },
+}

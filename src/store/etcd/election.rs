@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::EtcdStore;
-use super::members::{Member, Members, Patience};
+use super::members::{Link, Members, Patience};
 use crate::store::{
     Candidate, Change, Error, Guard, KeyValue, LEADER_KEY, LeaderToken, Leadership, Op, Process, Upkeep,
 };
@@ -32,7 +32,7 @@ pub(super) async fn campaign(store: &EtcdStore, candidate: &Candidate, ttl: Dura
     loop {
         wait_for_vacancy(store, candidate).await?;
         // Renewals must not wait behind a long list.
-        let members = Arc::new(store.members.apart().await?);
+        let members = Arc::new(store.members.apart());
         let key = store.keys.full(LEADER_KEY);
         if let Some(seat) = Seat::take(members, key, &value, ttl).await? {
             let (token, proved) = (seat.token.clone(), seat.proved_until());
@@ -202,7 +202,7 @@ impl Seat {
     /// Whether the key is still ours. One that was overwritten by hand has lost its lease and would
     /// outlive us: it is bound again.
     async fn look(&self, patience: Patience) -> Result<Renewal, Error> {
-        let read = |member: Arc<Member>| {
+        let read = |member: Link| {
             let key = self.key.clone();
             async move { member.client().kv_client().get(key, None).await }
         };
@@ -224,7 +224,7 @@ impl Seat {
 }
 
 async fn commit(members: &Members, patience: Patience, txn: Txn) -> Result<etcd_client::TxnResponse, super::Failure> {
-    let send = |member: Arc<Member>| {
+    let send = |member: Link| {
         let txn = txn.clone();
         async move { member.client().kv_client().txn(txn).await }
     };
@@ -233,7 +233,7 @@ async fn commit(members: &Members, patience: Patience, txn: Txn) -> Result<etcd_
 
 /// Ends a lease, as well as can be done: if etcd does not answer, it lapses.
 async fn revoke(members: &Members, lease: i64) {
-    let send = |member: Arc<Member>| async move { member.client().lease_client().revoke(lease).await };
+    let send = |member: Link| async move { member.client().lease_client().revoke(lease).await };
     if let Err(failure) = members.call(Patience::READ, send).await {
         tracing::debug!("the leader's lease could not be ended, and lapses: {failure}");
     }

@@ -5,19 +5,21 @@
 //! `--grpc-keepalive-min-time` (5 s) for an attack and cuts an idle connection after the fourth.
 //! Instead every call has a time limit, and a connection on which one ran out is given up.
 
-use std::error::Error as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use etcd_client::{Client, ConnectOptions};
+use anyhow::{Result, bail};
+use etcd_client::{Client, GetOptions};
 use tokio::time::{Instant, timeout};
 
-use crate::store::Error;
+use super::door::Door;
+use super::failure::{Cause, Failure, explain, is_answer};
+use super::words::{self, Asked};
+use crate::store::LEADER_KEY;
 
-/// A TCP connection to a member of the cluster takes milliseconds; a second allows for one lost packet.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A login that was refused is not tried again sooner: etcd takes 0.1 s of a core for each.
+const LOGIN_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a call may take, and whether it may be sent again.
 #[derive(Clone, Copy)]
@@ -38,101 +40,243 @@ impl Patience {
     pub(super) const WRITE: Patience = Patience { repeatable: false, ..Patience::READ };
 }
 
-/// One member, and our connection to it.
-pub(super) struct Member {
-    endpoint: String,
-    client: Mutex<Client>,
+/// What all members have in common.
+struct Cluster {
+    door: Door,
+    /// What our keys begin with.
+    root: Arc<str>,
+    /// Its id, as the first member has told it.
+    id: OnceLock<u64>,
 }
 
-impl Member {
+impl Cluster {
+    fn asked(&self) -> Asked<'_> {
+        let given = &self.door.given;
+        Asked {
+            tls: self.door.tls,
+            has_ca: given.ca.is_some(),
+            has_certificate: given.certificate.is_some(),
+            user: given.user.as_deref(),
+            root: &self.root,
+        }
+    }
+}
+
+/// A connection.
+#[derive(Clone)]
+struct Connected {
+    client: Client,
+    /// The number of the certificates and the password that it was made with.
+    number: u64,
+    /// Tells it from those before it.
+    made: u64,
+}
+
+/// One member, and our connection to it.
+struct Member {
+    endpoint: String,
+    cluster: Arc<Cluster>,
+    connected: Mutex<Option<Connected>>,
+    /// How many there were.
+    made: AtomicU64,
+    /// Held by who connects, so that a crowd of calls logs in once.
+    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+    /// It is of the cluster that the others are of.
+    vouched: AtomicBool,
+}
+
+/// A member that is connected, for one call.
+#[derive(Clone)]
+pub(super) struct Link {
+    member: Arc<Member>,
+    client: Client,
+}
+
+impl Link {
     /// The client on the connection that is shared by all calls.
     pub(super) fn client(&self) -> Client {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.client.clone()
     }
 
     /// A client with a connection of its own.
     pub(super) async fn dial(&self) -> Result<Client, etcd_client::Error> {
-        dial(&self.endpoint).await
-    }
-
-    /// Leaves a connection that is silent: TCP alone would take many minutes to notice.
-    async fn reconnect(&self) {
-        if let Ok(fresh) = self.dial().await {
-            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        }
+        self.member.cluster.door.dial(&self.member.endpoint).await.map(|(client, _)| client)
     }
 }
 
-/// Connects when first used, and again whenever the connection has broken.
-async fn dial(endpoint: &str) -> Result<Client, etcd_client::Error> {
-    let options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_require_leader(true);
-    Client::connect([endpoint], Some(options)).await
+impl Member {
+    fn new(endpoint: &str, cluster: Arc<Cluster>, vouched: bool) -> Arc<Member> {
+        Arc::new(Member {
+            endpoint: endpoint.to_owned(),
+            cluster,
+            connected: Mutex::new(None),
+            made: AtomicU64::new(0),
+            connecting: tokio::sync::Mutex::new(None),
+            vouched: AtomicBool::new(vouched),
+        })
+    }
+
+    fn connected(&self) -> Option<Connected> {
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        connected.filter(|connected| connected.number == self.cluster.door.number())
+    }
+
+    /// Leaves that connection, unless another call has done so: it is silent (TCP alone would take many
+    /// minutes to notice), or its login is void.
+    fn leave(&self, made: u64) {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if connected.as_ref().is_some_and(|connected| connected.made == made) {
+            *connected = None;
+        }
+    }
+
+    /// The connection, made and logged in if need be.
+    async fn connect(&self) -> Result<Connected, Cause> {
+        if let Some(connected) = self.connected() {
+            return Ok(connected);
+        }
+        let mut refused = self.connecting.lock().await;
+        if let Some(connected) = self.connected() {
+            return Ok(connected);
+        }
+        if let Some((at, why)) = refused.as_ref().filter(|(at, _)| at.elapsed() < LOGIN_AGAIN) {
+            tracing::debug!("etcd at {}: a login was refused {:?} ago", self.endpoint, at.elapsed());
+            return Err(Cause::Refused(why.clone()));
+        }
+        *refused = None;
+        let (client, number) = match self.cluster.door.dial(&self.endpoint).await {
+            Ok(dialed) => dialed,
+            Err(error) => {
+                if is_answer(&error) {
+                    *refused = Some((Instant::now(), explain(&error)));
+                }
+                return Err(Cause::Error(error));
+            }
+        };
+        self.vouch(&client).await?;
+        let connected = Connected { client, number, made: self.made.fetch_add(1, Ordering::Relaxed) };
+        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.clone());
+        Ok(connected)
+    }
+
+    /// A member of another cluster has other keys: none that we wrote.
+    async fn vouch(&self, client: &Client) -> Result<(), Cause> {
+        if self.vouched.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let key = format!("{}{LEADER_KEY}", self.cluster.root);
+        let look = client.kv_client().get(key, Some(GetOptions::new().with_keys_only())).await.map_err(Cause::Error)?;
+        let id = look.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
+        let ours = *self.cluster.id.get_or_init(|| id);
+        if id != ours {
+            return Err(Cause::Foreign { id, ours });
+        }
+        self.vouched.store(true, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// All members that we were told of. Calls go to the current one.
 pub(super) struct Members {
-    members: Vec<Arc<Member>>,
+    cluster: Arc<Cluster>,
+    all: Vec<Arc<Member>>,
     current: AtomicUsize,
 }
 
 impl Members {
-    /// `HOST:PORT[,HOST:PORT...]`.
-    pub(super) async fn open(list: &str) -> Result<Members> {
-        let mut members = Vec::new();
-        for endpoint in list.split(',') {
-            check_endpoint(endpoint)?;
-            let client = dial(endpoint).await.map_err(|e| anyhow!("endpoint {endpoint:?}: {e}"))?;
-            members.push(Arc::new(Member { endpoint: endpoint.to_owned(), client: Mutex::new(client) }));
-        }
-        Ok(Members { members, current: AtomicUsize::new(0) })
+    /// `HOST:PORT[,HOST:PORT...]`. Nothing is asked yet.
+    pub(super) fn open(list: &str, door: Door, root: Arc<str>) -> Result<Members> {
+        let endpoints: Vec<&str> = list.split(',').collect();
+        endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint))?;
+        let cluster = Arc::new(Cluster { door, root, id: OnceLock::new() });
+        // One alone is what it is.
+        let vouched = endpoints.len() == 1;
+        let all = endpoints.into_iter().map(|endpoint| Member::new(endpoint, cluster.clone(), vouched)).collect();
+        Ok(Members { cluster, all, current: AtomicUsize::new(0) })
     }
 
     /// The same members on connections of their own, so that their calls do not queue behind others.
-    pub(super) async fn apart(&self) -> Result<Members, Error> {
-        let endpoints: Vec<&str> = self.members.iter().map(|m| m.endpoint.as_str()).collect();
-        let apart = Members::open(&endpoints.join(",")).await.map_err(Error::Unavailable)?;
-        apart.current.store(self.current.load(Ordering::Relaxed), Ordering::Relaxed);
-        Ok(apart)
+    pub(super) fn apart(&self) -> Members {
+        let another = |member: &Arc<Member>| {
+            Member::new(&member.endpoint, self.cluster.clone(), member.vouched.load(Ordering::Relaxed))
+        };
+        Members {
+            cluster: self.cluster.clone(),
+            all: self.all.iter().map(another).collect(),
+            current: AtomicUsize::new(self.current.load(Ordering::Relaxed)),
+        }
     }
 
     /// Sends a call to the current member, and when that one fails to the others in turn.
-    pub(super) async fn call<T, F>(&self, patience: Patience, send: impl Fn(Arc<Member>) -> F) -> Result<T, Failure>
+    pub(super) async fn call<T, F>(&self, patience: Patience, send: impl Fn(Link) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let give_up = Instant::now() + patience.total;
         let first = self.current.load(Ordering::Relaxed);
-        let mut turn = 0;
+        let (mut turn, mut logged_in_anew, mut before) = (0, false, Vec::new());
         loop {
-            let at = (first + turn) % self.members.len();
-            let member = &self.members[at];
+            let at = (first + turn) % self.all.len();
+            let member = &self.all[at];
             let limit = patience.attempt.min(give_up.saturating_duration_since(Instant::now()));
-            let cause = match timeout(limit, send(Arc::clone(member))).await {
+            let mut sent_on = None;
+            // On the heap: what is sent may be large, and is part of every future around it.
+            let attempt = Box::pin(async {
+                let Connected { client, made, .. } = member.connect().await?;
+                sent_on = Some(made);
+                send(Link { member: member.clone(), client }).await.map_err(Cause::Error)
+            });
+            let cause = match timeout(limit, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => Cause::Error(error),
-                Err(_) => {
-                    member.reconnect().await;
-                    Cause::Silence(limit)
-                }
+                Ok(Err(cause)) => cause,
+                Err(_) => Cause::Silence(limit),
             };
-            let failure = Failure { endpoint: member.endpoint.clone(), cause };
+            let is_void = sent_on.is_some() && words::login_is_void(&cause.to_string(), &self.cluster.asked());
+            if let Some(made) = sent_on.filter(|_| is_void || matches!(cause, Cause::Silence(_))) {
+                member.leave(made);
+            }
+            if is_void && !logged_in_anew {
+                // Refused before anything was done: a write may be sent again, too.
+                logged_in_anew = true;
+                continue;
+            }
+            let failure = self.failure(member, cause, sent_on.is_some(), &before);
             if failure.is_answer() {
                 return Err(failure);
             }
             self.leave(at);
             turn += 1;
-            let again = turn < self.members.len() && Instant::now() < give_up;
+            let again = turn < self.all.len() && Instant::now() < give_up;
             if !again || !(patience.repeatable || failure.never_sent()) {
                 return Err(failure);
             }
             tracing::debug!("{failure}: trying the next endpoint");
+            before.push(failure.one());
         }
+    }
+
+    fn failure(&self, member: &Member, cause: Cause, was_sent: bool, before: &[String]) -> Failure {
+        let advice = words::advice(&cause.to_string(), &self.cluster.asked());
+        let endpoint = member.endpoint.clone();
+        if let Cause::Foreign { .. } = cause {
+            tracing::warn!("etcd at {endpoint}: {cause}: it is not used");
+        }
+        Failure { endpoint, cause, advice, was_sent, before: before.to_vec() }
     }
 
     /// Makes the next member the current one, unless another call has done so.
     fn leave(&self, at: usize) {
-        let next = (at + 1) % self.members.len();
+        let next = (at + 1) % self.all.len();
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// An error, in words.
+    pub(super) fn explain(&self, error: &etcd_client::Error) -> String {
+        let told = explain(error);
+        match words::advice(&told, &self.cluster.asked()) {
+            Some(advice) => format!("{told} ({advice})"),
+            None => told,
+        }
     }
 }
 
@@ -148,98 +292,4 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
         Ok(1..) => Ok(()),
         _ => bail!("endpoint {endpoint:?} has no valid port: {allowed}"),
     }
-}
-
-/// Why a call failed, and where.
-#[derive(Debug)]
-pub(super) struct Failure {
-    endpoint: String,
-    cause: Cause,
-}
-
-#[derive(Debug)]
-enum Cause {
-    Silence(Duration),
-    Error(etcd_client::Error),
-}
-
-/// gRPC codes with which a working member refuses a request: another one would say the same. The
-/// other codes mean that the member cannot serve, or that the connection broke. In order: invalid
-/// argument, not found, permission denied, resource exhausted, failed precondition, out of range,
-/// unauthenticated.
-const REFUSALS: [i32; 7] = [3, 5, 7, 8, 9, 11, 16];
-
-impl Failure {
-    /// Whether the member is well and has refused the call itself.
-    fn is_answer(&self) -> bool {
-        match &self.cause {
-            Cause::Error(etcd_client::Error::GRpcStatus(status)) => REFUSALS.contains(&(status.code() as i32)),
-            _ => self.is_lease_gone(),
-        }
-    }
-
-    /// Whether no connection could be made: the call was certainly not carried out.
-    fn never_sent(&self) -> bool {
-        use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-        let Cause::Error(etcd_client::Error::GRpcStatus(status)) = &self.cause else {
-            return false;
-        };
-        innermost(status.source())
-            .and_then(|error| error.downcast_ref::<std::io::Error>())
-            .is_some_and(|io| matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable))
-    }
-
-    /// Whether the revision that was asked for is compacted.
-    pub(super) fn is_compacted(&self) -> bool {
-        match &self.cause {
-            Cause::Error(etcd_client::Error::GRpcStatus(status)) => {
-                status.message().contains("required revision has been compacted")
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether a keep-alive was answered with: there is no such lease.
-    pub(super) fn is_lease_gone(&self) -> bool {
-        matches!(self.cause, Cause::Error(etcd_client::Error::LeaseKeepAliveError(_)))
-    }
-
-    /// As the store's error; `what` was being done.
-    pub(super) fn during(self, what: &str) -> Error {
-        Error::Unavailable(anyhow!("{self}").context(what.to_owned()))
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "etcd at {}: ", self.endpoint)?;
-        match &self.cause {
-            Cause::Silence(limit) => write!(f, "no answer within {:.1} s", limit.as_secs_f32()),
-            Cause::Error(error) => f.write_str(&explain(error)),
-        }
-    }
-}
-
-/// What went wrong, in one line: the status' message and its innermost source.
-pub(super) fn explain(error: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = error else {
-        return error.to_string();
-    };
-    match innermost(status.source()) {
-        Some(source) if !status.message().contains(&source.to_string()) => {
-            format!("{}: {source}", status.message())
-        }
-        _ => status.message().to_owned(),
-    }
-}
-
-/// The error that began it all.
-fn innermost<'a>(
-    error: Option<&'a (dyn std::error::Error + 'static)>,
-) -> Option<&'a (dyn std::error::Error + 'static)> {
-    let mut last = error?;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    Some(last)
 }

@@ -3,6 +3,7 @@
 //! Each watch has a connection of its own, so that a slow reader holds up nobody else. When nothing
 //! happens for a while the server is asked for its progress: a frozen server does not answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,7 +11,7 @@ use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 use futures::StreamExt;
 use tokio::time::{Instant, sleep_until};
 
-use super::members::{Members, Patience, explain};
+use super::members::{Members, Patience};
 use super::{DECODE_MAX, Keys};
 use crate::store::{Change, Changes, Error, Watch};
 
@@ -26,6 +27,7 @@ struct Tail {
     /// The revision up to which everything has been seen.
     seen: i64,
     stream: WatchStream,
+    members: Arc<Members>,
     /// Keeps the connection.
     _client: Client,
     /// When to ask, or when to give up if it has been asked.
@@ -34,7 +36,7 @@ struct Tail {
 }
 
 /// Watches keys that start with `prefix`, after `revision`.
-pub(super) async fn open(members: &Members, keys: Keys, prefix: &str, revision: i64) -> Result<Watch, Error> {
+pub(super) async fn open(members: &Arc<Members>, keys: Keys, prefix: &str, revision: i64) -> Result<Watch, Error> {
     let (from, to) = keys.range(prefix);
     let options = WatchOptions::new().with_range(to).with_start_revision(revision + 1);
     let (client, stream, created) = members
@@ -56,7 +58,8 @@ pub(super) async fn open(members: &Members, keys: Keys, prefix: &str, revision: 
     if reached < revision {
         return Err(Error::Compacted(revision));
     }
-    let mut tail = Tail { keys, seen: revision, stream, _client: client, due: Instant::now() + QUIET, asked: false };
+    let due = Instant::now() + QUIET;
+    let mut tail = Tail { keys, seen: revision, stream, members: members.clone(), _client: client, due, asked: false };
     // A watch may be refused at once.
     let first = created.and_then(|message| tail.read(&message).transpose());
     if let Some(Err(error)) = first {
@@ -80,7 +83,7 @@ impl Tail {
                 biased;
                 message = self.stream.message() => {
                     let message = message
-                        .map_err(|error| broken(&explain(&error)))?
+                        .map_err(|error| broken(&self.members.explain(&error)))?
                         .ok_or_else(|| broken("the server ended the watch"))?;
                     self.due = Instant::now() + QUIET;
                     self.asked = false;
@@ -92,7 +95,7 @@ impl Tail {
                     if self.asked {
                         return Err(broken(&format!("no sign of life within {} s", ANSWER_MAX.as_secs())));
                     }
-                    self.stream.request_progress().await.map_err(|error| broken(&explain(&error)))?;
+                    self.stream.request_progress().await.map_err(|error| broken(&self.members.explain(&error)))?;
                     self.due = Instant::now() + ANSWER_MAX;
                     self.asked = true;
                 }
