@@ -929,6 +929,7 @@ fn who_is_to_follow_a_master_is_told_the_password_of_that_master_alone() {
     assert_eq!(followed(&scene), Some((task(1), Some("2".to_string()))));
     scene.node(0).record.value.owned.remove("users");
     assert_eq!(followed(&scene), Some((task(1), None)));
+}
 // --- What fails, hangs or is refused --------------------------------------------------------------
 
 /// The master is proved dead, or hangs; its replicas say so.

@@ -701,7 +701,7 @@ fn a_small_text_that_expands_to_a_large_one_is_refused_at_once() {
 }
 
 /// Documents that are made to cost: each kind, of about so many bytes.
-const HOSTILE: [(&str, fn(usize) -> String); 27] = [
+const WICKED_DOCUMENTS: [(&str, fn(usize) -> String); 27] = [
     ("wrong labels", |bytes| labels(bytes, |n| format!("  k{n}: '!'\n"))),
     ("labels of a wrong kind", |bytes| labels(bytes, |n| format!("  k{n}: [x]\n"))),
     ("unknown fields", |bytes| spec(&lines(bytes, |n| format!("  f{n}: x")))),
@@ -767,14 +767,14 @@ fn constraints(bytes: usize, item: &str) -> String {
 
 #[test]
 fn the_time_of_reading_grows_with_the_length_of_a_document_whatever_it_says() {
-    for (what, make) in HOSTILE {
+    for (what, make) in WICKED_DOCUMENTS {
         linear::assert_linear(what, 6000, make, |text| drop(parse_documents(text)));
     }
 }
 
 #[test]
 fn a_text_of_the_greatest_length_is_read_in_bounded_time_whatever_it_says() {
-    for (what, make) in HOSTILE {
+    for (what, make) in WICKED_DOCUMENTS {
         let one = make(60_000) + "\n---\n";
         let text = one.repeat(TEXT_BYTES_MAX / one.len());
         let took = linear::thread_time(|| drop(parse_documents(&text)));
@@ -785,7 +785,7 @@ fn a_text_of_the_greatest_length_is_read_in_bounded_time_whatever_it_says() {
 
 #[test]
 fn no_more_errors_are_told_than_anybody_reads_and_none_repeats_a_long_text() {
-    for (what, make) in HOSTILE {
+    for (what, make) in WICKED_DOCUMENTS {
         let Err(errors) = parse_documents(&make(60_000)) else { continue };
         assert!((1..=100).contains(&errors.len()), "{what}: {}", errors.len());
         for error in errors {

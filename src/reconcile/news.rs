@@ -2,13 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{Address, Amount, LastWords, MesosEvent, Offer, TaskUpdate, Timestamp, parse_task_id};
+use crate::model::{
+    Address, Amount, DeathCause, LastWords, Meaning, MesosEvent, Offer, TaskUpdate, Timestamp, parse_task_id,
+};
 use crate::reconcile::framework;
 use crate::reconcile::strangers::Stranger;
 use crate::reconcile::world::{Dirty, Instance, Node, Session, World};
 
 /// Last words of an instance's nodes that wait to be told.
 const LAST_WORDS_MAX: usize = 16;
+
+/// An address where another process listens is not given to a node for so long, ...
+pub(super) const AVOID_MS: u64 = 600_000;
+/// ... and one where that is only possible, for so long.
+const AVOID_DOUBTFUL_MS: u64 = 60_000;
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {
@@ -64,8 +71,8 @@ impl World {
                 let changed = self.leaving.listed(agents);
                 self.nodes_on(&changed)
             }
-            MesosEvent::Update(update) => self.updated(update),
-            MesosEvent::LastWords(words) => self.heard_last(words),
+            MesosEvent::Update(update) => self.updated(update, now),
+            MesosEvent::LastWords(words) => self.heard_last(words, now),
             MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
             MesosEvent::CallFailed { task_ids, .. } => {
                 for task_id in &task_ids {
@@ -79,14 +86,25 @@ impl World {
     }
 
     /// Kept until they are told in an event.
-    fn heard_last(&mut self, words: LastWords) -> Dirty {
+    fn heard_last(&mut self, words: LastWords, now: Timestamp) -> Dirty {
         let Some((name, _)) = parse_task_id(&words.task_id) else { return Dirty::default() };
         let name = name.to_string();
         let Some(instance) = self.instances.get_mut(&name) else { return Dirty::default() };
+        let node = instance.nodes.values().find(|node| node.record.value.task_id == words.task_id);
+        let taken = node.filter(|_| words.cause() == DeathCause::PortTaken).map(|node| node.record.value.address.clone());
+        if let Some(address) = taken {
+            self.avoided.insert(address, now.plus_ms(AVOID_MS));
+        }
         if instance.last_words.len() < LAST_WORDS_MAX {
             instance.last_words.push(words);
         }
         Dirty::one(&name)
+    }
+
+    /// No node is placed there until then.
+    pub(super) fn avoid(&mut self, address: Address, until: Timestamp) {
+        let known = self.avoided.entry(address).or_insert(until);
+        *known = until.max(*known);
     }
 
     /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
@@ -121,10 +139,16 @@ impl World {
         Dirty { all: false, names: names.collect() }
     }
 
-    fn updated(&mut self, update: TaskUpdate) -> Dirty {
+    fn updated(&mut self, update: TaskUpdate, now: Timestamp) -> Dirty {
         if let Some((name, node)) = self.node_of(&update.task_id) {
             let dirty = Dirty::one(name);
+            // It never answered: somebody else may have its port, which is known for sure only later, if at all.
+            let stillborn = update.state.meaning() == Meaning::Dead && node.answer.is_none();
+            let address = node.record.value.address.clone();
             node.hear(update);
+            if stillborn {
+                self.avoid(address, now.plus_ms(AVOID_DOUBTFUL_MS));
+            }
             return dirty;
         }
         let acknowledged = update.uuid.is_none();

@@ -54,7 +54,7 @@ mod tests {
         std::thread::sleep(BEAT + Duration::from_millis(550)); // Somebody keeps the thread.
         pulse.beat().await;
         pulse.round(|| std::thread::sleep(Duration::from_millis(30)));
-        let text = metrics.render(&Board::default());
+        let text = metrics.render(&Board::default(), |_| true);
         let value = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}\n{text}"));
             line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()

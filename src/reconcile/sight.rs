@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::failover;
 use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, TaskRecord, Timestamp};
+use crate::reconcile::news::AVOID_MS;
 use crate::reconcile::world::{Dirty, Instance, Node, World};
-
-/// An address where another process listens is not given to a node for so long.
-const AVOID_MS: u64 = 600_000;
 
 /// How many nodes run as far as anybody knows, and how many of them the operator cannot reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

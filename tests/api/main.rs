@@ -7,13 +7,14 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use redisctl::api::{ApiState, openapi, serve};
 use redisctl::board::{Board, InstanceView, PlanView};
+use redisctl::door::{Door, Gate};
 use redisctl::model::{EventKind, InstanceEvent, Request, RequestKind, Role, Timestamp};
 use redisctl::spec::{RedisInstance, parse_document};
 use redisctl::status::{InstanceStatus, NodeState, NodeStatus, Phase};
 use redisctl::store::{Candidate, Op, Store, Txn, instance_key, request_key};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 mod browser;
 mod connect;
@@ -25,6 +26,8 @@ mod support;
 
 const ORDERS: &str = include_str!("../../examples/orders.yaml");
 const MANY: &str = include_str!("../../examples/many.yaml");
+/// Connections at once: more than any test has.
+const CLIENTS_MAX: usize = 1000;
 /// For one event of a watch, on a loaded machine.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,7 +37,7 @@ struct Api {
     board: Arc<Board>,
     store: Store,
     http: reqwest::Client,
-    stop: Option<oneshot::Sender<()>>,
+    stop: CancellationToken,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
     _dir: Option<tempfile::TempDir>,
 }
@@ -52,12 +55,11 @@ impl Api {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let state = ApiState::open(board.clone(), store.clone(), Arc::default());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(serve(listener, state, async move {
-            let _ = stopped.await;
-        }));
+        let (stop, door) = (CancellationToken::new(), Gate::new("api", CLIENTS_MAX, Arc::default()));
+        let door = Door::new(listener, door).unwrap();
+        let served = tokio::spawn(serve(door, None, state, stop.clone()));
         let http = redisctl::tls::http().no_proxy().build().unwrap();
-        Api { base, board, store, http, stop: Some(stop), served, _dir: None }
+        Api { base, board, store, http, stop, served, _dir: None }
     }
 
     async fn call(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, Value) {
@@ -305,7 +307,7 @@ async fn a_stopping_server_ends_its_watches() {
     let mut api = Api::start().await;
     let mut watch = api.watch("/v1/instances?watch").await;
     watch.expect("synced").await;
-    api.stop.take().unwrap().send(()).unwrap();
+    api.stop.cancel();
     assert_eq!(watch.next().await, None);
     let served = tokio::time::timeout(EVENT_TIMEOUT, &mut api.served).await.expect("the server ends in time");
     served.unwrap().unwrap();

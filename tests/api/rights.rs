@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use redisctl::access::{Access, Level, new_token};
 use redisctl::api::{ApiState, Needs, routes, serve};
 use redisctl::board::{Board, InstanceView};
+use redisctl::door::{Door, Gate};
 use redisctl::model::{InstanceRecord, Passwords, Role, Timestamp};
 use redisctl::sentinel;
 use redisctl::spec::parse_document;
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::wait_until;
-use crate::{EVENT_TIMEOUT, Events, event, node, view};
+use crate::{CLIENTS_MAX, EVENT_TIMEOUT, Events, event, node, view};
 
 /// The instance that not everybody may know of: no documentation says this word.
 const HIDDEN: &str = "zebra";
@@ -65,10 +66,11 @@ impl Guarded {
         let state = ApiState { access, ..ApiState::open(board.clone(), store.clone(), Arc::default()) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, state.clone(), stop.clone().cancelled_owned()));
+        let door = |listener, name| Door::new(listener, Gate::new(name, CLIENTS_MAX, Arc::default())).unwrap();
+        tokio::spawn(serve(door(listener, "api"), None, state.clone(), stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sentinel = listener.local_addr().unwrap().to_string();
-        tokio::spawn(sentinel::serve(listener, state, sentinel::run_id("me"), stop.clone()));
+        tokio::spawn(sentinel::serve(door(listener, "sentinel"), state, sentinel::run_id("me"), stop.clone()));
         let http = redisctl::tls::http().build().unwrap();
         Guarded { base, sentinel, board, store, http, dir, tokens, stop }
     }
@@ -121,7 +123,9 @@ impl Guarded {
             confirmations: 0,
             unsettled: false,
             rolling: None,
-            auth: Some(Passwords { generation: 1, former_until: None }),
+            hung: None,
+            last_death: None,
+            auth: Some(Passwords::first(false)),
             deleting: false,
             created_at: Timestamp(1),
             failures: 0,
@@ -239,7 +243,9 @@ fn expected(who: &str, needs: Needs) -> u16 {
     let level = match needs {
         Needs::Nothing => return 200,
         Needs::Token => None,
-        Needs::Named(level) | Needs::InBody(level) => Some(level),
+        // Not with those that a pattern of names shows, but with all that there are and will be.
+        Needs::All(_) if who == "here" => return 403,
+        Needs::Named(level) | Needs::InBody(level) | Needs::All(level) => Some(level),
     };
     let has = match who {
         "" | "nobody" | "gone" => return 401,

@@ -240,7 +240,7 @@ async fn a_write_that_waits_for_a_switchover_is_done_or_refused_and_not_in_doubt
     let (mut from, mut to) = (&a, &b);
     let mut switched = 0;
     while switched < 20 {
-        match redis.switch_over(&address(from), &address(to), TIMEOUT).await {
+        match redis.switch_over(&address(from), &address(to), None, TIMEOUT).await {
             Ok(_) => switched += 1,
             Err(SwitchError::BackedOut(why)) => {
                 println!("backed out: {why}");
