@@ -1081,7 +1081,7 @@ proptest! {
 
 fn with_passwords(generation: u64, former_until: Option<Timestamp>) -> Scene {
     let mut scene = Scene::running(2, "");
-    let auth = Passwords { generation, former_until, cut_before: None };
+    let auth = Passwords { generation, former_until, cut_before: None, open: false };
     scene.record().auth = Some(auth);
     let spec = scene.record().spec.clone();
     for ordinal in 0..3 {
