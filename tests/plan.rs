@@ -654,7 +654,8 @@ fn a_frozen_operator_writes_and_does_nothing_and_says_why() {
     scene.frozen = Some("the store has gone back".to_string());
     let plan = scene.plan();
     assert!(plan.is_empty() && plan.claims.is_empty());
-    assert!(waits_for(&plan, "the store has gone back"));
+    assert!(waits_for(&plan, "the operator is frozen"));
+    assert!(!waits_for(&plan, "the store has gone back"), "it may name what others' instances are called");
 }
 
 // --- The status --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -30,6 +31,8 @@ pub enum Refused {
     Address,
     /// So has everybody together.
     All,
+    /// Nobody is, but those who make room are still on their way out: see [`Gate::left`].
+    Later,
 }
 
 /// The places of one listener.
@@ -39,6 +42,7 @@ pub struct Gate {
     max: usize,
     metrics: Arc<Metrics>,
     places: Mutex<Places>,
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +81,7 @@ pub struct Bytes(Arc<Place>, usize);
 impl Gate {
     /// With so many places.
     pub fn new(name: &'static str, max: usize, metrics: Arc<Metrics>) -> Arc<Gate> {
-        Arc::new(Gate { name, max: max.max(2), metrics, places: Mutex::default() })
+        Arc::new(Gate { name, max: max.max(2), metrics, places: Mutex::default(), left: Notify::new() })
     }
 
     /// The listener's name, for logs and metrics.
@@ -100,8 +104,10 @@ impl Gate {
         if crowded || full {
             let refused = if crowded { Refused::Address } else { Refused::All };
             let whose = if crowded { Some(address) } else { places.largest() };
-            let room = places.leaving < LEAVING_MAX && whose.is_some_and(|whose| places.end_one(whose));
-            if !room {
+            if places.leaving >= LEAVING_MAX {
+                return Err(Refused::Later);
+            }
+            if !whose.is_some_and(|whose| places.end_one(whose)) {
                 self.metrics.connection_refused(self.name, if crowded { "address" } else { "all" });
                 return Err(refused);
             }
@@ -115,6 +121,11 @@ impl Gate {
         self.metrics.set_connections(self.name, places.taken);
         drop(places);
         Ok(Arc::new(Place { gate: self.clone(), address, waits: Mutex::new(Some(since)), ends }))
+    }
+
+    /// Returns when one of those who were to make room has gone.
+    pub async fn left(&self) {
+        self.left.notified().await;
     }
 
     /// Somebody was let go for this reason.
@@ -218,6 +229,9 @@ impl Drop for Place {
         // One that was ended for another has left its address' count already.
         let ended = self.ends.is_cancelled();
         places.leaving -= usize::from(ended);
+        if ended {
+            self.gate.left.notify_one();
+        }
         if let Some(known) = places.addresses.get_mut(&self.address) {
             known.taken -= usize::from(!ended);
             if let Some(since) = waits {

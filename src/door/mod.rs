@@ -37,6 +37,8 @@ const SAY_LOOK_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 /// ... three questions at this distance.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// Connections that are ended for others take microseconds to go, or milliseconds on a full machine.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// Threads of doors.
 const THREADS: usize = 2;
 /// They give way to those that lead when there are not processors enough for all.
@@ -106,7 +108,10 @@ impl Door {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.let_in(stream, peer, full, &served, &serve),
+                Ok((stream, peer)) => {
+                    let entered = self.enter(peer, &stop).await;
+                    self.let_in(stream, peer, entered, full, &served, &serve);
+                }
                 Err(error) if is_of_one(&error) => {}
                 Err(error) => {
                     self.gate.count("files");
@@ -121,12 +126,32 @@ impl Door {
         Ok(())
     }
 
-    fn let_in<F, S>(&self, stream: TcpStream, peer: SocketAddr, full: &[u8], served: &TaskTracker, serve: &S)
-    where
+    /// Waits a moment for those who were ended for others: the next ones wait in the system's queue meanwhile.
+    async fn enter(&self, peer: SocketAddr, stop: &CancellationToken) -> Result<Arc<Place>, gate::Refused> {
+        let give_up = tokio::time::Instant::now() + LEAVE_WITHIN;
+        loop {
+            match self.gate.enter(peer.ip()) {
+                Err(gate::Refused::Later) if tokio::time::Instant::now() < give_up && !stop.is_cancelled() => {
+                    let _ = tokio::time::timeout_at(give_up, self.gate.left()).await;
+                }
+                entered => return entered,
+            }
+        }
+    }
+
+    fn let_in<F, S>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        entered: Result<Arc<Place>, gate::Refused>,
+        full: &[u8],
+        served: &TaskTracker,
+        serve: &S,
+    ) where
         F: Future<Output = ()> + Send + 'static,
         S: Fn(TcpStream, SocketAddr, Arc<Place>) -> F,
     {
-        match self.gate.enter(peer.ip()) {
+        match entered {
             Ok(place) => {
                 let _ = stream.set_nodelay(true); // Replies are small and waited for.
                 keep_alive(&stream);
@@ -144,6 +169,10 @@ impl Door {
                 let _ = rustix::net::send(&stream, full, rustix::net::SendFlags::DONTWAIT);
                 let most = match refused {
                     gate::Refused::Address => format!("{} are open and in use of", self.gate.of_one_address()),
+                    gate::Refused::Later => {
+                        self.gate.count("all");
+                        "others are on their way out too slowly; of".to_string()
+                    }
                     gate::Refused::All => "as many as there may be are open and in use; of".to_string(),
                 };
                 self.say(&format!("a connection was refused: {most} {}", peer.ip()));

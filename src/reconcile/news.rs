@@ -12,10 +12,11 @@ use crate::reconcile::world::{Dirty, Instance, Node, Session, World};
 /// Last words of an instance's nodes that wait to be told.
 const LAST_WORDS_MAX: usize = 16;
 
-/// An address where another process listens is not given to a node for so long, ...
-pub(super) const AVOID_MS: u64 = 600_000;
+/// An address where another process listens is not given to a node for so long (it may be the only one, and free
+/// again), ...
+pub(super) const AVOID_MS: u64 = 20_000;
 /// ... and one where that is only possible, for so long.
-const AVOID_DOUBTFUL_MS: u64 = 60_000;
+const AVOID_DOUBTFUL_MS: u64 = 5_000;
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {

@@ -59,7 +59,7 @@ fn a_settings_file_of_any_editor_is_read_and_one_that_cannot_be_is_refused_in_wo
     let refused = print_config("<<: {role: r}\n", &[], &[]);
     assert!(refused.code == 2 && refused.err.contains("merge keys (<<) are not known in this file"), "{refused:?}");
     let long = print_config(&"# a\n".repeat(300_000), &[], &[]);
-    assert!(long.code == 2 && long.err.contains("it has more than 1048576 bytes"), "{long:?}");
+    assert!(long.code == 2 && long.err.contains("allowed are 1048576 bytes"), "{long:?}");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_wrong_setting_is_refused_with_the_flag_the_value_and_what_is_allowed() {
     for (flags, expected) in [
         (
             ["--store", "redis://a"],
-            "--store \"redis://a\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX and file:PATH",
+            "--store \"redis://a\": allowed are etcd://HOST:PORT[,HOST:PORT...]/PREFIX, the same with TLS by etcds://, and file:PATH",
         ),
         (["--store", "etcd://a:1"], "--store \"etcd://a:1\": allowed are"),
         (["--store", "file:"], "--store \"file:\": allowed are"),

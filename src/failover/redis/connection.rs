@@ -166,8 +166,8 @@ async fn read(mut stream: impl AsyncRead + Unpin, count: usize, replies: &mut Ve
             Err(error) => return Err(why(&error)),
         }
     }
-    replies.truncate(end);
-    Ok(())
+    // Who says more than was asked is no Redis.
+    if replies.len() > end { Err(NoAnswer::Garbled) } else { Ok(()) }
 }
 
 /// What an I/O error says of the node. Whatever is not known to come from the node's side (no
