@@ -136,6 +136,8 @@ pub struct Board {
     operator: RwLock<OperatorView>,
     /// By task id. Apart from the views: it changes all the time, and nobody is told of that.
     measured: RwLock<HashMap<String, Measured>>,
+    /// The master that each instance named last.
+    named: RwLock<HashMap<String, String>>,
     changes: broadcast::Sender<BoardChange>,
 }
 
@@ -144,6 +146,7 @@ impl Default for Board {
         Board {
             instances: RwLock::default(),
             measured: RwLock::default(),
+            named: RwLock::default(),
             operator: RwLock::new(OperatorView {
                 version: env!("CARGO_PKG_VERSION").to_string(),
                 ..OperatorView::default()
@@ -175,6 +178,9 @@ impl Board {
         if instances.get(&view.name).is_some_and(|old| **old == view) {
             return;
         }
+        if let Some(master) = &view.status.master {
+            self.named.write().expect("no writer panics").insert(view.name.clone(), master.clone());
+        }
         let view = Arc::new(view);
         let before = instances.insert(view.name.clone(), view.clone());
         drop(instances);
@@ -185,10 +191,17 @@ impl Board {
     /// Takes a view down.
     pub fn remove(&self, name: &str) {
         let before = self.instances.write().expect("no writer panics").remove(name);
+        self.named.write().expect("no writer panics").remove(name);
         self.forget(before.as_deref(), None);
         if before.is_some() {
             let _ = self.changes.send(BoardChange::Removed(name.to_string()));
         }
+    }
+
+    /// The address of the instance's master, or the last one that there was: while the role is on its way, clients of
+    /// Sentinels are better told of the one that is gone than of none.
+    pub fn named_master(&self, name: &str) -> Option<String> {
+        self.named.read().expect("no writer panics").get(name).cloned()
     }
 
     /// What a node last said of itself.

@@ -501,7 +501,7 @@ async fn a_wrong_url_is_refused_and_says_what_is_allowed() {
         ("etcds://user:pw@a:1/x", "--store: user and password do not belong into an address"),
         ("etcd://::1:2379/x", "endpoint \"::1:2379\" has no valid host"),
         ("file:", "--store file:PATH has no path"),
-        ("file:/no/such/folder/store", "open the store's file /no/such/folder/store: I/O error: No such file"),
+        ("file:/no/such/folder/store", "open the store's file /no/such/folder/store: No such file"),
     ] {
         let error = Store::open(url).await.err().unwrap_or_else(|| panic!("{url} was taken"));
         let error = format!("{error:#}");

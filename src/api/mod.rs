@@ -57,8 +57,8 @@ mod write;
 pub use framework::FrameworkView;
 pub use limit::Limit;
 pub use openapi::openapi;
-pub use routes::{Needs, routes};
 pub use problem::Problem;
+pub use routes::{Needs, routes};
 pub(crate) use write::request_failover;
 
 /// How long requests under way may take when the operator stops.

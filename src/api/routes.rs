@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Shared, connect, events, framework, instances, mrredis, openapi, operator, passwords, placement, requests};
+use super::{
+    Shared, connect, events, framework, instances, mrredis, openapi, operator, passwords, placement, requests,
+};
 use crate::access::Level;
 
 /// What a caller needs.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::agent::Process;
-use super::fake_redis::{Fake, Registry, Talk, take_command};
+use super::fake_redis::{Fake, Registry, take_command};
 use super::process::Exit;
 use super::state::{Shared, TaskKey};
 
@@ -21,6 +21,14 @@ use super::state::{Shared, TaskKey};
 const READ_BYTES: usize = 512;
 /// SIGKILL's number.
 const SIGKILL: i32 = 9;
+
+/// What a server keeps of one connection.
+#[derive(Default)]
+pub(super) struct Talk {
+    pub resp3: bool,
+    /// Commands since MULTI.
+    pub queued: Option<Vec<Vec<String>>>,
+}
 
 /// All fake servers of a cluster, on a runtime of their own.
 pub(super) struct FakeNodes {

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::fake_nodes::Talk;
+
 /// A master without writes sends a PING of this size to its replicas ...
 const PING_BYTES: u64 = 14;
 /// ... this often.
@@ -72,14 +74,6 @@ impl Fake {
     pub fn port(&self) -> Option<u16> {
         self.config.get("port")?.parse().ok()
     }
-}
-
-/// What a server keeps of one connection.
-#[derive(Default)]
-pub(super) struct Talk {
-    resp3: bool,
-    /// Commands since MULTI.
-    queued: Option<Vec<Vec<String>>>,
 }
 
 /// All fake servers that listen, by address.

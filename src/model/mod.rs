@@ -7,6 +7,7 @@ mod death;
 mod offer;
 mod record;
 mod redis;
+mod request;
 mod task;
 mod time;
 
@@ -14,5 +15,6 @@ pub use death::*;
 pub use offer::*;
 pub use record::*;
 pub use redis::*;
+pub use request::*;
 pub use task::*;
 pub use time::*;

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 
 use super::{candidate_id, serve, signals};
-use crate::open_files;
 use crate::local::{Cluster, ClusterConfig};
+use crate::open_files;
 use crate::settings::{Flags, LocalSettings};
 use crate::store::{Op, Store, TXN_OPS_MAX, Txn};
 

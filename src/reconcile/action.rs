@@ -309,6 +309,12 @@ impl Plan {
         apart.filter_map(|step| Some((step.action.task_id()?, step.action.kind())))
     }
 
+    /// What is left of a plan that breaks rules: nothing of it is done.
+    #[must_use]
+    pub fn refused(self, why: &str) -> Plan {
+        Plan { waiting: vec![format!("the plan was refused: {why}")], status: self.status, ..Plan::default() }
+    }
+
     /// The launches among the steps.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         self.steps.iter().filter_map(|step| match &step.action {

@@ -12,15 +12,15 @@ use tracing::{error, info, warn};
 use crate::board::Measured;
 use crate::clock::now;
 use crate::model::{MesosCall, MesosEvent, TaskState, Timestamp};
-use crate::reconcile::action::Plan;
 use crate::reconcile::draft::Observed;
-use crate::reconcile::execute::{Failure, Input, Ports, Work, transaction};
+use crate::reconcile::execute::{Failure, Input, Ports, Work};
 use crate::reconcile::gaps::Gaps;
 use crate::reconcile::invariants::{self, Broken};
 use crate::reconcile::offers::{Asked, plan_session};
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::schedule::Schedule;
+use crate::reconcile::transaction::transaction;
 use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
 use crate::reconcile::{framework, pulse::Pulse, repeats::Repeats, view};
 
@@ -303,11 +303,7 @@ impl Controller {
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }
-            plan = Plan {
-                waiting: vec![format!("the plan was refused: {broken}")],
-                status: plan.status,
-                ..Plan::default()
-            };
+            plan = plan.refused(&broken);
         }
         let view = view::instance_view(name, instance, &plan);
         let before = self.parts.board.get(name);

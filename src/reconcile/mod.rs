@@ -15,6 +15,7 @@
 
 pub mod action;
 #[allow(clippy::needless_for_each)] // An option that is told, in a line.
+mod conditions;
 pub mod controller;
 mod documents;
 pub mod draft;
@@ -45,6 +46,7 @@ mod stored;
 pub mod strangers;
 pub mod targets;
 mod told;
+pub mod transaction;
 pub mod tries;
 pub mod view;
 pub mod world;

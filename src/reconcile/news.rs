@@ -92,7 +92,8 @@ impl World {
         let name = name.to_string();
         let Some(instance) = self.instances.get_mut(&name) else { return Dirty::default() };
         let node = instance.nodes.values().find(|node| node.record.value.task_id == words.task_id);
-        let taken = node.filter(|_| words.cause() == DeathCause::PortTaken).map(|node| node.record.value.address.clone());
+        let taken =
+            node.filter(|_| words.cause() == DeathCause::PortTaken).map(|node| node.record.value.address.clone());
         if let Some(address) = taken {
             self.avoided.insert(address, now.plus_ms(AVOID_MS));
         }

@@ -4,9 +4,9 @@ use crate::failover::redis::{MASTER_PASSWORD, USERS, secret_revision};
 use crate::failover::{self, Master, proved_empty};
 use crate::model::{Answer, Deposed, EventKind, NodeRecord, RequestKind, Role, Timestamp};
 use crate::reconcile::action::{Action, Step};
+use crate::reconcile::conditions;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
-use crate::reconcile::report;
 use crate::reconcile::tries::Refusal;
 use crate::spec::{self, OnDataLoss};
 use crate::status::ConditionType;
@@ -157,8 +157,8 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
         return;
     }
     let Some(node) = d.master().cloned() else { return };
-    if report::foreign_replica(d).map(|why| report::was_said(d, &why)) == Some(false) {
-        let message = report::foreign_replica(d).unwrap_or_default();
+    if conditions::foreign_replica(d).map(|why| conditions::was_said(d, &why)) == Some(false) {
+        let message = conditions::foreign_replica(d).unwrap_or_default();
         d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
     }
     let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));

@@ -7,7 +7,9 @@ use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState};
 
 /// Says of each node that is out of sight or does not answer what follows from it, and when.
 pub fn tell_silence(d: &mut Draft) {
-    let Some(after) = d.spec().map(|spec| spec.replace_unreachable_after) else { return };
+    let Some((after, want)) = d.spec().map(|spec| (spec.replace_unreachable_after, spec.nodes() as usize)) else {
+        return;
+    };
     let silent =
         |node: &&NodeRecord| !d.is_master(node.ordinal) && node.stop.is_none() && d.answer(node.ordinal).is_none();
     let nodes: Vec<NodeRecord> = d.nodes.values().filter(silent).cloned().collect();
@@ -23,7 +25,10 @@ pub fn tell_silence(d: &mut Draft) {
             d.wait(format!("{name} {what} since {since}; it is replaced at {at} (replaceUnreachableAfter {after})"));
             d.revisit(at);
         } else {
-            d.wait(format!("{name} {what} since {since}; another takes its place"));
+            // When another has it, nothing is waited for.
+            if d.nodes.values().filter(|other| counts(d, other)).count() < want {
+                d.wait(format!("{name} {what} since {since}; another takes its place"));
+            }
         }
     }
 }

@@ -87,9 +87,20 @@ fn sentinel_section(sight: &Sight<'_>, client: &Client) -> String {
 
 /// The instances that have a master to tell of.
 fn named(sight: &Sight<'_>, client: &Client) -> Vec<Arc<InstanceView>> {
-    let mut views = sight.board.list();
-    views.retain(|view| view.status.master.is_some() && client.may(Level::Read, &view.name));
-    views
+    let views = sight.board.list().into_iter().filter(|view| client.may(Level::Read, &view.name));
+    views.filter_map(|view| with_master(sight, view)).collect()
+}
+
+/// The view with the master that clients are told of; none: there has been none. A client that is told of nobody
+/// while the role is on its way may give up for good, and Redis' own Sentinels go on to name the old one.
+fn with_master(sight: &Sight<'_>, view: Arc<InstanceView>) -> Option<Arc<InstanceView>> {
+    if view.status.master.is_some() {
+        return Some(view);
+    }
+    let named = sight.board.named_master(&view.name)?;
+    let mut view = InstanceView::clone(&view);
+    view.status.master = Some(named);
+    Some(Arc::new(view))
 }
 
 /// Answers SENTINEL.
@@ -106,7 +117,8 @@ pub fn sentinel(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Out
 
 /// The instance that is named, if it has a master to tell of.
 fn find(sight: &Sight<'_>, client: &Client, name: &str) -> Result<Arc<InstanceView>, Outcome> {
-    let view = sight.board.get(name).filter(|view| view.status.master.is_some() && client.may(Level::Read, name));
+    let view = sight.board.get(name).filter(|_| client.may(Level::Read, name));
+    let view = view.and_then(|view| with_master(sight, view));
     view.ok_or_else(|| error("ERR No such master with that name"))
 }
 

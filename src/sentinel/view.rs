@@ -122,10 +122,12 @@ fn down_after_ms(view: &InstanceView) -> u64 {
 /// A master; none while nobody may be told of one.
 pub fn master(view: &InstanceView, board: &Board, others: usize, now: Timestamp) -> Option<Reply> {
     let address = view.status.master.as_ref()?;
-    let node = view.status.nodes.iter().find(|node| node.address == *address)?;
+    // The record of a dead one may be gone.
+    let node = view.status.nodes.iter().find(|node| node.address == *address);
+    let task_id = node.map_or(address, |node| &node.task_id);
     let (down, since_ms) = (master_down(view), since_ms(view, now));
-    let mut fields = Fields::new(&view.name, address, &run_id(&node.task_id), &flags("master", down));
-    let measured = board.measured(&node.task_id);
+    let mut fields = Fields::new(&view.name, address, &run_id(task_id), &flags("master", down));
+    let measured = board.measured(task_id);
     let age_ms = measured.map_or(0, |measured| now.since_ms(measured.at));
     fields.link(age_ms, down, down_after_ms(view));
     fields.role("master", age_ms, since_ms);

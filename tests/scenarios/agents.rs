@@ -102,7 +102,7 @@ pub async fn a_master_that_an_administrator_calls_gone_while_it_lives_is_fenced_
         world.until("orders", "tells of it", |s| s.condition(ConditionType::GoneNodeLives).is_some()).await;
     }
     // It takes its role back by itself, or by somebody's hand: it is fenced again.
-    redis::cli(&old.address, &["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    world.as_operator("orders", &old, &["REPLICAOF", "NO", "ONE"]).await.unwrap();
     wait_until("it is fenced again", TIMEOUT, async || {
         format!("{:?}", redis::cli(&old.address, &["SET", "again", "1"]).await).contains("READONLY")
     })

@@ -78,7 +78,8 @@ pub async fn nobody_gets_in_without_a_password_and_a_failover_works_as_ever(kind
     assert_eq!(cli(&old.address, Some(&password), &["SET", "k", "v"]).await, "OK");
     assert_eq!(cli(&old.address, Some(&password), &["WAIT", "2", "5000"]).await, "2");
     // Clients change data, and nothing else.
-    for command in [&["CONFIG", "SET", "maxmemory", "1"][..], &["REPLICAOF", "NO", "ONE"], &["ACL", "LIST"], &["SHUTDOWN"]]
+    for command in
+        [&["CONFIG", "SET", "maxmemory", "1"][..], &["REPLICAOF", "NO", "ONE"], &["ACL", "LIST"], &["SHUTDOWN"]]
     {
         let answer = cli(&old.address, Some(&password), command).await;
         assert!(answer.starts_with("NOPERM"), "{command:?}: {answer}");

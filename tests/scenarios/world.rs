@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redisctl::board::PlanView;
-use redisctl::model::{InstanceEvent, Role};
+use redisctl::model::{InstanceEvent, InstanceRecord, Role};
+use redisctl::passwords::{Key, Owner, User};
 use redisctl::status::{InstanceStatus, NodeState, NodeStatus};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
@@ -78,6 +79,19 @@ impl World {
     /// The same as soon as the first operator does it: one that has just started says no at first.
     pub async fn cli_when_there(&self, args: &[&str]) -> String {
         wait_until("redisctl succeeds", TIMEOUT, async || self.operators[0].cli(args, "", TIMEOUT).await).await
+    }
+
+    /// `redis-cli COMMAND` at a node by whoever has stolen the operators' key: clients have not the right.
+    pub async fn as_operator(&self, name: &str, node: &NodeStatus, command: &[&str]) -> Result<String, String> {
+        let key = self.etcd.get(&format!("{PREFIX}/operator/key")).await.expect("there is a key");
+        let state = self.etcd.get(&format!("{PREFIX}/state/{name}")).await.expect("it is recorded");
+        let record: InstanceRecord = serde_json::from_str(&state).expect("a record");
+        let owner = Owner { instance: name.to_string(), created_at: record.created_at };
+        let generation = record.auth.expect("it has passwords").generation;
+        let key = Key::from_text(&key).expect("a key");
+        let password = key.password_at(&owner, &node.task_id, User::Operator, generation);
+        let login = ["--no-auth-warning", "--user", User::Operator.name(), "--pass", password.reveal()];
+        redis::cli(&node.address, &[&login, command].concat()).await
     }
 
     // --- what the operator says

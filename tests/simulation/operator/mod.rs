@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use redisctl::model::{Address, MesosCall, MesosEvent, Probe, Timestamp};
 use redisctl::reconcile::action::Plan;
 use redisctl::reconcile::draft::{Observed, PlanSettings};
-use redisctl::reconcile::execute::{Failure, Input, Work, transaction};
+use redisctl::reconcile::execute::{Failure, Input, Work};
 use redisctl::reconcile::invariants;
 use redisctl::reconcile::offers::{Asked, plan_session};
 use redisctl::reconcile::plan::plan_instance;
+use redisctl::reconcile::transaction::transaction;
 use redisctl::reconcile::world::{Dirty, Done, Event, Note, Session, World};
 use redisctl::store::{FRAMEWORK_KEY, Guard, LeaderToken, Listing, Op, Txn};
 
