@@ -186,6 +186,7 @@ impl Operator {
         self.board.set_operator(|o| {
             o.mesos = "standby".to_string();
             o.mesos_message = String::new();
+            o.frozen = None; // Whoever leads says whether it is.
         });
         let campaign = async {
             let mut repeats = Repeats::default();
@@ -230,8 +231,9 @@ impl Operator {
             if listed {
                 world = world.afresh(); // A standby judges nothing: it shows whatever the store says.
             }
+            let led = world.takes_deletions_for_granted(&event);
             let dirty = world.apply(event, now());
-            if listed {
+            if listed || led {
                 self.show_leader().await;
                 self.board.set_operator(|o| o.store_synced = true);
             }
@@ -271,6 +273,9 @@ impl Operator {
         let relist = Arc::new(Notify::new());
         let lasts = leadership.clone();
         let term = Term { number: leadership.token.created, lasts: Arc::new(move || lasts.is_held()) };
+        let lasts = leadership.clone();
+        let lease = mesos::Lease(Arc::new(move || lasts.is_held()));
+        let mesos_settings = mesos::Settings { lease, ..self.mesos_settings() };
         let redis = Redis::new(Duration::from_millis(self.settings.redis_timeout.0), term);
         let watches = Watches::new(redis.clone(), results.clone());
         let prober = Prober::start(redis.clone(), results);
@@ -280,7 +285,7 @@ impl Operator {
         let parts = Parts {
             store: self.store.clone(),
             leadership,
-            mesos: mesos::Session::start(self.mesos_settings(), framework_id.clone())?,
+            mesos: mesos::Session::start(mesos_settings, framework_id.clone())?,
             probes: (Targets::new(redis.clone(), prober, watches, interval, Some(key.clone())), outcomes),
             redis,
             inputs: (out, inputs),

@@ -146,6 +146,7 @@ const CLIENT_RULES: &[&str] = &[
     "-replicaof",
     "-restore-asking",
     "-save",
+    "-script|debug",
     "-shutdown",
     "-slaveof",
     "-sync",

@@ -171,9 +171,9 @@ fn a_master_to_which_only_we_have_no_way_is_left_to_its_replicas() {
 #[test]
 fn an_operator_that_sees_hardly_anybody_is_itself_cut_off_and_says_so() {
     let mut scene = hung(2, ", durability: none");
-    scene.cut_off = Some(Sight { nodes: 30, lost: 16 });
+    scene.cut_off = Some(Sight { agents: 30, lost: 16 });
     let plan = scene.plan();
-    assert!(plan.steps.is_empty() && waits_for(&plan, "cannot reach 16 of 30 nodes"), "{:?}", plan.waiting);
+    assert!(plan.steps.is_empty() && waits_for(&plan, "reaches no node on 16 of 30 agents"), "{:?}", plan.waiting);
     // What Mesos knows does not depend on our eyes.
     scene.hears(0, TaskState::Failed, "");
     scene.answer(1).link_up = false;
@@ -627,7 +627,7 @@ fn a_hung_replica_is_replaced_when_its_time_is_over_and_then_stopped() {
     let mut scene = Scene::running(2, ", replaceUnreachableAfter: 30s");
     scene.is_silent(2, NoAnswer::Timeout, Timestamp(NOW.0 - 30_000));
     assert_eq!(scene.plan().launches().count(), 1);
-    scene.cut_off = Some(Sight { nodes: 3, lost: 2 });
+    scene.cut_off = Some(Sight { agents: 3, lost: 2 });
     assert_eq!(scene.plan().launches().count(), 0, "it may be our own eyes");
 }
 
@@ -702,4 +702,27 @@ fn when_nobody_has_followed_the_last_master_the_history_before_it_counts() {
     assert!(promoted(&scene.plan()).is_none(), "nobody knows where they have theirs from");
     scene.record().replid_before = Some("r".to_string());
     assert!(promoted(&scene.plan()).is_some());
+}
+
+#[test]
+fn a_master_that_the_store_has_forgotten_is_recorded_and_not_deposed() {
+    let mut scene = Scene::running(2, "");
+    for ordinal in [0, 2] {
+        let answer = scene.answer(ordinal);
+        (answer.role, answer.follows) = (Role::Replica, Some(address(1)));
+        (answer.replid, answer.replid2) = ("r2".to_string(), "r".to_string());
+    }
+    let answer = scene.answer(1);
+    (answer.role, answer.follows, answer.offset) = (Role::Master, None, 2000);
+    (answer.replid, answer.replid2) = ("r2".to_string(), "r".to_string());
+    let plan = scene.plan();
+    let record = state(&plan).unwrap();
+    assert_eq!((record.master, record.epoch, record.unsettled), (Some(1), 2, true));
+    assert!(kinds(&plan).is_empty() && events(&plan).contains(&"MasterAdopted"), "{plan:?}");
+    // One that has less than the recorded one, or another history, is none.
+    scene.answer(1).offset = 10;
+    assert!(!events(&scene.plan()).contains(&"MasterAdopted"));
+    scene.answer(1).offset = 2000;
+    scene.answer(1).replid = "other".to_string();
+    assert!(!events(&scene.plan()).contains(&"MasterAdopted"));
 }

@@ -891,6 +891,31 @@ fn a_link_of_ours_that_is_there_twice_is_cut_and_alarms_nobody_until_it_stays() 
 }
 
 #[test]
+fn the_link_of_a_node_that_has_just_gone_is_nobody_elses() {
+    let mut scene = Scene::running(2, "");
+    followed_by(&mut scene, &[]);
+    scene.answer(0).replicas.push(address(9));
+    scene.instance.former.insert(address(9));
+    assert!(scene.plan().is_empty());
+}
+
+#[test]
+fn a_master_that_is_full_is_told_and_makes_room_for_replicas_that_cannot_log_in() {
+    let mut scene = Scene::running(2, "");
+    (scene.answer(0).gauges.clients, scene.answer(0).gauges.max_clients) = (10_000, 10_000);
+    let status = scene.status();
+    let said = status.condition(ConditionType::MasterAvailable).unwrap();
+    assert_eq!((said.status, said.reason.as_str()), (ConditionStatus::False, "Full"));
+    assert!(kinds(&scene.plan()).is_empty(), "its replicas have their links");
+    scene.answer(1).link_up = false;
+    let plan = scene.plan();
+    assert_eq!(kinds(&plan), ["makeRoom"]);
+    assert!(waits_for(&plan, "takes no more connections"));
+    scene.node(0).cut_at = Some(NOW);
+    assert!(kinds(&scene.plan()).is_empty(), "not all the time");
+}
+
+#[test]
 fn a_port_that_another_process_has_is_told_and_is_no_failure_of_the_node() {
     for (why, told) in [(NoAnswer::Stranger, true), (NoAnswer::Unproved, true), (NoAnswer::Refused, false)] {
         let mut scene = Scene::running(2, "");

@@ -40,7 +40,11 @@ async fn rotate(client: &Client, name: &str, keep_former: Period) -> Result<()> 
         let now = client.password(name).await?;
         begun |= now.generation > before;
         if begun && (!at_once || now.former_until.is_none()) {
-            let former = if at_once { "all former ones are void" } else { "the former one stays valid meanwhile" };
+            let former = if at_once {
+                "all former ones end as soon as the nodes that answer know it"
+            } else {
+                "the former one stays valid meanwhile"
+            };
             return print(&format!(
                 "redisinstance/{name} rotated: `redisctl password show {name}` tells the new password, {former}\n"
             ));

@@ -17,6 +17,9 @@ const LOOK_AGAIN_MS: u64 = 250;
 
 /// Sees to it that the recorded master is one, or that another becomes it.
 pub fn take_over(d: &mut Draft) {
+    if d.held {
+        refuse_request(d, "all nodes are dead and the data is lost: `redisctl recreate` starts it again, empty");
+    }
     // A master whose record the store has lost may run: nobody takes its place.
     if d.o.frozen.is_some() || d.held || d.master().is_none() || !d.record.as_ref().is_some_and(|r| r.initialized) {
         return;
@@ -53,9 +56,9 @@ fn forced(d: &Draft) -> Option<u32> {
 fn replace(d: &mut Draft, master: &Master) {
     let by_mesos = d.master().is_some_and(|node| node.task.is_dead());
     if let Some(sight) = d.o.cut_off.filter(|_| !by_mesos) {
-        let (lost, nodes) = (sight.lost, sight.nodes);
+        let (lost, agents) = (sight.lost, sight.agents);
         d.wait(format!(
-            "the master {master}; but the operator cannot reach {lost} of {nodes} nodes: it is cut off itself, and promotes nobody"
+            "the master {master}; but the operator reaches no node on {lost} of {agents} agents: it is cut off itself, and promotes nobody"
         ));
         return;
     }
@@ -215,6 +218,9 @@ pub(super) fn point_siblings(d: &mut Draft, old: u32, new: u32) {
 /// The recorded master answers as a replica.
 fn finish(d: &mut Draft) {
     let Some((epoch, new)) = d.record.as_ref().and_then(|record| Some((record.epoch, record.master?))) else { return };
+    if let Some(master) = promoted_unrecorded(d, new) {
+        return adopt(d, master, new);
+    }
     if let Some(old) = acting(d) {
         let failed = d.seen(new).and_then(|seen| seen.switch_failed.as_ref()).filter(|failed| failed.epoch == epoch);
         let from = d.nodes[&old].address.clone();
@@ -248,6 +254,35 @@ fn finish(d: &mut Draft) {
             replace_by(d, &Master::Demoted, None);
         }
     }
+}
+
+/// The node that the recorded master follows, and has the history of, and that is a master though nobody recorded it: the
+/// store has gone back behind a promotion (it was restored from a backup), or somebody else has moved the role.
+fn promoted_unrecorded(d: &Draft, recorded: u32) -> Option<u32> {
+    let follower = d.answer(recorded)?;
+    let is = |node: &&NodeRecord| {
+        let Some(answer) = d.answer(node.ordinal) else { return false };
+        let leads = answer.role == Role::Master && !answer.loading && answer.replid == follower.replid;
+        leads && follower.follows.as_ref() == Some(&node.address) && answer.offset >= follower.offset
+    };
+    let may = |node: &&NodeRecord| node.deposed.is_none() && node.stop.is_none() && !node.task.is_dead();
+    d.nodes.values().filter(may).find(is).map(|node| node.ordinal)
+}
+
+/// It has all that the recorded master has, and takes writes: it is recorded, and nothing is lost.
+fn adopt(d: &mut Draft, master: u32, recorded: u32) {
+    let epoch = depose(d, recorded, master, None);
+    if let Some(node) = d.nodes.get_mut(&recorded) {
+        node.deposed = None; // It follows already.
+    }
+    // Whatever happened between is not known: others may have confirmed to it what these have not.
+    d.record.as_mut().expect("there is a master, so there is a record").unsettled = true;
+    let (master, recorded) = (d.node_name(master), d.node_name(recorded));
+    let message = format!(
+        "{master} is the master and {recorded}, which is the recorded one, follows it: the store has gone back behind that, \
+         or somebody else has moved the role; it is recorded, epoch {epoch}"
+    );
+    d.event(EventKind::Warning, "MasterAdopted", d.o.name.to_string(), message);
 }
 
 /// The former master, if it still is one and the recorded one never was: a promotion begins another

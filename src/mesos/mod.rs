@@ -101,6 +101,24 @@ pub struct Settings {
     pub timing: Timing,
     /// Where calls and signs of life are counted.
     pub metrics: Arc<Metrics>,
+    /// Looked at before each subscription: who does not lead any more would take it from who does.
+    pub lease: Lease,
+}
+
+/// Whether we may act, now.
+#[derive(Clone)]
+pub struct Lease(pub Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&(self.0)()).finish()
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Lease {
+        Lease(Arc::new(|| true))
+    }
 }
 
 impl Default for Settings {
@@ -122,6 +140,7 @@ impl Default for Settings {
             record_max: recordio::RECORD_MAX,
             timing: Timing::default(),
             metrics: Arc::default(),
+            lease: Lease::default(),
         }
     }
 }

@@ -156,6 +156,9 @@ impl Subscriber {
             retry(reason)
         })?;
         let candidates = self.leader_first(candidates);
+        if !(self.settings.lease.0)() {
+            return Err(retry("this operator leads no more"));
+        }
         let opened = self.http.post_to_leader(candidates, SCHEDULER_PATH, &body, wait).await;
         opened.map_err(|failure| {
             self.failures += 1;

@@ -43,6 +43,9 @@ impl fmt::Display for Role {
     }
 }
 
+/// Connections that a node should have room for: those of its replicas, and ours.
+const CLIENTS_SPARE: u64 = 8;
+
 /// What a node answered to INFO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools)] // INFO has each by itself.
@@ -97,6 +100,8 @@ pub struct Gauges {
     pub uptime_s: u64,
     /// `connected_clients`: replicas are not counted, the operator is.
     pub clients: u64,
+    /// `maxclients`: replicas count; 0: not told.
+    pub max_clients: u64,
     /// `total_commands_processed`.
     pub commands: u64,
     /// `keyspace_hits`.
@@ -119,7 +124,9 @@ impl Answer {
     /// Whether the other says the same but for gauges: how far it has got, and how full it is. A
     /// node that is well tells other gauges all the time, and nothing follows from them.
     pub fn is_like(&self, other: &Answer) -> bool {
-        let flags = |a: &Answer| (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank(), a.disk_fails);
+        let flags = |a: &Answer| {
+            (a.role, a.link_up, a.syncing, a.loading, (a.keys > 0, a.is_blank()), a.disk_fails, a.is_full())
+        };
         let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
         flags(self) == flags(other)
             && numbers(self) == numbers(other)
@@ -133,6 +140,12 @@ impl Answer {
     /// to or from it. (Redis reports the offset of a replica that never had a link as 1.)
     pub fn is_blank(&self) -> bool {
         self.keys == 0 && self.offset <= 1 && !self.syncing && !self.loading
+    }
+
+    /// Whether it takes hardly any more connections, of replicas neither.
+    pub fn is_full(&self) -> bool {
+        let open = self.gauges.clients + u64::from(self.connected_replicas);
+        self.gauges.max_clients > 0 && open + CLIENTS_SPARE >= self.gauges.max_clients
     }
 
     /// Whether it has all of some data set, which is not nothing.

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::board::PlanView;
 use crate::model::{Address, DataSet, InstanceEvent, InstanceRecord, Launch, NodeRecord, RequestKind, Timestamp};
 use crate::placement::Placement;
-use crate::reconcile::tries::{CONFIGURE, CUT_FOREIGN};
+use crate::reconcile::tries::{CONFIGURE, CUT_FOREIGN, MAKE_ROOM};
 use crate::status::InstanceStatus;
 
 /// What one pass decided for one instance. Every choice is made: whoever carries it out only does
@@ -160,6 +160,13 @@ pub enum Action {
         /// Where its own replicas listen.
         ours: Vec<Address>,
     },
+    /// Cut connections of the master's that have never said who they are, so that its replicas can log in.
+    MakeRoom {
+        /// The master's task.
+        task_id: String,
+        /// Where it listens.
+        node: Address,
+    },
     /// Hand the master's role over, without losing a write. The record names the new one already.
     SwitchOver {
         /// Where the master of now listens.
@@ -204,6 +211,7 @@ impl Action {
             | Action::Promote { task_id, .. }
             | Action::Detach { task_id, .. }
             | Action::CutForeign { task_id, .. }
+            | Action::MakeRoom { task_id, .. }
             | Action::SwitchOver { task_id, .. }
             | Action::Configure { task_id, .. }
             | Action::Acknowledge { task_id, .. } => Some(task_id),
@@ -224,7 +232,7 @@ impl Action {
 
     /// Whether its pass ends without it: nothing urgent waits for a node that hangs.
     pub fn is_apart(&self) -> bool {
-        matches!(self, Action::Configure { .. } | Action::CutForeign { .. })
+        matches!(self, Action::Configure { .. } | Action::CutForeign { .. } | Action::MakeRoom { .. })
     }
 
     /// One word, for metrics and logs.
@@ -237,6 +245,7 @@ impl Action {
             Action::Promote { .. } => "promote",
             Action::Detach { .. } => "detach",
             Action::CutForeign { .. } => CUT_FOREIGN,
+            Action::MakeRoom { .. } => MAKE_ROOM,
             Action::SwitchOver { .. } => "switchOver",
             Action::Configure { .. } => CONFIGURE,
             Action::Acknowledge { .. } => "acknowledge",
@@ -255,6 +264,7 @@ impl fmt::Display for Action {
             Action::Kick { task_id, master, .. } => write!(f, "make task {task_id} try its master {master} again"),
             Action::Promote { task_id, .. } => write!(f, "make task {task_id} the master"),
             Action::Detach { task_id, .. } => write!(f, "make task {task_id} follow nobody"),
+            Action::MakeRoom { task_id, .. } => write!(f, "make room at task {task_id} for its replicas"),
             Action::CutForeign { task_id, .. } => write!(f, "cut replicas of task {task_id} that are not ours"),
             Action::SwitchOver { from, task_id, .. } => {
                 write!(f, "hand the master's role from {from} to task {task_id}")

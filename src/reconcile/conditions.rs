@@ -1,7 +1,7 @@
 //! What is said of an instance by conditions, as Kubernetes has them. Pure.
 
 use crate::failover::{self, Master};
-use crate::model::{Address, NodeRecord, Role};
+use crate::model::{Address, Answer, NodeRecord, Role};
 use crate::plain::{TOLD_CHARS_MAX, plain};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
@@ -86,6 +86,10 @@ fn master_available(d: &Draft, master: &Master) -> Verdict {
             );
             return Verdict(ConditionType::MasterAvailable, ConditionStatus::False, "WritesRefused", why);
         }
+        Master::Available if is_full(d) => {
+            let why = format!("{name} answers, and takes no more connections: end some, or raise maxclients");
+            return Verdict(ConditionType::MasterAvailable, ConditionStatus::False, "Full", why);
+        }
         Master::Available => (ConditionStatus::True, "Available"),
         Master::Unplaced => (ConditionStatus::False, "NotPlaced"),
         Master::Starting => (ConditionStatus::False, "Starting"),
@@ -97,6 +101,10 @@ fn master_available(d: &Draft, master: &Master) -> Verdict {
     };
     let message = d.no_candidate.as_ref().map(|why| format!("; nobody can take its place: {why}"));
     Verdict(ConditionType::MasterAvailable, status, reason, format!("{name} {master}{}", message.unwrap_or_default()))
+}
+
+fn is_full(d: &Draft) -> bool {
+    d.master().and_then(|node| d.answer(node.ordinal)).is_some_and(Answer::is_full)
 }
 
 /// A master that is told to save and cannot refuses writes, unless the user has told it not to mind.

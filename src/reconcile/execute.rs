@@ -310,6 +310,12 @@ impl Ports {
                 let cut = done.with_context(|| format!("cut replicas of task {task_id} that are not ours"))?;
                 info!(task_id, cut, "replicas that are not ours are cut");
             }
+            Action::MakeRoom { task_id, node } => {
+                let done = self.redis.make_room(&node).await;
+                self.note(task_id.clone(), Done::Cut).await;
+                let cut = done.with_context(|| format!("make room at task {task_id}"))?;
+                info!(task_id, cut, "connections that had not said who they are were cut");
+            }
             Action::SwitchOver { from, task_id, node, epoch, password } => {
                 let answer = self.redis.switch_over(&from, &node, password.as_deref(), SWITCH_PATIENCE).await;
                 self.note(task_id.clone(), Done::Pointed).await;

@@ -173,6 +173,37 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
     );
 }
 
+/// A master that takes no more connections takes those of its replicas neither, and then no writes: whoever has opened
+/// them without a word makes room.
+pub fn make_room(d: &mut Draft, master: &Master) {
+    let Some(node) = d.master().filter(|_| *master == Master::Available && d.o.frozen.is_none()).cloned() else {
+        return;
+    };
+    let Some(full) = d.answer(node.ordinal).filter(|answer| answer.is_full()).map(|answer| answer.gauges) else {
+        return;
+    };
+    let lives = |other: &&NodeRecord| other.ordinal != node.ordinal && !other.task.is_dead() && other.stop.is_none();
+    let out = |other: &NodeRecord| d.answer(other.ordinal).is_some_and(|answer| !answer.link_up);
+    if !d.nodes.values().filter(lives).any(out) {
+        return;
+    }
+    let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));
+    d.wait(format!(
+        "{} takes no more connections ({} clients, maxclients {}), of its replicas neither: those that have not said who \
+         they are are cut",
+        node.name(),
+        full.clients,
+        full.max_clients
+    ));
+    match again.filter(|again| *again > d.o.now) {
+        Some(again) => d.revisit(again),
+        None => {
+            let action = Action::MakeRoom { task_id: node.task_id, node: node.address };
+            d.step(action, "its replicas cannot log in");
+        }
+    }
+}
+
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything
 /// else. What it has is kept until it is reported.
 fn demote(d: &mut Draft, node: &NodeRecord) {

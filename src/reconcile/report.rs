@@ -61,7 +61,7 @@ fn status(d: &Draft) -> InstanceStatus {
         observed_revision: observed,
         epoch,
         // Clients are not sent to a master that was never seen ready: a write there is not promised.
-        master: d.master().filter(|_| initialized && published).map(|node| node.address.to_string()),
+        master: d.master().filter(|_| initialized && published && !d.held).map(|node| node.address.to_string()),
         failover: d.spec().map(|spec| FailoverStatus {
             durability: spec.durability(),
             confirmations: failover::confirmations(d),

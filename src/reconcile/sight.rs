@@ -1,27 +1,28 @@
 //! Redis' part of the world: what nodes answer, since when they do not, and how many are out of sight. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failover;
-use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, TaskRecord, Timestamp};
+use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, Role, TaskRecord, Timestamp};
 use crate::reconcile::news::AVOID_MS;
 use crate::reconcile::world::{Dirty, Instance, Node, World};
 
-/// How many nodes run as far as anybody knows, and how many of them the operator cannot reach.
+/// On how many agents nodes run as far as anybody knows, and on how many of them the operator reaches none. By agents,
+/// since whoever has many nodes could otherwise silence them all, and so stop the failovers of others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
-    /// Nodes that were asked, and of which Mesos does not say that they are gone.
-    pub nodes: usize,
-    /// Those that do not answer.
+    /// Agents with nodes that were asked, and of which Mesos does not say that they are gone.
+    pub agents: usize,
+    /// Those of which none answers.
     pub lost: usize,
 }
 
 impl World {
-    /// What the operator sees, when it has lost sight of most nodes, one of this instance among them:
+    /// What the operator sees, when it has lost sight of the nodes of most agents, one of this instance among them:
     /// then it is more likely that it is cut off than that all of them have gone.
     pub fn cut_off(&self, instance: &Instance) -> Option<Sight> {
         instance.nodes.values().find(|node| node.silent.is_some())?;
-        let mut sight = Sight::default();
+        let mut answers: BTreeMap<&str, bool> = BTreeMap::new();
         for node in self.instances.values().flat_map(|instance| instance.nodes.values()) {
             let told =
                 node.update.as_ref().is_some_and(|u| matches!(u.state.meaning(), Meaning::Dead | Meaning::Unsure));
@@ -29,10 +30,11 @@ impl World {
             if told || !asked || !matches!(node.record.value.task, TaskRecord::Launching | TaskRecord::Running) {
                 continue;
             }
-            sight.nodes += 1;
-            sight.lost += usize::from(node.silent.is_some_and(|(why, _)| !why.lives()));
+            let lives = node.silent.is_none_or(|(why, _)| why.lives());
+            *answers.entry(&node.record.value.agent_id).or_default() |= lives;
         }
-        (sight.lost * 2 > sight.nodes).then_some(sight)
+        let lost = answers.values().filter(|answers| !**answers).count();
+        (lost * 2 > answers.len()).then_some(Sight { agents: answers.len(), lost })
     }
 
     pub(super) fn probed(&mut self, probe: Probe, now: Timestamp) -> Dirty {
@@ -53,7 +55,13 @@ impl World {
                 let first = |at: &Timestamp| lost_at.is_some_and(|lost| *at < lost && lost <= probe.at);
                 let alike = node.answer.as_ref().is_some_and(|(known, at)| known.is_like(&answer) && !first(at));
                 let news = !alike || !node.heard || node.silent.is_some();
+                // Links of nodes that have gone end a moment after them.
+                let listed: Option<BTreeSet<Address>> =
+                    (answer.role == Role::Master).then(|| answer.replicas.iter().cloned().collect());
                 node.answered(answer, probe.at);
+                if let Some(listed) = listed {
+                    instance.former.retain(|address| listed.contains(address));
+                }
                 news
             }
             // The watch is patient with its own process, and knows better what silence is.
@@ -91,6 +99,7 @@ impl Instance {
         let master = self.record.as_ref().and_then(|record| self.nodes.get(&record.value.master?));
         let Some(answer) = master.and_then(Node::answer) else { return Vec::new() };
         let mut ours: BTreeSet<&Address> = self.nodes.values().map(|node| &node.record.value.address).collect();
+        ours.extend(&self.former);
         answer.replicas.iter().filter(|replica| !ours.remove(replica)).cloned().collect()
     }
 

@@ -10,9 +10,9 @@ use crate::passwords::Secret;
 use crate::reconcile::action::Write;
 use crate::reconcile::documents::{may_be_told, set_document, set_request};
 use crate::reconcile::framework;
-use crate::reconcile::world::{Dirty, Instance, Node, Session, Stored, World};
+use crate::reconcile::world::{Dirty, Event, Instance, Node, Session, Stored, World};
 use crate::status::InstanceStatus;
-use crate::store::{FRAMEWORK_KEY, KeyValue, Listing};
+use crate::store::{Change, FRAMEWORK_KEY, KeyValue, LEADER_KEY, Listing};
 
 impl World {
     /// The writes of a plan are about to be committed: the keys that they delete may vanish, and
@@ -186,6 +186,24 @@ impl World {
         self.tasks.insert(task_id, (name.to_string(), ordinal));
     }
 
+    /// A standby shows what the store says, and judges nothing: what the leader removes is gone. Answers whether
+    /// somebody else may lead now.
+    pub fn takes_deletions_for_granted(&mut self, event: &Event) -> bool {
+        let Event::Changed(changes) = event else { return false };
+        let mut led = false;
+        for change in &changes.changes {
+            let key = match change {
+                Change::Put(item) => &item.key,
+                Change::Delete { key, .. } => {
+                    self.forgetting.insert(key.clone(), 0);
+                    key
+                }
+            };
+            led |= key == LEADER_KEY;
+        }
+        led
+    }
+
     pub(super) fn deleted(&mut self, key: &str, revision: i64) -> Dirty {
         let Some((kind, rest)) = key.split_once('/') else { return Dirty::default() };
         let (name, sub) = rest.split_once('/').map_or((rest, ""), |(name, sub)| (name, sub));
@@ -262,6 +280,9 @@ impl World {
                     self.put_node(name, record.ordinal, Stored { value: record, revision });
                 }
                 Write::ForgetNode(ordinal) => {
+                    self.edit(name, |i| {
+                        i.former.extend(i.nodes.get(&ordinal).map(|node| node.record.value.address.clone()));
+                    });
                     self.forget_node(name, ordinal);
                     self.forgotten([crate::store::node_key(name, ordinal)].into_iter(), revision);
                 }

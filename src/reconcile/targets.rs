@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock;
 use crate::failover::redis::{Login, Pace, Prober, Redis, Target, USERS, Watches, generations};
 use crate::metrics::Metrics;
 use crate::model::{NoAnswer, NodeRecord, Probe, parse_task_id};
 use crate::passwords::{Key, Owner, Secret};
 use crate::reconcile::world::{Instance, Node};
+
+/// After others were cut from a master, it is asked often for so long.
+const WATCH_FOREIGN_MS: u64 = 60_000;
 
 /// Keeps the prober's targets and the watched masters in step with the instances' nodes.
 pub struct Targets {
@@ -122,6 +126,8 @@ fn is_disturbed(instance: &Instance) -> bool {
     let another = |node: &Node| newest.is_some() && history(node).is_some_and(|replid| Some(replid) != newest);
     promises
         || !instance.foreign_replicas().is_empty()
+        // Who was cut comes back at once, and is not to stay until the next question.
+        || master.is_some_and(|master| master.cut_at.is_some_and(|at| clock::now().since_ms(at) < WATCH_FOREIGN_MS))
         || instance.nodes.values().any(another)
         || master.is_some_and(|master| master.silent.is_some())
         || instance.nodes.values().any(|node| dead(node) && (node.record.value.joined || !node.may_live()))

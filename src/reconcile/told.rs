@@ -46,9 +46,10 @@ fn out_of_sight(d: &Draft, node: &NodeRecord) -> Option<(String, Timestamp)> {
 fn never_replaced(d: &Draft, node: &NodeRecord) -> Option<String> {
     let (why, _) = d.silence(node.ordinal).filter(|_| node.task == TaskRecord::Running)?;
     match d.o.cut_off {
-        Some(sight) => {
-            Some(format!("the operator cannot reach {} of {} nodes, and is cut off itself", sight.lost, sight.nodes))
-        }
+        Some(sight) => Some(format!(
+            "the operator reaches no node on {} of {} agents, and is cut off itself",
+            sight.lost, sight.agents
+        )),
         None => (!is_a_reason(why)).then(|| format!("it serves others; {}", why.way_out())),
     }
 }

@@ -26,6 +26,8 @@ pub const CONFIGURE: &str = "configure";
 
 /// The kind of step by which replicas that are not ours are cut.
 pub const CUT_FOREIGN: &str = "cutForeign";
+/// The kind of step by which room is made for replicas.
+pub const MAKE_ROOM: &str = "makeRoom";
 
 /// A setting that Redis does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +179,7 @@ impl World {
             Done::Cut => {
                 known.cut_at = Some(now);
                 known.tries.leave(CUT_FOREIGN);
+                known.tries.leave(MAKE_ROOM);
             }
             Done::Failed(kind, why) => known.tries.fail(kind, why, now),
             Done::Left(kind) => known.tries.leave(kind),

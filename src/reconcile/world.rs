@@ -136,6 +136,8 @@ pub struct Instance {
     pub status: Option<Stored<InstanceStatus>>,
     /// The events as stored, oldest first.
     pub events: Option<Stored<Arc<Vec<InstanceEvent>>>>,
+    /// Where nodes listened that have gone since the master was last asked: it may have told of them still.
+    pub former: BTreeSet<Address>,
     /// Open requests.
     pub requests: BTreeMap<RequestKind, Stored<Request>>,
     /// What nodes that died by themselves said last, and is not told yet.

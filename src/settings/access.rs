@@ -51,7 +51,9 @@ impl OperatorSettings {
             Address::File(path) => Some(source(path, "--mesos")), // It may hold ZooKeeper's password.
             _ => None,
         };
-        self.secret_file.iter().map(|path| source(path, "--secret-file")).chain(masters).collect()
+        let etcd = [(&self.etcd.etcd_key, "--etcd-key"), (&self.etcd.etcd_password_file, "--etcd-password-file")];
+        let etcd = etcd.into_iter().filter_map(|(path, flag)| Some(source(path.as_ref()?, flag)));
+        self.secret_file.iter().map(|path| source(path, "--secret-file")).chain(masters).chain(etcd).collect()
     }
 
     /// The names that the API is asked for by, beside addresses: those of `--allowed-hosts` and `--advertise`.

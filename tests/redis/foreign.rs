@@ -58,3 +58,27 @@ async fn nobody_is_cut_of_whom_it_is_not_certain() {
     .await;
     assert_eq!(redis.cut_foreign(&address(&master), &[address(&a)]).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn connections_that_never_say_who_they_are_make_room_for_replicas() {
+    let redis = commander(TIMEOUT);
+    let master = Server::start(&["--maxclients", "40"]).await;
+    let at = address(&master);
+    redis.probe(&at).await.unwrap();
+    let mut talks = tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut talks, b"PING\r\n").await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap());
+    }
+    wait_until("it is full", PATIENCE, async || redis.probe(&at).await.is_ok_and(|answer| answer.is_full())).await;
+    wait_until("there is room", PATIENCE, async || {
+        let cut = redis.make_room(&at).await.map_err(|error| format!("{error:#}"))?;
+        if cut == 0 { Err("all are young".to_string()) } else { Ok(()) }
+    })
+    .await;
+    let replica = replica_of(master.port()).await;
+    wait_for_link(&redis, &replica).await;
+    let clients = master.cli(&["CLIENT", "LIST", "TYPE", "normal"]).await.unwrap();
+    assert!(clients.lines().any(|line| line.contains("cmd=ping")), "who has said anything stays: {clients}");
+}

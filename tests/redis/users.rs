@@ -50,6 +50,8 @@ const REFUSED: &[&[&str]] = &[
     &["SLAVEOF", "127.0.0.1", "1"],
     &["RESTORE-ASKING", "k", "0", "x"],
     &["SAVE"],
+    &["SCRIPT", "DEBUG", "SYNC"],
+    &["SCRIPT", "DEBUG", "YES"],
     &["SHUTDOWN", "NOSAVE"],
 ];
 
@@ -68,6 +70,7 @@ const ALLOWED: &[&[&str]] = &[
     &["BGSAVE"],
     &["FLUSHALL"],
     &["EVAL", "return 1", "0"],
+    &["SCRIPT", "EXISTS", "x"],
     &["PUBLISH", "channel", "text"],
 ];
 

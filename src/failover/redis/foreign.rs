@@ -16,6 +16,12 @@ use crate::model::{Address, NoAnswer};
 /// Connections that are looked at, and cut, at once: an instance has fewer replicas.
 const CONNECTIONS_MAX: usize = 1024;
 
+/// What a connection says last that has not logged in, or has done nothing since it has.
+const BEFORE_LOGIN: [&str; 5] = ["NULL", "auth", "hello", "reset", "quit"];
+/// Connections that are cut by one step; by how many commands at once.
+const IDLE_MAX: usize = 20_000;
+const CUT_AT_ONCE: usize = 256;
+
 /// One line of CLIENT LIST.
 struct Link {
     id: String,
@@ -55,6 +61,32 @@ impl Redis {
             self.keep(master, connection);
         }
         Ok(cut.len())
+    }
+
+    /// Cuts connections of a node that have never said who they are: nobody can use them, and whoever opens as many
+    /// as the node takes keeps its replicas out. Answers how many.
+    pub async fn make_room(&self, node: &Address) -> Result<usize> {
+        let mut connection = self.dial(node).await?;
+        let mut idle = Vec::new();
+        let mut look = |line: &str| {
+            let silent = field(line, "cmd=").is_some_and(|command| BEFORE_LOGIN.contains(&command));
+            let young = field(line, "age=").is_some_and(|age| age == "0");
+            if silent && !young && idle.len() < IDLE_MAX {
+                idle.extend(field(line, "id=").map(str::to_string));
+            }
+        };
+        let looked = tokio::time::timeout(self.timeout, connection.clients("normal", &mut look)).await;
+        looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
+        for some in idle.chunks(CUT_AT_ONCE) {
+            let cut: Vec<Cmd> = some.iter().map(|id| command(&["CLIENT", "KILL", "ID", id])).collect();
+            // One that has gone by itself meanwhile is an error reply: that is as well.
+            match self.order(&mut connection, &cut, self.timeout).await {
+                Ok(_) | Err(Failure::Refused(_)) => {}
+                Err(lost) => return Err(lost.into()),
+            }
+        }
+        self.keep(node, connection);
+        Ok(idle.len())
     }
 
     async fn links_of(&self, node: &Address, kind: &str) -> Result<Vec<Link>, Failure> {

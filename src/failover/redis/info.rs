@@ -18,7 +18,7 @@ const NEVER_S: i64 = 1_000_000_000;
 /// The most replicas of one master that are looked at: an instance has fewer.
 const REPLICAS_MAX: usize = 256;
 
-const FIELDS_COUNT: usize = 26;
+const FIELDS_COUNT: usize = 27;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
 const FIELDS: [&str; FIELDS_COUNT] = [
@@ -39,6 +39,7 @@ const FIELDS: [&str; FIELDS_COUNT] = [
     "master_replid",
     "master_replid2",
     "master_sync_in_progress",
+    "maxclients",
     "maxmemory",
     "rdb_last_bgsave_status",
     "rdb_last_save_time",
@@ -128,6 +129,7 @@ impl<'a> Info<'a> {
         Gauges {
             uptime_s: self.number("uptime_in_seconds"),
             clients: self.number("connected_clients"),
+            max_clients: self.number("maxclients"),
             commands: self.number("total_commands_processed"),
             hits: self.number("keyspace_hits"),
             misses: self.number("keyspace_misses"),
@@ -236,6 +238,7 @@ mod tests {
             gauges: Gauges {
                 uptime_s: 61,
                 clients: 2,
+                max_clients: 0,
                 commands: 7,
                 hits: 5,
                 misses: 1,

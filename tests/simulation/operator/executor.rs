@@ -162,7 +162,8 @@ impl Operator {
                 around.redis.detach(at);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
             }
-            Action::CutForeign { task_id, .. } => self.note(task_id, Done::Cut), // Nobody else is in this world.
+            // Nobody else is in this world.
+            Action::CutForeign { task_id, .. } | Action::MakeRoom { task_id, .. } => self.note(task_id, Done::Cut),
             Action::SwitchOver { from, task_id, node, epoch, .. } => {
                 let (old, new) = (around.redis_at(&from), around.redis_at(&node));
                 self.note(task_id.clone(), Done::Pointed);

@@ -92,6 +92,7 @@ impl Operator {
                         Action::Launch(_)
                         | Action::Kick { .. }
                         | Action::CutForeign { .. }
+                        | Action::MakeRoom { .. }
                         | Action::Configure { .. } => {}
                     }
                 }
