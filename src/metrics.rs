@@ -22,6 +22,9 @@ use crate::reconcile::action::Cause;
 use crate::status::{NodeState, Phase};
 
 mod instances;
+mod own;
+
+use own::{Doors, Loop};
 
 /// Bounds of short times, in seconds: a pass or a store's answer takes 0.1 ms to some seconds.
 const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -60,15 +63,11 @@ pub struct Metrics {
     http: IntCounterVec,
     watchers: IntGauge,
     stale_s: IntGauge,
-    connections: IntGaugeVec,
-    connections_refused: IntCounterVec,
-    open_files: IntGauge,
-    open_files_limit: IntGauge,
+    doors: Doors,
     events: IntCounterVec,
     failovers: IntCounterVec,
     write_gaps: HistogramVec,
-    lateness: HistogramVec,
-    rounds: HistogramVec,
+    pulse: Loop,
     /// Of each instance: how many, and how long together.
     gaps: Mutex<HashMap<String, (u64, Duration)>>,
 }
@@ -163,26 +162,14 @@ impl Metrics {
                  the failover, or `returned`.",
                 &["cause"],
             ),
-            lateness: make.seconds(
-                "redisctl_loop_lateness_seconds",
-                "How late the leader's loop answers a beat that is due four times in a second.",
-                &[],
-            ),
-            rounds: make.seconds("redisctl_loop_round_seconds", "Rounds of the leader's loop: planning.", &[]),
+            pulse: Loop::new(&make),
             gaps: Mutex::default(),
             watchers: make.number("redisctl_http_watchers", "Open watches of the API."),
             stale_s: make.number(
                 "redisctl_stale_seconds",
                 "Since when the store cannot be read: what is told of instances is as old as this. 0: it is not old.",
             ),
-            connections: make.gauge("redisctl_connections", "Open connections of clients.", &["listener"]),
-            connections_refused: make.counter(
-                "redisctl_connections_refused_total",
-                "Connections of clients that were refused or ended, by the bound that they met.",
-                &["listener", "reason"],
-            ),
-            open_files: make.number("redisctl_open_files", "Files that the operator has open, connections included."),
-            open_files_limit: make.number("redisctl_open_files_limit", "How many it may have open."),
+            doors: Doors::new(&make),
             registry: make.0,
             started: Instant::now(),
             mesos_event_ms: AtomicU64::new(0),
@@ -194,15 +181,15 @@ impl Metrics {
     /// What alerts look at is there before it happens for the first time: `increase` of a counter that
     /// appears with 1 is 0.
     fn begin_at_zero(&self) {
-        self.lateness.with_label_values::<&str>(&[]);
-        self.rounds.with_label_values::<&str>(&[]);
+        self.pulse.lateness.with_label_values::<&str>(&[]);
+        self.pulse.rounds.with_label_values::<&str>(&[]);
         self.write_gaps.with_label_values(&[RETURNED]);
         for cause in Cause::ALL.map(Cause::word) {
             self.failovers.with_label_values(&[cause]);
             self.write_gaps.with_label_values(&[cause]);
         }
         for listener in ["api", "sentinel"] {
-            self.connections_refused.with_label_values(&[listener, "waiting"]);
+            self.doors.connections_refused.with_label_values(&[listener, "waiting"]);
         }
         for op in ["get", "list", "commit"] {
             self.store_errors.with_label_values(&[op]);
@@ -220,12 +207,12 @@ impl Metrics {
 
     /// The leader's loop answered a beat, so late.
     pub fn loop_late(&self, by: Duration) {
-        self.lateness.with_label_values::<&str>(&[]).observe(by.as_secs_f64());
+        self.pulse.lateness.with_label_values::<&str>(&[]).observe(by.as_secs_f64());
     }
 
     /// The leader's loop did a round.
     pub fn round(&self, took: Duration) {
-        self.rounds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
+        self.pulse.rounds.with_label_values::<&str>(&[]).observe(took.as_secs_f64());
     }
 
     /// The invariants' check refused a plan.
@@ -314,18 +301,18 @@ impl Metrics {
 
     /// Open connections of clients.
     pub(crate) fn set_connections(&self, listener: &'static str, open: usize) {
-        self.connections.with_label_values(&[listener]).set(gauge(open));
+        self.doors.connections.with_label_values(&[listener]).set(gauge(open));
     }
 
     /// A client's connection was refused, or ended, for this reason.
     pub(crate) fn connection_refused(&self, listener: &'static str, reason: &'static str) {
-        self.connections_refused.with_label_values(&[listener, reason]).inc();
+        self.doors.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
     /// Files that are open, and how many may be.
     pub(crate) fn set_files(&self, open: usize, limit: usize) {
-        self.open_files.set(gauge(open));
-        self.open_files_limit.set(gauge(limit));
+        self.doors.open_files.set(gauge(open));
+        self.doors.open_files_limit.set(gauge(limit));
     }
 
     /// Open watches of the API.

@@ -179,14 +179,16 @@ mod tests {
         assert_eq!(refused.to_string(), "the stream announces a record of 4 bytes; at most 3 are taken");
     }
 
+    /// What is read, and what makes so many bytes of it.
+    type Make<'a> = (&'a str, &'a dyn Fn(usize) -> Vec<u8>);
+
     #[test]
     fn a_stream_is_read_in_time_that_grows_with_its_length_however_it_is_cut() {
         let one = |bytes: usize| encode(&[vec![b'x'; bytes]]);
         let many = |bytes: usize| encode(&vec![b"{}".to_vec(); bytes / 4]);
         let nothing = |bytes: usize| b"0\n".repeat(bytes / 2);
         let blank = |bytes: usize| vec![b'\n'; bytes];
-        let makers: [(&str, &dyn Fn(usize) -> Vec<u8>); 4] =
-            [("one", &one), ("many", &many), ("nothing", &nothing), ("blank", &blank)];
+        let makers: [Make<'_>; 4] = [("one", &one), ("many", &many), ("nothing", &nothing), ("blank", &blank)];
         for (what, make) in makers {
             for piece in [1, 7, 5000, usize::MAX] {
                 let read = |stream: &Vec<u8>| {

@@ -313,6 +313,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines)] // A table.
     fn each_kind_of_death_has_a_reason_that_a_person_can_act_on() {
         let exited = "Command exited with status 1";
         let failed = "REASON_COMMAND_EXECUTOR_FAILED";

@@ -198,8 +198,9 @@ impl Controller {
     }
 
     fn done(&mut self, name: &str, outcome: Result<(), Failure>) {
-        let begun = self.begun.remove(name);
-        begun.into_iter().for_each(|begun| self.parts.metrics.pass(Failure::word(&outcome), begun.elapsed()));
+        if let Some(begun) = self.begun.remove(name) {
+            self.parts.metrics.pass(Failure::word(&outcome), begun.elapsed());
+        }
         let why = match outcome {
             Ok(()) => {
                 self.repeats.over(name).into_iter().for_each(|what| info!(instance = name, "{what}"));
@@ -215,8 +216,9 @@ impl Controller {
             }
         };
         let delay_ms = self.schedule.fail(name, now());
-        let told = self.repeats.say(name, &why, now());
-        told.into_iter().for_each(|why| warn!(instance = name, "{why}; again in {delay_ms} ms"));
+        if let Some(why) = self.repeats.say(name, &why, now()) {
+            warn!(instance = name, "{why}; again in {delay_ms} ms");
+        }
     }
 
     fn next_wake(&self) -> Duration {
@@ -232,9 +234,6 @@ impl Controller {
             self.world.instances.keys().for_each(|name| self.schedule.mark(name));
         }
     }
-
-    // -----------------------------------------------------------------------------------------
-    // Rounds
 
     /// The framework id is stored before anything is done under it. Answers whether that is so.
     async fn store_framework(&mut self) -> Result<bool> {
@@ -298,8 +297,9 @@ impl Controller {
                 self.parts.metrics.plan_refused(rule);
             }
             let broken = broken.into_iter().map(|broken| broken.what).collect::<Vec<_>>().join("; ");
-            let told = self.repeats.say(&format!("{name}, plan"), &broken, now);
-            told.into_iter().for_each(|broken| error!(instance = name, "the plan is refused: {broken}"));
+            if let Some(broken) = self.repeats.say(&format!("{name}, plan"), &broken, now) {
+                error!(instance = name, "the plan is refused: {broken}");
+            }
             for claim in &plan.claims {
                 self.world.pool.release(claim);
             }

@@ -305,17 +305,9 @@ impl Ports {
                 self.note(task_id, Done::Turned(answer)).await;
             }
             Action::CutForeign { task_id, node, ours } => {
-                let done = self.redis.cut_foreign(&node, &ours).await;
-                self.note(task_id.clone(), Done::Cut).await;
-                let cut = done.with_context(|| format!("cut replicas of task {task_id} that are not ours"))?;
-                info!(task_id, cut, "replicas that are not ours are cut");
+                self.cut(task_id, self.redis.cut_foreign(&node, &ours)).await?
             }
-            Action::MakeRoom { task_id, node } => {
-                let done = self.redis.make_room(&node).await;
-                self.note(task_id.clone(), Done::Cut).await;
-                let cut = done.with_context(|| format!("make room at task {task_id}"))?;
-                info!(task_id, cut, "connections that had not said who they are were cut");
-            }
+            Action::MakeRoom { task_id, node } => self.cut(task_id, self.redis.make_room(&node)).await?,
             Action::SwitchOver { from, task_id, node, epoch, password } => {
                 let answer = self.redis.switch_over(&from, &node, password.as_deref(), SWITCH_PATIENCE).await;
                 self.note(task_id.clone(), Done::Pointed).await;
@@ -341,6 +333,15 @@ impl Ports {
     }
 
     /// What came of it is told whole: an error is for the log.
+    /// Connections are cut: of replicas that are not ours, or of those who have not said who they are.
+    async fn cut(&self, task_id: String, cut: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<()> {
+        let done = cut.await;
+        self.note(task_id.clone(), Done::Cut).await;
+        let count = done.with_context(|| format!("cut connections of task {task_id}"))?;
+        info!(task_id, count, "connections were cut");
+        Ok(())
+    }
+
     async fn configure(&self, task_id: String, node: &Address, settings: &[(String, String)]) -> anyhow::Result<()> {
         let applied = self.redis.configure(node, settings).await;
         let refused = applied.refused.iter().map(|r| format!("it does not take {} {:?}: {}", r.name, r.value, r.words));

@@ -14,9 +14,9 @@ const LAST_WORDS_MAX: usize = 16;
 
 /// An address where another process listens is not given to a node for so long (it may be the only one, and free
 /// again), ...
-pub(super) const AVOID_MS: u64 = 20_000;
+pub(super) const AVOID_MS: u64 = 10_000;
 /// ... and one where that is only possible, for so long.
-const AVOID_DOUBTFUL_MS: u64 = 5_000;
+const AVOID_DOUBTFUL_MS: u64 = 3_000;
 
 impl World {
     pub(super) fn mesos(&mut self, event: MesosEvent, now: Timestamp) -> Dirty {

@@ -157,8 +157,7 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
         return;
     }
     let Some(node) = d.master().cloned() else { return };
-    if conditions::foreign_replica(d).map(|why| conditions::was_said(d, &why)) == Some(false) {
-        let message = conditions::foreign_replica(d).unwrap_or_default();
+    if let Some(message) = conditions::foreign_replica(d).filter(|why| !conditions::was_said(d, why)) {
         d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
     }
     let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));
@@ -195,13 +194,11 @@ pub fn make_room(d: &mut Draft, master: &Master) {
         full.clients,
         full.max_clients
     ));
-    match again.filter(|again| *again > d.o.now) {
-        Some(again) => d.revisit(again),
-        None => {
-            let action = Action::MakeRoom { task_id: node.task_id, node: node.address };
-            d.step(action, "its replicas cannot log in");
-        }
+    if let Some(again) = again.filter(|again| *again > d.o.now) {
+        return d.revisit(again);
     }
+    let action = Action::MakeRoom { task_id: node.task_id, node: node.address };
+    d.step(action, "its replicas cannot log in");
 }
 
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything

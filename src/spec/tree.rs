@@ -21,6 +21,9 @@ const EXPANDED_BYTES_MAX: usize = 2 * super::DOCUMENT_BYTES_MAX;
 /// the most constraints has 80. (JSON is read by another parser, which takes 128 in each other.)
 const BRACKETS_MAX: usize = 256;
 
+/// The most lists in lists that one line may begin: no spec has any.
+const SIGNS_MAX: usize = 16;
+
 /// Reads one document. `Ok(None)`: there is nothing in it. The line of an error is that of `text`.
 pub(super) fn read(text: &str) -> Result<Option<Value>, SpecError> {
     let state = State {
@@ -33,6 +36,13 @@ pub(super) fn read(text: &str) -> Result<Option<Value>, SpecError> {
     let is_json = is_json(text);
     if !is_json && text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).nth(BRACKETS_MAX).is_some() {
         let message = format!("the document has more than {BRACKETS_MAX} opening brackets [ and {{");
+        return Err(SpecError::at(Path::default(), "", message));
+    }
+    let deep =
+        |line: &str| line.split_whitespace().take_while(|word| matches!(*word, "-" | "?")).nth(SIGNS_MAX).is_some();
+    if !is_json && text.lines().any(deep) {
+        let message =
+            format!("a line of the document begins with more than {SIGNS_MAX} of - and ?: nothing is so deep");
         return Err(SpecError::at(Path::default(), "", message));
     }
     let read = if is_json {

@@ -337,7 +337,7 @@ mod tests {
             assert_eq!(read(&[announced.as_bytes()], 1), Err(NoAnswer::Garbled), "{announced:?}");
         }
         for kind in [b"+".as_slice(), b"-", b":", b"$", b"*"] {
-            let endless = [kind, &[b'1'; LINE_BYTES_MAX + 1]].concat();
+            let endless = [kind, &vec![b'1'; LINE_BYTES_MAX + 1]].concat();
             assert_eq!(read(&[&endless], 1), Err(NoAnswer::Garbled));
         }
         assert_eq!(read(&[&b"+\r\n".repeat(ITEMS_MAX + 1)], usize::MAX), Err(NoAnswer::Garbled));
