@@ -305,7 +305,7 @@ impl Ports {
                 self.note(task_id, Done::Turned(answer)).await;
             }
             Action::CutForeign { task_id, node, ours } => {
-                self.cut(task_id, self.redis.cut_foreign(&node, &ours)).await?
+                self.cut(task_id, self.redis.cut_foreign(&node, &ours)).await?;
             }
             Action::MakeRoom { task_id, node } => self.cut(task_id, self.redis.make_room(&node)).await?,
             Action::SwitchOver { from, task_id, node, epoch, password } => {
