@@ -162,7 +162,6 @@ impl Operator {
                 around.redis.detach(at);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
             }
-            // Nobody else is in this world.
             Action::CutForeign { task_id, .. } | Action::MakeRoom { task_id, .. } => self.note(task_id, Done::Cut),
             Action::SwitchOver { from, task_id, node, epoch, .. } => {
                 let (old, new) = (around.redis_at(&from), around.redis_at(&node));
