@@ -143,9 +143,7 @@ impl Operator {
             Action::Kick { task_id, node, master, .. } => {
                 let at = around.redis_at(&node);
                 self.note(task_id, Done::Pointed);
-                if let Some(at) = at {
-                    let _ = around.redis.kick(at, &master); // It tries by itself.
-                }
+                let _ = at.map(|at| around.redis.kick(at, &master)); // It tries by itself.
             }
             Action::Promote { task_id, node, data } => {
                 let at = around.redis_at(&node);
