@@ -145,13 +145,13 @@ async fn whoever_opens_many_connections_and_says_little_takes_nothing_from_other
         }
         let log = operator.home.log("operator");
         assert!(log.lines().count() < 60, "it says once what happens again and again:\n{log}");
-        let (open, limit) = files(&operator).await;
+        let (open, limit) = files(&operator);
         assert!(open < limit && limit == FILES, "{open} of {limit} files");
     }
 }
 
 /// Files that the operator has open, as the kernel counts them, and their limit.
-async fn files(operator: &Operator) -> (usize, usize) {
+fn files(operator: &Operator) -> (usize, usize) {
     let pid: Pid = operator.process.pid().expect("it runs");
     let folder = format!("/proc/{}/fd", pid.as_raw_nonzero());
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).expect("it runs");
@@ -276,7 +276,7 @@ async fn with_few_files_a_hundred_instances_become_ready_and_the_api_answers_all
         anyhow::Ok(())
     })
     .await;
-    let (open, limit) = files(&operator).await;
+    let (open, limit) = files(&operator);
     assert!(open < limit, "{open} of {limit} files");
     let log = operator.home.log("operator");
     assert!(!log.contains("Too many open files"), "{log}");
