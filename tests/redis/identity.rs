@@ -38,7 +38,7 @@ impl Stranger {
                         && count > 0
                     {
                         told.lock().unwrap().extend_from_slice(&bytes[..count]);
-                        let lines = bytes[..count].iter().filter(|byte| **byte == b'*').count().max(1);
+                        let lines = bytes[..count].split(|byte| *byte == b'*').count().max(2) - 1;
                         if says.is_empty() || stream.write_all(&says.repeat(lines)).await.is_err() {
                             break;
                         }

@@ -208,7 +208,7 @@ async fn pipeline(n: usize, ports: [u16; 2], end: Arc<AtomicBool>) -> Fates {
         while !refused && !end.load(Ordering::Relaxed) {
             let keys: Vec<String> = (count..count + PIPELINE).map(|i| format!("p{n}-{i}")).collect();
             count += PIPELINE;
-            let text: String = keys.iter().map(|key| format!("SET {key} {key}\r\n")).collect();
+            let text = keys.iter().map(|key| format!("SET {key} {key}\r\n")).collect::<Vec<_>>().concat();
             let _ = stream.write_all(text.as_bytes()).await;
             for key in keys {
                 let mut line = String::new();
