@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Runs are repeated and the shortest counts: what else the machine does only makes them longer.
-const REPEATS: usize = 5;
+const REPEATS: usize = 9;
 /// Below this, what is measured is the clock.
 const FLOOR: Duration = Duration::from_millis(2);
 /// Ten times the input may take this many times as long: ten, and what caches cost.
@@ -11,10 +13,7 @@ const GROWTH_MAX: u32 = 15;
 
 /// The time that this thread has been running on a processor: what others do does not count.
 fn clock() -> Duration {
-    std::thread::yield_now(); // Only then the kernel brings the number up to date.
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells it");
-    let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
-    Duration::from_nanos(nanoseconds.expect("the first of three numbers"))
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("it counts from nought")
 }
 
 /// How long this thread works at it.
@@ -24,13 +23,14 @@ pub fn thread_time(work: impl FnOnce()) -> Duration {
     clock().saturating_sub(began)
 }
 
-/// The shortest of several runs over an input.
-pub fn shortest<I>(input: &I, read: impl Fn(&I)) -> Duration {
-    (0..REPEATS).map(|_| thread_time(|| read(input))).min().expect("there are some")
+/// How long this thread works at it at least: the shortest of several runs.
+pub fn shortest(mut work: impl FnMut()) -> Duration {
+    (0..REPEATS).map(|_| thread_time(&mut work)).min().expect("there are some")
 }
 
 /// Fails if ten times the input takes more than about ten times as long.
 pub fn assert_linear<I>(what: &str, size: usize, make: impl Fn(usize) -> I, read: impl Fn(&I)) {
-    let (small, large) = (shortest(&make(size), &read), shortest(&make(10 * size), &read));
+    let cost_of = |input: I| shortest(|| read(&input));
+    let (small, large) = (cost_of(make(size)), cost_of(make(10 * size)));
     assert!(large <= small.max(FLOOR) * GROWTH_MAX, "{what}: {size} takes {small:?}, ten times as much {large:?}");
 }
