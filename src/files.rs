@@ -17,6 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::offload::elsewhere;
+
 /// Between two looks: a token that is taken out of its file opens nothing a second later.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// More than any of these files needs; what is longer is another file.
@@ -99,7 +101,7 @@ where
             () = NOW.notified() => {}
         }
         let from = sources.clone();
-        let Ok(contents) = tokio::task::spawn_blocking(move || read_all(&from)).await else { continue };
+        let contents = elsewhere(move || read_all(&from)).await;
         let now = print_of(&contents);
         if now != seen {
             let former = out.borrow().clone();

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use zookeeper_client::{Client, SessionState};
 
+use crate::offload::elsewhere;
 use crate::plain::{NAME_CHARS_MAX, TEXT_CHARS_MAX, plain};
 
 /// What may be written.
@@ -243,7 +244,7 @@ impl Masters {
 /// What the file says now, read off the threads that lead.
 async fn resolved(address: &Address) -> Result<Address> {
     let address = address.clone();
-    tokio::task::spawn_blocking(move || address.resolved()).await.context("read the masters' address")?
+    elsewhere(move || address.resolved()).await
 }
 
 /// Follows who leads, for ever. A file that is broken or gone leaves what it last said in force.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use tracing::warn;
 
 use crate::files;
+use crate::offload::elsewhere;
 
 /// A file that holds the principal's secret. It is read whenever we subscribe and when the secret is refused, off
 /// the threads that lead; one that is broken or gone leaves the former secret in use.
@@ -45,7 +46,7 @@ impl SecretFile {
     /// What it holds, without the line's end.
     pub(super) async fn read(&self) -> Result<String> {
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || text_of(&path)).await.context("read the Mesos secret")?;
+        let read = elsewhere(move || text_of(&path)).await;
         let mut known = self.known.lock().expect("no holder panics");
         match (read, &known.secret) {
             (Ok(secret), _) => {
