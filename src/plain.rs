@@ -49,7 +49,7 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// Controls, what turns the direction of writing, and what is not seen.
-fn is_harmful(c: char) -> bool {
+pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'

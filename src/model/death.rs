@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Address, Timestamp};
+use crate::plain::is_harmful;
 
 /// Lines of a process that are kept.
 const LINES_MAX: usize = 5;
@@ -285,12 +286,9 @@ fn without_hashes(line: &str) -> String {
     kept
 }
 
-/// Without control characters, which a terminal or a log would obey; the end, if it is long.
+/// Without what a terminal or a log would obey, or an eye not see; the end, if it is long.
 fn printable(text: &str, letters_max: usize) -> String {
-    let is_hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let clean: Vec<char> = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
+    let clean: Vec<char> = text.chars().map(|c| if is_harmful(c) { ' ' } else { c }).collect();
     let from = clean.len().saturating_sub(letters_max);
     let cut = if from > 0 { "... " } else { "" };
     format!("{cut}{}", clean[from..].iter().collect::<String>().trim())

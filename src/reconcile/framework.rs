@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use tracing::{info, warn};
 
 use crate::mesos;
+use crate::plain::plain;
 use crate::store::{self, FRAMEWORK_KEY, Guard, Leadership, Op, Store, Txn};
 
 /// Between two tries to record the framework id; nothing else can be done meanwhile.
@@ -33,7 +34,7 @@ pub fn ended(message: &str, framework_id: &str) -> String {
              id: documents stay, and of each instance that has lost its data its `onDataLoss` decides"
         );
     }
-    let message: String = message.chars().filter(|letter| !letter.is_control()).take(WORDS_MAX).collect();
+    let message = plain(message, WORDS_MAX);
     format!(
         "another process has subscribed to Mesos as framework {framework_id}, with a copy of this store or an address of \
          its own for it, and is in charge ({message}). End one of the two, then restart this operator"

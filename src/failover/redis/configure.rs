@@ -7,6 +7,7 @@ use super::connection::Connection;
 use super::login::{CUT_CLIENTS, MASTER_PASSWORD, USERS, setting};
 use super::{Redis, command};
 use crate::model::Address;
+use crate::plain::plain;
 use crate::reconcile::tries::{Applied, Refusal};
 use crate::spec;
 
@@ -53,7 +54,11 @@ impl Redis {
             Ok(_) => self.read_back(connection, name, value).await,
             Err(Failure::Refused(words)) if words.starts_with(VALUE_REFUSED) => {
                 // What Redis says of passwords repeats what it was told.
-                let words = if secret { "it refuses these users".to_string() } else { cut(&words[PREFIX.len()..]) };
+                let words = if secret {
+                    "it refuses these users".to_string()
+                } else {
+                    plain(&words[PREFIX.len()..], WORDS_CHARS_MAX)
+                };
                 Set::Refused(words)
             }
             Err(why) => Set::Failed(why.to_string()),
@@ -66,7 +71,9 @@ impl Redis {
             Err(why) => Set::Failed(format!("read it back: {why}")),
             Ok(replies) => match found(&replies) {
                 Some(found) if spec::reads_as(name, value, &found) => Set::Done,
-                found => Set::Refused(format!("it has {:?} after that", cut(&found.unwrap_or_default()))),
+                found => {
+                    Set::Refused(format!("it has {:?} after that", plain(&found.unwrap_or_default(), WORDS_CHARS_MAX)))
+                }
             },
         }
     }
@@ -84,8 +91,4 @@ fn found(replies: &[Value]) -> Option<String> {
         Value::BulkString(text) => Some(String::from_utf8_lossy(text).into_owned()),
         _ => None,
     }
-}
-
-fn cut(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_CHARS_MAX).collect()
 }
