@@ -1,4 +1,4 @@
-//! Cuts replicas of a master that are no nodes of its instance. I/O.
+//! Cuts connections to nodes: of replicas that are no nodes of the instance, and of clients that never log in. I/O.
 //!
 //! What a replica announces of itself (its address, in INFO) it may make up. So both ends of each link are looked
 //! at: a replica of ours says from which address and port it has connected to its master, and whoever is connected
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use redis::Cmd;
 
 use super::commands::Failure;
+use super::connection::Connection;
 use super::{Redis, command};
 use crate::model::{Address, NoAnswer};
 
@@ -18,13 +19,14 @@ const CONNECTIONS_MAX: usize = 1024;
 
 /// What a connection says last that has not logged in, or has done nothing since it has.
 const BEFORE_LOGIN: [&str; 5] = ["NULL", "auth", "hello", "reset", "quit"];
-/// Connections that are cut by one step; by how many commands at once.
+/// Connections that are cut by one step.
 const IDLE_MAX: usize = 20_000;
+/// Connections that are cut in one go: each has a reply.
 const CUT_AT_ONCE: usize = 256;
 
 /// One line of CLIENT LIST.
 struct Link {
-    id: String,
+    id: u64,
     /// The other side's address and port.
     from: String,
     /// Its own.
@@ -54,13 +56,13 @@ impl Redis {
             let host = link.from.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
             !links.contains(&link.from) && !unknown_hosts.contains(host)
         });
-        let cut: Vec<Cmd> = foreign.map(|link| command(&["CLIENT", "KILL", "ID", &link.id])).collect();
-        if !cut.is_empty() {
+        let foreign: Vec<u64> = foreign.map(|link| link.id).collect();
+        if !foreign.is_empty() {
             let mut connection = self.dial(master).await?;
-            self.order(&mut connection, &cut, self.timeout).await.with_context(|| format!("cut them at {master}"))?;
+            self.cut(&mut connection, &foreign).await.with_context(|| format!("cut them at {master}"))?;
             self.keep(master, connection);
         }
-        Ok(cut.len())
+        Ok(foreign.len())
     }
 
     /// Cuts connections of a node that have never said who they are: nobody can use them, and whoever opens as many
@@ -72,21 +74,21 @@ impl Redis {
             let silent = field(line, "cmd=").is_some_and(|command| BEFORE_LOGIN.contains(&command));
             let young = field(line, "age=").is_some_and(|age| age == "0");
             if silent && !young && idle.len() < IDLE_MAX {
-                idle.extend(field(line, "id=").map(str::to_string));
+                idle.extend(id_of(line));
             }
         };
         let looked = tokio::time::timeout(self.timeout, connection.clients("normal", &mut look)).await;
         looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
-        for some in idle.chunks(CUT_AT_ONCE) {
-            let cut: Vec<Cmd> = some.iter().map(|id| command(&["CLIENT", "KILL", "ID", id])).collect();
-            // One that has gone by itself meanwhile is an error reply: that is as well.
-            match self.order(&mut connection, &cut, self.timeout).await {
-                Ok(_) | Err(Failure::Refused(_)) => {}
-                Err(lost) => return Err(lost.into()),
-            }
-        }
+        self.cut(&mut connection, &idle).await?;
         self.keep(node, connection);
         Ok(idle.len())
+    }
+
+    async fn cut(&self, connection: &mut Connection, ids: &[u64]) -> Result<(), Failure> {
+        for kills in kills(ids) {
+            self.order(connection, &kills, self.timeout).await?;
+        }
+        Ok(())
     }
 
     async fn links_of(&self, node: &Address, kind: &str) -> Result<Vec<Link>, Failure> {
@@ -94,7 +96,7 @@ impl Redis {
         let mut links = Vec::new();
         let mut look = |line: &str| {
             let of = |name: &str| field(line, name).map(str::to_string);
-            if let (Some(id), Some(from), Some(at)) = (of("id="), of("addr="), of("laddr="))
+            if let (Some(id), Some(from), Some(at)) = (id_of(line), of("addr="), of("laddr="))
                 && links.len() < CONNECTIONS_MAX
             {
                 links.push(Link { id, from, at });
@@ -105,6 +107,17 @@ impl Redis {
         self.keep(node, connection);
         Ok(links)
     }
+}
+
+/// Commands that cut connections, in portions. One that has gone meanwhile is no error.
+pub(super) fn kills(ids: &[u64]) -> impl Iterator<Item = Vec<Cmd>> {
+    ids.chunks(CUT_AT_ONCE)
+        .map(|some| some.iter().map(|id| command(&["CLIENT", "KILL", "ID", &id.to_string()])).collect())
+}
+
+/// The id of a connection, from its line of CLIENT LIST.
+pub(super) fn id_of(line: &str) -> Option<u64> {
+    field(line, "id=")?.parse().ok()
 }
 
 /// The value of a field of such a line.

@@ -9,12 +9,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::Cmd;
 use tracing::{debug, warn};
 
 use super::commands::Failure;
 use super::connection::Connection;
-use super::foreign::field;
+use super::foreign::{field, id_of, kills};
 use super::{Redis, command};
 use crate::model::Address;
 use crate::passwords::User;
@@ -22,8 +21,6 @@ use crate::passwords::User;
 /// How the names of our connections begin; the term's number follows. Where operators have a user of their own,
 /// the name says something on its connections only: a client can give itself any.
 const PREFIX: &str = "redisctl:";
-/// Connections that are cut in one go: each has a reply.
-const CUT_AT_ONCE: usize = 256;
 
 /// One leader's time in office.
 #[derive(Clone)]
@@ -69,9 +66,8 @@ impl Redis {
         }
         if !earlier.is_empty() {
             debug!("{node}: cutting {} connections of earlier leaders", earlier.len());
-            for some in earlier.chunks(CUT_AT_ONCE) {
-                let cut = |id: &u64| command(&["CLIENT", "KILL", "ID", &id.to_string()]);
-                connection.exchange(&some.iter().map(cut).collect::<Vec<Cmd>>()).await?;
+            for kills in kills(&earlier) {
+                connection.exchange(&kills).await?;
             }
         }
         Ok(connection)
@@ -81,7 +77,7 @@ impl Redis {
 /// The id, the term and the user of a leader's connection, from its line of CLIENT LIST.
 fn commander(line: &str) -> Option<(u64, i64, &str)> {
     let term = field(line, "name=")?.strip_prefix(PREFIX)?.parse().ok()?;
-    Some((field(line, "id=")?.parse().ok()?, term, field(line, "user=").unwrap_or_default()))
+    Some((id_of(line)?, term, field(line, "user=").unwrap_or_default()))
 }
 
 #[cfg(test)]
