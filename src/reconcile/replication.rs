@@ -174,7 +174,7 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
 
 /// A master that takes no more connections takes those of its replicas neither, and then no writes: whoever has opened
 /// them without a word makes room.
-pub fn make_room(d: &mut Draft, master: &Master) {
+pub fn make_room_for_replicas(d: &mut Draft, master: &Master) {
     let Some(node) = d.master().filter(|_| *master == Master::Available && d.o.frozen.is_none()).cloned() else {
         return;
     };
