@@ -253,6 +253,11 @@ impl NoAnswer {
         }
     }
 
+    /// Whether somebody has replied, and not shown to be the node: another process may have its port.
+    pub fn is_of_another(self) -> bool {
+        matches!(self, NoAnswer::Stranger | NoAnswer::Unproved)
+    }
+
     /// Whether the process has replied: it lives, whatever is wrong with it.
     pub fn lives(self) -> bool {
         match self {

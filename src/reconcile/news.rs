@@ -1,6 +1,6 @@
 //! Mesos' part of the world: the session, offers, news of tasks. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Address, Amount, DeathCause, LastWords, Meaning, MesosEvent, Offer, TaskUpdate, Timestamp, parse_task_id,
@@ -92,21 +92,13 @@ impl World {
         let name = name.to_string();
         let Some(instance) = self.instances.get_mut(&name) else { return Dirty::default() };
         let node = instance.nodes.values().find(|node| node.record.value.task_id == words.task_id);
-        let taken =
-            node.filter(|_| words.cause() == DeathCause::PortTaken).map(|node| node.record.value.address.clone());
-        if let Some(address) = taken {
-            self.avoided.insert(address, now.plus_ms(AVOID_MS));
+        if let Some(node) = node.filter(|_| words.cause() == DeathCause::PortTaken) {
+            avoid(&mut self.avoided, &node.record.value.address, now.plus_ms(AVOID_MS));
         }
         if instance.last_words.len() < LAST_WORDS_MAX {
             instance.last_words.push(words);
         }
         Dirty::one(&name)
-    }
-
-    /// No node is placed there until then.
-    pub(super) fn avoid(&mut self, address: Address, until: Timestamp) {
-        let known = self.avoided.entry(address).or_insert(until);
-        *known = until.max(*known);
     }
 
     /// Where recorded nodes listen, and whom they follow. Mesos may offer the port of a node that has
@@ -149,7 +141,7 @@ impl World {
             let address = node.record.value.address.clone();
             node.hear(update);
             if stillborn {
-                self.avoid(address, now.plus_ms(AVOID_DOUBTFUL_MS));
+                avoid(&mut self.avoided, &address, now.plus_ms(AVOID_DOUBTFUL_MS));
             }
             return dirty;
         }
@@ -168,6 +160,12 @@ impl World {
         }
         Dirty::default()
     }
+}
+
+/// No node is placed there until then.
+pub(super) fn avoid(avoided: &mut BTreeMap<Address, Timestamp>, address: &Address, until: Timestamp) {
+    let known = avoided.entry(address.clone()).or_insert(until);
+    *known = until.max(*known);
 }
 
 /// Takes ports out of an offer; they go back with what is not used of it.

@@ -1,7 +1,7 @@
 //! What is said of an instance after its pass is planned: its status. Pure.
 
 use crate::failover::{self, Master};
-use crate::model::{NoAnswer, NodeRecord, Role, TaskRecord};
+use crate::model::{NodeRecord, Role, TaskRecord};
 use crate::reconcile::action::Plan;
 use crate::reconcile::conditions::{conditions, refuses_writes};
 use crate::reconcile::draft::Draft;
@@ -155,7 +155,7 @@ fn node_state(d: &Draft, node: &NodeRecord, master: &Master) -> (NodeState, Stri
             (TaskRecord::Unsure { since, .. }, _) => {
                 (NodeState::Unreachable, format!("out of Mesos' sight since {since}"))
             }
-            (_, Some((why @ (NoAnswer::Stranger | NoAnswer::Unproved), _))) => (NodeState::Starting, why.to_string()),
+            (_, Some((why, _))) if why.is_of_another() => (NodeState::Starting, why.to_string()),
             (TaskRecord::Launching, _) => quiet(NodeState::Launching),
             (_, Some((why, since))) if d.seen(node.ordinal).is_some_and(|seen| seen.answer.is_some()) => {
                 (NodeState::NotAnswering, format!("no answer since {since}: {why}"))

@@ -1,8 +1,6 @@
 //! News of tasks become records: what is known is settled before anything is decided. Pure.
 
-use crate::model::{
-    Address, EventKind, LastDeath, Meaning, NoAnswer, TaskRecord, TaskState, TaskUpdate, parse_task_id,
-};
+use crate::model::{Address, EventKind, LastDeath, Meaning, TaskRecord, TaskState, TaskUpdate, parse_task_id};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::{launch, leaving};
@@ -139,6 +137,6 @@ fn settle_death(d: &mut Draft, ordinal: u32, update: &TaskUpdate, ran: bool) {
 /// The address of a node that never answered, where somebody else did.
 fn occupied(d: &Draft, ordinal: u32) -> Option<Address> {
     let seen = d.seen(ordinal).filter(|node| node.answer.is_none())?;
-    let taken = matches!(seen.silent, Some((NoAnswer::Stranger | NoAnswer::Unproved, _)));
+    let taken = seen.silent.is_some_and(|(why, _)| why.is_of_another());
     taken.then(|| seen.record.value.address.clone())
 }

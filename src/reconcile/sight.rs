@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failover;
 use crate::model::{Address, Answer, Meaning, NoAnswer, Probe, Role, TaskRecord, Timestamp};
-use crate::reconcile::news::AVOID_MS;
+use crate::reconcile::news::{AVOID_MS, avoid};
 use crate::reconcile::world::{Dirty, Instance, Node, World};
 
 /// On how many agents nodes run as far as anybody knows, and on how many of them the operator reaches none. By agents,
@@ -67,8 +67,8 @@ impl World {
             // The watch is patient with its own process, and knows better what silence is.
             Err(NoAnswer::Timeout | NoAnswer::Unreachable) if watched && !probe.watched => false,
             Err(why) => {
-                if matches!(why, NoAnswer::Stranger | NoAnswer::Unproved) {
-                    self.avoided.insert(node.record.value.address.clone(), now.plus_ms(AVOID_MS));
+                if why.is_of_another() {
+                    avoid(&mut self.avoided, &node.record.value.address, now.plus_ms(AVOID_MS));
                 }
                 let answered_at = node.answer.as_ref().map_or(Timestamp(0), |(_, at)| *at);
                 let since = match node.silent {
