@@ -332,7 +332,6 @@ impl Ports {
         Ok(())
     }
 
-    /// What came of it is told whole: an error is for the log.
     /// Connections are cut: of replicas that are not ours, or of those who have not said who they are.
     async fn cut(&self, task_id: String, cut: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<()> {
         let done = cut.await;
@@ -342,6 +341,7 @@ impl Ports {
         Ok(())
     }
 
+    /// What came of it is told whole: an error is for the log.
     async fn configure(&self, task_id: String, node: &Address, settings: &[(String, String)]) -> anyhow::Result<()> {
         let applied = self.redis.configure(node, settings).await;
         let refused = applied.refused.iter().map(|r| format!("it does not take {} {:?}: {}", r.name, r.value, r.words));

@@ -14,7 +14,6 @@
 //! `offers.rs` plans what concerns all instances, `strangers.rs` judges tasks that are not recorded.
 
 pub mod action;
-#[allow(clippy::needless_for_each)] // An option that is told, in a line.
 mod conditions;
 pub mod controller;
 mod documents;

@@ -160,9 +160,8 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
     if let Some(message) = conditions::foreign_replica(d).filter(|why| !conditions::was_said(d, why)) {
         d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
     }
-    let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));
-    if let Some(again) = again.filter(|again| *again > d.o.now) {
-        return d.revisit(again);
+    if was_cut_just_now(d, &node) {
+        return;
     }
     let others = d.nodes.values().filter(|other| other.ordinal != node.ordinal && !other.task.is_dead());
     let ours = others.map(|other| other.address.clone()).collect();
@@ -170,6 +169,14 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
         Action::CutForeign { task_id: node.task_id, node: node.address, ours },
         "they are no nodes of the instance, and would confirm writes",
     );
+}
+
+/// Then it is looked at again in a moment, when what was cut has had the time to end.
+fn was_cut_just_now(d: &mut Draft, node: &NodeRecord) -> bool {
+    let cut_at = d.seen(node.ordinal).and_then(|seen| seen.cut_at);
+    let Some(again) = cut_at.map(|at| at.plus_ms(CUT_AGAIN_MS)).filter(|again| *again > d.o.now) else { return false };
+    d.revisit(again);
+    true
 }
 
 /// A master that takes no more connections takes those of its replicas neither, and then no writes: whoever has opened
@@ -186,7 +193,6 @@ pub fn make_room_for_replicas(d: &mut Draft, master: &Master) {
     if !d.nodes.values().filter(lives).any(out) {
         return;
     }
-    let again = d.seen(node.ordinal).and_then(|seen| seen.cut_at).map(|at| at.plus_ms(CUT_AGAIN_MS));
     d.wait(format!(
         "{} takes no more connections ({} clients, maxclients {}), of its replicas neither: those that have not said who \
          they are are cut",
@@ -194,8 +200,8 @@ pub fn make_room_for_replicas(d: &mut Draft, master: &Master) {
         full.clients,
         full.max_clients
     ));
-    if let Some(again) = again.filter(|again| *again > d.o.now) {
-        return d.revisit(again);
+    if was_cut_just_now(d, &node) {
+        return;
     }
     let action = Action::MakeRoom { task_id: node.task_id, node: node.address };
     d.step(action, "its replicas cannot log in");
