@@ -56,11 +56,10 @@ pub fn fence_master_first(d: &mut Draft) -> bool {
 }
 
 /// Fences whoever answers of those that Mesos calls gone, and is not the recorded master (that one too, when the
-/// instance goes away). One that follows the
-/// master confirms writes, and counts no more: that ends, too. Answers whether one is left.
+/// instance goes away). One that follows the master confirms writes, and counts no more: that ends, too. Answers
+/// whether one is left.
 pub fn fence_gone(d: &mut Draft) -> bool {
-    let apart = |node: &NodeRecord, answer: &Answer| follows_itself(node, answer);
-    let left = |node: &&NodeRecord| gone_and_answers(d, node).is_some_and(|answer| !apart(node, answer));
+    let left = |node: &&NodeRecord| gone_and_answers(d, node).is_some_and(|answer| !follows_itself(node, answer));
     let deleting = d.record.as_ref().is_some_and(|record| record.deleting);
     let nodes: Vec<NodeRecord> =
         d.nodes.values().filter(|node| deleting || !d.is_master(node.ordinal)).filter(left).cloned().collect();

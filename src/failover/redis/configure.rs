@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::commands::Failure;
+use super::commands::{Failure, REFUSES};
 use super::connection::Connection;
 use super::login::{CUT_CLIENTS, MASTER_PASSWORD, USERS, setting};
 use super::{Redis, command};
@@ -52,16 +52,12 @@ impl Redis {
         match self.order(connection, &commands, self.timeout).await {
             Ok(_) if secret => Set::Done,
             Ok(_) => self.read_back(connection, name, value).await,
-            Err(Failure::Refused(words)) if words.starts_with(VALUE_REFUSED) => {
+            Err(why) => match value_refused(&why) {
+                None => Set::Failed(why.to_string()),
                 // What Redis says of passwords repeats what it was told.
-                let words = if secret {
-                    "it refuses these users".to_string()
-                } else {
-                    plain(&words[PREFIX.len()..], WORDS_CHARS_MAX)
-                };
-                Set::Refused(words)
-            }
-            Err(why) => Set::Failed(why.to_string()),
+                Some(_) if secret => Set::Refused("it refuses these users".to_string()),
+                Some(words) => Set::Refused(plain(words, WORDS_CHARS_MAX)),
+            },
         }
     }
 
@@ -79,10 +75,12 @@ impl Redis {
     }
 }
 
-/// An error reply as `connection` words it ...
-const PREFIX: &str = "Redis refuses: ";
-/// ... that is about the value. All other kinds (BUSY, LOADING, NOAUTH, NOPERM, ...) are about the moment.
-const VALUE_REFUSED: &str = "Redis refuses: ERR ";
+/// Redis' words, if they are about the value. All other kinds (BUSY, LOADING, NOAUTH, NOPERM, ...) are about the
+/// moment.
+fn value_refused(why: &Failure) -> Option<&str> {
+    let Failure::Refused(words) = why else { return None };
+    words.strip_prefix(REFUSES).filter(|words| words.starts_with("ERR "))
+}
 
 /// The value of a reply to CONFIG GET of one directive.
 fn found(replies: &[Value]) -> Option<String> {

@@ -68,7 +68,6 @@ impl Redis {
     /// Cuts connections of a node that have never said who they are: nobody can use them, and whoever opens as many
     /// as the node takes keeps its replicas out. Answers how many.
     pub async fn make_room(&self, node: &Address) -> Result<usize> {
-        let mut connection = self.dial(node).await?;
         let mut idle = Vec::new();
         let mut look = |line: &str| {
             let silent = field(line, "cmd=").is_some_and(|command| BEFORE_LOGIN.contains(&command));
@@ -77,8 +76,7 @@ impl Redis {
                 idle.extend(id_of(line));
             }
         };
-        let looked = tokio::time::timeout(self.timeout, connection.clients("normal", &mut look)).await;
-        looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
+        let mut connection = self.look(node, "normal", &mut look).await?;
         self.cut(&mut connection, &idle).await?;
         self.keep(node, connection);
         Ok(idle.len())
@@ -92,7 +90,6 @@ impl Redis {
     }
 
     async fn links_of(&self, node: &Address, kind: &str) -> Result<Vec<Link>, Failure> {
-        let mut connection = self.dial(node).await?;
         let mut links = Vec::new();
         let mut look = |line: &str| {
             let of = |name: &str| field(line, name).map(str::to_string);
@@ -102,10 +99,22 @@ impl Redis {
                 links.push(Link { id, from, at });
             }
         };
-        let looked = tokio::time::timeout(self.timeout, connection.clients(kind, &mut look)).await;
-        looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
+        let connection = self.look(node, kind, &mut look).await?;
         self.keep(node, connection);
         Ok(links)
+    }
+
+    /// Shows the lines of CLIENT LIST of that kind; answers the connection that it came by.
+    async fn look(
+        &self,
+        node: &Address,
+        kind: &str,
+        each: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Connection, Failure> {
+        let mut connection = self.dial(node).await?;
+        let looked = tokio::time::timeout(self.timeout, connection.clients(kind, each)).await;
+        looked.unwrap_or(Err(Failure::Lost(NoAnswer::Timeout)))?;
+        Ok(connection)
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use redis::Value;
 
-use super::commands::Failure;
+use super::commands::{Failure, REFUSES};
 use crate::model::NoAnswer;
 
 /// The most bytes that the replies to one request may have. INFO has about 5 kB, 60 bytes for each database in use
@@ -205,7 +205,7 @@ impl Lines {
                 let length = count(digits).map_err(Failure::Lost)?.filter(|length| *length <= LIST_BYTES_MAX);
                 length.map(|length| Some(length + END)).ok_or(Failure::Lost(NoAnswer::Garbled))
             }
-            Some((b'-', why)) => Err(Failure::Refused(format!("Redis refuses: {}", String::from_utf8_lossy(why)))),
+            Some((b'-', why)) => Err(Failure::Refused(format!("{REFUSES}{}", String::from_utf8_lossy(why)))),
             _ => Err(Failure::Lost(NoAnswer::Garbled)),
         }
     }
