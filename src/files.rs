@@ -135,8 +135,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     let without_waiting = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
     ensure!(file.metadata()?.is_file(), "it is no regular file");
+    bounded(file)
+}
+
+fn bounded(source: impl std::io::Read) -> Result<Vec<u8>> {
     let mut content = Vec::new();
-    file.take(BYTES_MAX + 1).read_to_end(&mut content)?;
+    source.take(BYTES_MAX + 1).read_to_end(&mut content)?;
     ensure!(content.len() as u64 <= BYTES_MAX, "it is too long: allowed are {BYTES_MAX} bytes");
     Ok(content)
 }
@@ -148,10 +152,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The same of what is open already.
 pub fn read_whole(source: impl std::io::Read) -> Result<String> {
-    let mut bytes = Vec::new();
-    source.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= BYTES_MAX, "it is too long: allowed are {BYTES_MAX} bytes");
-    text_of(bytes)
+    text_of(bounded(source)?)
 }
 
 fn text_of(bytes: Vec<u8>) -> Result<String> {
