@@ -24,7 +24,11 @@ const RULES: &str = include_str!("../manifests/prometheus/rules.yml");
 const RULES_TESTS: &str = include_str!("../manifests/prometheus/rules.test.yml");
 const RUNBOOKS: &str = include_str!("../docs/runbooks.md");
 /// Where the names of all metrics are.
-const METRICS: [&str; 2] = [include_str!("../src/metrics.rs"), include_str!("../src/metrics/instances.rs")];
+const METRICS: [&str; 3] = [
+    include_str!("../src/metrics.rs"),
+    include_str!("../src/metrics/instances.rs"),
+    include_str!("../src/metrics/own.rs"),
+];
 
 /// Grafana's own kinds of panels.
 const PANELS: [&str; 6] = ["row", "stat", "timeseries", "state-timeline", "table", "bargauge"];
