@@ -274,13 +274,12 @@ impl Access {
     /// Reads the file of tokens, and follows it; none: everybody is let in.
     pub fn read(path: Option<&Path>) -> Result<Access> {
         let Some(path) = path else { return Ok(Access::Open) };
-        let flag = "--auth-tokens";
-        let at = format!("{flag} {}", path.display());
+        let source = Source { path: path.to_path_buf(), flag: "--auth-tokens", secret: true };
+        let at = source.to_string();
         let read = move |former: Option<&Vec<Arc<Grant>>>, contents: &[Vec<u8>]| {
             let text = std::str::from_utf8(&contents[0]).context("it is not UTF-8");
             text.and_then(|text| renew(former.map_or(&[], Vec::as_slice), text)).with_context(|| at.clone())
         };
-        let source = Source { path: path.to_path_buf(), flag, secret: true };
         Ok(Access::Tokens(TokenFile(Followed::new(vec![source], WORDS, read)?)))
     }
 

@@ -4,6 +4,7 @@
 //! task of its own, never by a request; a file that is broken or gone leaves what was known in force, and
 //! that is said once.
 
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -45,6 +46,12 @@ pub struct Source {
     pub flag: &'static str,
     /// Nobody but its owner shall read it.
     pub secret: bool,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.flag, self.path.display())
+    }
 }
 
 /// What is said when files have changed.
@@ -95,7 +102,7 @@ where
     R: Fn(Option<&T>, &[Vec<u8>]) -> Result<T>,
 {
     let mut before = seen;
-    loop {
+    while !sources.is_empty() {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = NOW.notified() => {}
@@ -125,9 +132,7 @@ where
 }
 
 fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>> {
-    let read =
-        |source: &Source| read(&source.path).with_context(|| format!("{} {}", source.flag, source.path.display()));
-    sources.iter().map(read).collect()
+    sources.iter().map(|source| read(&source.path).with_context(|| source.to_string())).collect()
 }
 
 /// The file's content. It never waits: what is no file (a pipe, a device) is refused.
@@ -160,6 +165,15 @@ fn text_of(bytes: Vec<u8>) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), ToString::to_string))
 }
 
+/// The one line of a secret's file, without its end.
+pub fn secret_of(bytes: Vec<u8>) -> Result<String> {
+    let text = String::from_utf8(bytes).context("it is not UTF-8")?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    ensure!(!secret.is_empty(), "it is empty");
+    ensure!(!secret.contains(char::is_control), "it has control characters, such as a second line");
+    Ok(secret.to_string())
+}
+
 fn print_of(contents: &Result<Vec<Vec<u8>>>) -> Print {
     let mut hash = Sha256::new();
     match contents {
@@ -181,11 +195,11 @@ pub fn keep_private(source: &Source) {
     let Some(data) = std::fs::metadata(&source.path).ok().filter(|data| source.secret && open_to_all(data)) else {
         return;
     };
-    let (flag, path, mode) = (source.flag, source.path.display(), data.mode() & 0o777);
+    let mode = data.mode() & 0o777;
     if narrow(&source.path, &data, OWNER_ONLY).is_ok() {
-        warn!("{flag} {path} was open to everybody (mode {mode:03o}): it is its owner's alone now (0600)");
+        warn!("{source} was open to everybody (mode {mode:03o}): it is its owner's alone now (0600)");
     } else {
-        warn!("{flag} {path} is open to everybody (mode {mode:03o}), and is not ours to change: chmod o-rwx it");
+        warn!("{source} is open to everybody (mode {mode:03o}), and is not ours to change: chmod o-rwx it");
     }
 }
 

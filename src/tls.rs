@@ -57,26 +57,30 @@ const WORDS: Words = Words { newer: "the certificate was read again", kept: "the
 impl Files {
     /// What the files say, and go on to say as they change.
     fn follow(self) -> Result<Followed<Arc<CertifiedKey>>> {
-        let sources = vec![
-            Source { path: self.certificate.clone(), flag: "--tls-certificate", secret: false },
-            Source { path: self.key.clone(), flag: "--tls-key", secret: true },
+        let sources = [
+            Source { path: self.certificate, flag: "--tls-certificate", secret: false },
+            Source { path: self.key, flag: "--tls-key", secret: true },
         ];
-        Followed::new(sources, WORDS, move |_, contents| self.certified(&contents[0], &contents[1]).map(Arc::new))
-    }
-
-    fn certified(&self, certificate: &[u8], key: &[u8]) -> Result<CertifiedKey> {
-        let chain = || -> Result<Vec<CertificateDer<'static>>> {
-            let all = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
-            ensure!(!all.is_empty(), "there is no certificate in it (-----BEGIN CERTIFICATE-----)");
-            Ok(all)
-        };
-        let chain = chain().with_context(|| format!("--tls-certificate {}", self.certificate.display()))?;
-        let key = PrivateKeyDer::from_pem_slice(key).with_context(|| format!("--tls-key {}", self.key.display()))?;
-        let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
-        certified.with_context(|| {
-            format!("--tls-key {} does not fit --tls-certificate {}", self.key.display(), self.certificate.display())
+        Followed::new(sources.to_vec(), WORDS, move |_, contents| {
+            certified((&sources[0], &contents[0]), (&sources[1], &contents[1])).map(Arc::new)
         })
     }
+}
+
+/// The certificates in PEM, of which there is one at least.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    ensure!(!all.is_empty(), "there is no certificate in it (-----BEGIN CERTIFICATE-----)");
+    Ok(all)
+}
+
+/// A certificate, with those of its authorities after it, and its key: two files in PEM. An error names the one that
+/// is wrong.
+pub fn certified(certificate: (&Source, &[u8]), key: (&Source, &[u8])) -> Result<CertifiedKey> {
+    let chain = certificates(certificate.1).with_context(|| certificate.0.to_string())?;
+    let secret = PrivateKeyDer::from_pem_slice(key.1).with_context(|| key.0.to_string())?;
+    CertifiedKey::from_der(chain, secret, &ring::default_provider())
+        .with_context(|| format!("{} does not fit {}", key.0, certificate.0))
 }
 
 /// The certificate as the files last had it.

@@ -67,14 +67,9 @@ impl SecretFile {
 }
 
 fn text_of(path: &Path) -> Result<String> {
-    let read = || -> Result<String> {
-        let text = String::from_utf8(files::read(path)?).context("it is not UTF-8")?;
-        let secret = text.trim_end_matches(['\r', '\n']);
-        anyhow::ensure!(!secret.is_empty(), "it is empty");
-        anyhow::ensure!(!secret.contains(char::is_control), "it has control characters, such as a second line");
-        Ok(secret.to_string())
-    };
-    read().with_context(|| format!("read the Mesos secret from {}", path.display()))
+    files::read(path)
+        .and_then(files::secret_of)
+        .with_context(|| format!("read the Mesos secret from {}", path.display()))
 }
 
 #[cfg(test)]

@@ -51,9 +51,7 @@ impl OperatorSettings {
             Address::File(path) => Some(source(path, "--mesos")), // It may hold ZooKeeper's password.
             _ => None,
         };
-        let etcd = [(&self.etcd.etcd_key, "--etcd-key"), (&self.etcd.etcd_password_file, "--etcd-password-file")];
-        let etcd = etcd.into_iter().filter_map(|(path, flag)| Some(source(path.as_ref()?, flag)));
-        self.secret_file.iter().map(|path| source(path, "--secret-file")).chain(masters).chain(etcd).collect()
+        self.secret_file.iter().map(|path| source(path, "--secret-file")).chain(masters).collect()
     }
 
     /// The names that the API is asked for by, beside addresses: those of `--allowed-hosts` and `--advertise`.

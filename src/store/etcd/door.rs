@@ -1,28 +1,28 @@
-//! How members of etcd are reached: with TLS or without, and as whom. Files are read again when they change. I/O.
+//! How members of etcd are reached: with TLS or without, and as whom. Files are followed ([`crate::files`]). I/O.
 //!
 //! A connection keeps what it was made with, so each version of the files has a number: a member whose
 //! connection has an older one makes another.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use rustls::RootCertStore;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
-use tracing::{error, info, warn};
+use tracing::warn;
 
-/// Between two looks at whether files have changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+use crate::files::{Followed, Source, Words, secret_of};
+use crate::tls::{certificates, certified};
+
 /// A TCP connection to a member of the cluster takes milliseconds; a second allows for one lost packet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The largest file that is read: a bundle of all public authorities has a quarter of it.
-const FILE_MAX: u64 = 1 << 20;
+/// What is said when files have changed.
+const WORDS: Words = Words {
+    newer: "the certificates or the password for etcd have changed: they are used from now on",
+    kept: "the former contents stay in use",
+};
 
 /// As whom etcd is asked, and whom we take for etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,9 +39,30 @@ pub struct Credentials {
     pub password_file: Option<PathBuf>,
 }
 
+const CA: &str = "--etcd-ca";
+const CERTIFICATE: &str = "--etcd-certificate";
+const KEY: &str = "--etcd-key";
+const PASSWORD_FILE: &str = "--etcd-password-file";
+
+impl Credentials {
+    fn files(&self) -> Vec<Source> {
+        let given = [
+            (&self.ca, CA, false),
+            (&self.certificate, CERTIFICATE, false),
+            (&self.key, KEY, true),
+            (&self.password_file, PASSWORD_FILE, true),
+        ];
+        let source =
+            |(path, flag, secret): (&Option<PathBuf>, _, _)| Some(Source { path: path.clone()?, flag, secret });
+        given.into_iter().filter_map(source).collect()
+    }
+}
+
 /// What the files say.
-#[derive(Default, PartialEq)]
+#[derive(Default)]
 struct Contents {
+    /// How often they have changed.
+    number: u64,
     ca: Option<Vec<u8>>,
     /// Certificate and key.
     identity: Option<(Vec<u8>, Vec<u8>)>,
@@ -49,20 +70,11 @@ struct Contents {
     login: Option<(String, String)>,
 }
 
-/// The newest contents that were good.
-struct Known {
-    contents: Arc<Contents>,
-    number: u64,
-    looked: Instant,
-    /// The last error, so that a wrong file is told of once.
-    wrong: Option<String>,
-}
-
 /// How all members of one cluster are reached.
 pub(super) struct Door {
     pub(super) tls: bool,
     pub(super) given: Credentials,
-    known: Mutex<Known>,
+    contents: Followed<Contents>,
     /// That etcd asks for no login was said.
     told: AtomicBool,
 }
@@ -70,47 +82,28 @@ pub(super) struct Door {
 impl Door {
     /// An error names the setting that is wrong.
     pub(super) fn new(tls: bool, given: Credentials) -> Result<Door> {
-        let contents = Arc::new(read(&given)?);
-        if contents.login.is_some() && !tls {
+        let (files, user) = (given.files(), given.user.clone());
+        let read = move |former: Option<&Contents>, texts: &[Vec<u8>]| {
+            let number = former.map_or(0, |former| former.number + 1);
+            Ok(Contents { number, ..read(&files, texts, user.as_deref())? })
+        };
+        let contents = Followed::new(given.files(), WORDS, read)?;
+        if contents.now().login.is_some() && !tls {
             warn!("--etcd-user without TLS: who reads the network reads the password; etcds:// encrypts it");
         }
-        let known = Mutex::new(Known { contents, number: 0, looked: Instant::now(), wrong: None });
-        Ok(Door { tls, given, known, told: AtomicBool::new(false) })
+        Ok(Door { tls, given, contents, told: AtomicBool::new(false) })
     }
 
-    /// The number of the newest contents. Looks at the files now and then.
+    /// The number of the newest contents.
     pub(super) fn number(&self) -> u64 {
-        self.current().0
-    }
-
-    fn current(&self) -> (u64, Arc<Contents>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.given != Credentials::default() && known.looked.elapsed() >= LOOK_EVERY {
-            known.looked = Instant::now();
-            match read(&self.given) {
-                Ok(newer) if newer != *known.contents => {
-                    info!("the certificates or the password for etcd have changed: they are used from now on");
-                    known.contents = Arc::new(newer);
-                    known.number += 1;
-                    known.wrong = None;
-                }
-                Ok(_) => known.wrong = None,
-                Err(wrong) => {
-                    let wrong = format!("{wrong:#}");
-                    if known.wrong.as_ref() != Some(&wrong) {
-                        error!("{wrong}; the former contents stay in use");
-                    }
-                    known.wrong = Some(wrong);
-                }
-            }
-        }
-        (known.number, known.contents.clone())
+        self.contents.now().number
     }
 
     /// Connects when first used, and again whenever the connection has broken; logs in at once, if there
     /// is a user. Answers with the number of the contents that were used.
     pub(super) async fn dial(&self, endpoint: &str) -> Result<(Client, u64), etcd_client::Error> {
-        let (number, contents) = self.current();
+        let contents: Arc<Contents> = self.contents.now();
+        let number = contents.number;
         let mut options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_require_leader(true);
         if self.tls {
             options = options.with_tls(tls(&contents));
@@ -147,63 +140,36 @@ fn tls(contents: &Contents) -> TlsOptions {
     }
 }
 
-fn read(given: &Credentials) -> Result<Contents> {
-    let ca = given.ca.as_deref().map(|path| read_ca(path).with_context(|| told("etcd-ca", path))).transpose()?;
-    let identity = match (&given.certificate, &given.key) {
-        (Some(certificate), Some(key)) => Some(read_identity(certificate, key)?),
-        _ => None,
+fn read(files: &[Source], texts: &[Vec<u8>], user: Option<&str>) -> Result<Contents> {
+    let file = |flag| {
+        let mut files = files.iter().zip(texts).map(|(source, text)| (source, text.as_slice()));
+        files.find(|(source, _)| source.flag == flag)
     };
-    let login = match (&given.user, &given.password_file) {
-        (Some(user), Some(path)) => {
-            let password = read_password(path).with_context(|| told("etcd-password-file", path))?;
-            Some((user.clone(), password))
+    if let Some((source, pem)) = file(CA) {
+        check_authorities(pem).with_context(|| source.to_string())?;
+    }
+    let identity = match (file(CERTIFICATE), file(KEY)) {
+        (Some(certificate), Some(key)) => {
+            certified(certificate, key)?;
+            Some((certificate.1.to_vec(), key.1.to_vec()))
         }
         _ => None,
     };
-    Ok(Contents { ca, identity, login })
-}
-
-fn told(flag: &str, path: &Path) -> String {
-    format!("--{flag} {}", path.display())
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let about = std::fs::metadata(path)?;
-    ensure!(about.is_file(), "it is not a file");
-    ensure!(about.len() <= FILE_MAX, "it has {} bytes: allowed are {FILE_MAX}", about.len());
-    Ok(std::fs::read(path)?)
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
-    ensure!(!all.is_empty(), "there is no certificate in it (-----BEGIN CERTIFICATE-----)");
-    Ok(all)
+    let login = match (user, file(PASSWORD_FILE)) {
+        (Some(user), Some((source, text))) => {
+            let password = secret_of(text.to_vec()).with_context(|| source.to_string())?;
+            Some((user.to_string(), password))
+        }
+        _ => None,
+    };
+    Ok(Contents { number: 0, ca: file(CA).map(|(_, pem)| pem.to_vec()), identity, login })
 }
 
 /// The library passes over authorities that it does not understand: here they are an error.
-fn read_ca(path: &Path) -> Result<Vec<u8>> {
-    let pem = read_file(path)?;
+fn check_authorities(pem: &[u8]) -> Result<()> {
     let mut roots = RootCertStore::empty();
-    for (i, certificate) in certificates(&pem)?.into_iter().enumerate() {
+    for (i, certificate) in certificates(pem)?.into_iter().enumerate() {
         roots.add(certificate).with_context(|| format!("its certificate {} is not understood", i + 1))?;
     }
-    Ok(pem)
-}
-
-fn read_identity(certificate: &Path, key: &Path) -> Result<(Vec<u8>, Vec<u8>)> {
-    let chain_pem = read_file(certificate).with_context(|| told("etcd-certificate", certificate))?;
-    let chain = certificates(&chain_pem).with_context(|| told("etcd-certificate", certificate))?;
-    let key_pem = read_file(key).with_context(|| told("etcd-key", key))?;
-    let secret = PrivateKeyDer::from_pem_slice(&key_pem).with_context(|| told("etcd-key", key))?;
-    CertifiedKey::from_der(chain, secret, &ring::default_provider())
-        .with_context(|| format!("{} does not fit {}", told("etcd-key", key), told("etcd-certificate", certificate)))?;
-    Ok((chain_pem, key_pem))
-}
-
-fn read_password(path: &Path) -> Result<String> {
-    let Ok(text) = String::from_utf8(read_file(path)?) else { bail!("it is not text") };
-    let password = text.trim_end_matches(['\n', '\r']);
-    ensure!(!password.is_empty(), "it is empty: it holds the password, and nothing else");
-    ensure!(!password.contains(['\n', '\r']), "it has several lines: it holds the password, and nothing else");
-    Ok(password.to_string())
+    Ok(())
 }
