@@ -4,6 +4,7 @@
 pub mod access;
 pub mod api;
 pub mod board;
+mod bodies;
 pub mod cli;
 pub mod clock;
 pub mod door;

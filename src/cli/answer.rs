@@ -2,13 +2,13 @@
 //!
 //! This is the one place: whoever answers may be another than we think, or an operator that is older.
 
-use anyhow::{Context as _, Result, ensure};
-use futures::StreamExt as _;
+use anyhow::{Context as _, Result};
 use reqwest::Response;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::sse::Message;
+use crate::bodies::read_at_most;
 use crate::plain::escape;
 
 /// The most bytes of an answer: 50,000 instances.
@@ -19,12 +19,7 @@ const REFUSAL_BYTES_MAX: usize = 1 << 20;
 /// The answer to a request, whatever it was.
 pub async fn json<T: DeserializeOwned>(response: Response) -> Result<T> {
     let max = if response.status().is_success() { ANSWER_BYTES_MAX } else { REFUSAL_BYTES_MAX };
-    let (mut body, mut bytes) = (response.bytes_stream(), Vec::new());
-    while let Some(chunk) = body.next().await {
-        bytes.extend_from_slice(&chunk?);
-        ensure!(bytes.len() <= max, "the answer has more than {max} bytes");
-    }
-    let value: Value = serde_json::from_slice(&bytes)?;
+    let value: Value = serde_json::from_slice(&read_at_most(response, max).await?)?;
     Ok(serde_json::from_value(harmless(value))?)
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
-use bytes::Bytes;
 use futures::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Client, Response, Url};
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 use super::masters::Masters;
 use super::wire::Id;
 use super::{SecretFile, Settings};
+use crate::bodies::read_at_most;
 use crate::offload::elsewhere;
 use crate::plain::{NAME_CHARS_MAX, TEXT_CHARS_MAX, plain};
 
@@ -232,20 +232,6 @@ pub(super) async fn error_text(response: Response) -> String {
     };
     let _ = timeout(ERROR_TEXT_WAIT, start).await; // What came of it is told.
     plain(String::from_utf8_lossy(&bytes).trim(), TEXT_CHARS_MAX)
-}
-
-/// The whole body, if it is no longer than that.
-pub(super) async fn read_at_most(response: Response, max: usize) -> Result<Vec<u8>> {
-    let mut body = response.bytes_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.next().await {
-        let chunk: Bytes = chunk?;
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > max {
-            bail!("the reply has more than {max} bytes");
-        }
-    }
-    Ok(bytes)
 }
 
 /// A framework that the master knows.

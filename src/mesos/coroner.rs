@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::Settings;
 use super::agents::{Agent, agents};
-use super::client::{Http, error_text, read_at_most};
+use super::client::{Http, error_text};
+use crate::bodies::read_at_most;
 use crate::model::{LastWords, MesosEvent, Output, TaskState, TaskUpdate};
 
 /// Deaths that may wait to be looked at; of more at once nobody reads the last words.
