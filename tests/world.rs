@@ -264,6 +264,25 @@ fn nor_is_a_port_that_a_replica_follows() {
     assert_eq!(placed_ports(&mut world, &address(0).host, (31_700, 31_701)), [31_701]);
 }
 
+#[test]
+fn whoever_waits_is_offered_a_port_again_when_it_is_avoided_no_more() {
+    let mut world = world(1);
+    let stranger = Probe { task_id: task(1), result: Err(NoAnswer::Stranger), at: NOW, until: NOW, watched: false };
+    world.apply(Event::Probed(stranger), NOW);
+    let (mut asked, wanting) = (Asked::default(), BTreeSet::from(["cache".to_string()]));
+    let mut plan_at = |ms| plan_session(&mut world, &mut asked, &wanting, &BTreeSet::new(), NOW.plus_ms(ms));
+    let revives = |plan: &SessionPlan| plan.calls.contains(&MesosCall::Revive);
+    let first = plan_at(0);
+    assert!(revives(&first));
+    let free_at = first.revisit_at.expect("it is avoided for some time");
+    let free_ms = free_at.since_ms(NOW);
+    assert!(free_ms < 30_000, "{free_ms}");
+    for (ms, expected) in [(free_ms - 1, false), (free_ms, true), (free_ms + 1, false), (free_ms + 29_999, false)] {
+        assert_eq!(revives(&plan_at(ms)), expected, "{ms}");
+    }
+    assert!(revives(&plan_at(free_ms + 30_000)), "should the first have been lost");
+}
+
 // --- Tasks that Mesos must be asked about ------------------------------------------------------
 
 #[test]

@@ -126,6 +126,11 @@ impl World {
         }
     }
 
+    /// When the first port is free again of those that were avoided at that moment.
+    pub(super) fn avoided_until(&self, at: Timestamp) -> Option<Timestamp> {
+        self.avoided.values().filter(|until| **until > at).min().copied()
+    }
+
     /// Instances with nodes on these agents.
     fn nodes_on(&self, agents: &BTreeSet<String>) -> Dirty {
         let there = |instance: &Instance| instance.nodes.values().any(|n| agents.contains(&n.record.value.agent_id));

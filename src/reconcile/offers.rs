@@ -252,7 +252,7 @@ fn turn_offers(
     let due = match asked.revived_at {
         _ if !asked.offers_on => now,
         Some(at) if newcomer => at.plus_ms(REVIVE_GAP_MS),
-        Some(at) => at.plus_ms(REVIVE_AGAIN_MS),
+        Some(at) => again_at(world, at),
         None => now,
     };
     if due <= now {
@@ -265,10 +265,18 @@ fn turn_offers(
         asked.offers_on = true;
         asked.revived_at = Some(now);
         asked.wanting.clone_from(wanting);
-        plan.revisit(now.plus_ms(REVIVE_AGAIN_MS));
+        plan.revisit(again_at(world, now));
     } else {
         plan.revisit(due);
     }
+}
+
+/// When offers are asked for again that were asked for at that moment. One without the port that was avoided then has
+/// been declined for long, so whoever waits needs it anew when that is over.
+fn again_at(world: &World, revived_at: Timestamp) -> Timestamp {
+    let free_at = world.avoided_until(revived_at).map(|free| free.max(revived_at.plus_ms(REVIVE_GAP_MS)));
+    let at = revived_at.plus_ms(REVIVE_AGAIN_MS);
+    free_at.map_or(at, |free| free.min(at))
 }
 
 /// What agents must satisfy for one of those who wait to use them: nothing, when one of them does not mind.
