@@ -17,6 +17,7 @@ use super::info::{Info, SECTIONS};
 use super::login::{MASTER_PASSWORD, setting};
 use super::{INFO, Redis, command, info_commands, reply};
 use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
+use crate::passwords::User;
 
 /// So long a node that hangs delays what the operator does about its siblings: it is tried again soon.
 const REACH_WITHIN: Duration = Duration::from_millis(500);
@@ -228,9 +229,11 @@ pub(super) fn demoting(master: &Address) -> Vec<Cmd> {
     [info_commands().to_vec(), vec![replica_of(master), command(&["CLIENT", "UNPAUSE"])]].concat()
 }
 
-/// Cuts all clients but us, so that they look for the master.
+/// Cuts all clients, so that they look for the master. Not operators, where they have a user of their own: who asks
+/// at that moment would take the node for one that does not answer.
 pub(super) fn cutting_clients() -> Vec<Cmd> {
-    ["normal", "pubsub"].map(|kind| command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])).to_vec()
+    let cut = |kind| command(&["CLIENT", "KILL", "TYPE", kind, "USER", User::Client.name(), "SKIPME", "yes"]);
+    ["normal", "pubsub"].map(cut).to_vec()
 }
 
 /// Makes a node a master, and asks what it is then.
