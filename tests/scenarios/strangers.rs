@@ -108,7 +108,8 @@ pub async fn a_client_cannot_hold_up_a_failover_whatever_it_calls_itself(kind: K
         clients.push(client);
     }
     kill_node(master(&before)).await;
-    let after = another_master(&world, "orders", &before).await;
+    another_master(&world, "orders", &before).await;
+    let after = world.until("orders", "is whole", |status| is_ready(status) && status.nodes.len() == 3).await;
     world.cli(&["failover", "orders"], "").await;
     another_master(&world, "orders", &after).await;
     world.until("orders", "is whole", |status| is_ready(status) && status.nodes.len() == 3).await;
