@@ -375,6 +375,34 @@ async fn publications_have_the_formats_of_sentinel() {
 }
 
 #[tokio::test]
+async fn a_death_is_published_before_its_successor_when_both_are_seen_at_once() {
+    let told = |channel: &str, message: String| (channel.to_string(), message);
+    for (is_dead, is_listed) in [(true, true), (true, false), (false, true)] {
+        let mut both = Both::start().await;
+        let view = both.board.get("orders").expect("it is there");
+        let [m, r] = [0, 1].map(|i| view.status.nodes[i].address.replacen(':', " ", 1));
+        let all = published(&mut both, |view| {
+            view.status.master = Some(view.status.nodes[1].address.clone());
+            (view.status.nodes[0].role, view.status.nodes[1].role) = (Role::Replica, Role::Master);
+            if is_dead {
+                view.status.nodes[0].state = NodeState::Dead;
+            }
+            if !is_listed {
+                view.status.nodes.remove(0);
+            }
+        })
+        .await;
+        let (down, switched): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, m)| m.starts_with("master orders"));
+        let expected = [
+            told("+sdown", format!("master orders {m}")),
+            told("+odown", format!("master orders {m} #quorum 1/1")),
+        ];
+        assert_eq!(down, if is_dead { &expected[..] } else { &[] }, "a switchover is no death");
+        assert_eq!(switched[0], told("+switch-master", format!("orders {m} {r}")));
+    }
+}
+
+#[tokio::test]
 async fn rubbish_is_answered_as_redis_does_and_ends_the_connection() {
     let both = Both::start().await;
     for (rubbish, answer) in [

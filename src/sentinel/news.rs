@@ -50,6 +50,10 @@ impl Told {
         };
         match &view.status.master {
             Some(master) if *master != before => {
+                // A view with the death alone may have been passed over.
+                if node_down(view, &before) == Down::Objectively {
+                    self.set_master_down(name, &before, Down::Objectively, out);
+                }
                 let (old_ip, old_port) = parts(&before);
                 let (ip, port) = parts(master);
                 let message = format!("{name} {old_ip} {old_port} {ip} {port}");

@@ -166,6 +166,7 @@ impl Subscriber {
     async fn start(world: &World) -> Subscriber {
         let mut client = Client::connect(world.operators[0].sentinel()).await.expect("the sentinel listens");
         client.send(&["PSUBSCRIBE", "*"]).await.expect("it reads");
+        while client.line().await.expect("the sentinel stays") != ":1" {} // It has subscribed.
         Subscriber(client)
     }
 
