@@ -393,10 +393,8 @@ async fn a_death_is_published_before_its_successor_when_both_are_seen_at_once() 
         })
         .await;
         let (down, switched): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, m)| m.starts_with("master orders"));
-        let expected = [
-            told("+sdown", format!("master orders {m}")),
-            told("+odown", format!("master orders {m} #quorum 1/1")),
-        ];
+        let expected =
+            [told("+sdown", format!("master orders {m}")), told("+odown", format!("master orders {m} #quorum 1/1"))];
         assert_eq!(down, if is_dead { &expected[..] } else { &[] }, "a switchover is no death");
         assert_eq!(switched[0], told("+switch-master", format!("orders {m} {r}")));
     }

@@ -14,6 +14,10 @@ use crate::spec::{self, InstanceSpec};
 const KILL_GRACE_MS: u64 = 8000;
 /// Redis' `shutdown-timeout`, in seconds.
 const SHUTDOWN_TIMEOUT_S: u64 = 5;
+/// What a replica logs in with until it is told its password, which no command line may hold. A wrong password makes
+/// redis-server try again after a second; without any it is refused later in the handshake, and tries again at once:
+/// some such replicas take all processors of a machine, and the operator that would end it gets none.
+const NOT_TOLD_YET: &str = "not-told-yet";
 
 /// Settings that the operator owns and may change while a node runs.
 ///
@@ -164,6 +168,9 @@ fn argv(node: &NodeRecord, record: &InstanceRecord, follows: Option<&Address>, s
     }
     argv.extend(node.config.iter().filter(|(key, _)| spec::start_config(key)).map(|(key, value)| line(key, value)));
     if let Some(master) = follows {
+        if node.owned.contains_key(USERS) {
+            argv.extend(["--masteruser", User::Replica.name(), "--masterauth", NOT_TOLD_YET].map(str::to_string));
+        }
         argv.extend(["--replicaof".to_string(), master.host.clone(), master.port.to_string()]);
     }
     argv
@@ -253,5 +260,11 @@ mod tests {
         assert!(line.contains(r#"|--client-output-buffer-limit "replica" "256mb" "64mb" "60"|"#), "{line}");
         assert!(line.contains(r#"|--save ""|"#), "{line}");
         assert!(line.ends_with("|--replicaof|10.0.0.8|20002"), "{line}");
+        assert!(!line.contains("masterauth"), "a master without users would refuse it: {line}");
+
+        let owned = BTreeMap::from([(USERS.to_string(), "1".to_string())]);
+        let line = launch(&NodeRecord { owned, ..node }, &placement, &record, Some(&master), &PlanSettings::default());
+        let told = ["--masteruser", "redisctl-replica", "--masterauth", "not-told-yet", "--replicaof"];
+        assert!(line.argv.windows(5).any(|words| words == told), "{:?}", line.argv);
     }
 }

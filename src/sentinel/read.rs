@@ -198,13 +198,11 @@ fn escaped(c: char) -> char {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-    use std::time::Duration;
-
     use proptest::prelude::*;
+    use std::fmt::Write as _;
 
     use super::*;
-    use crate::linear::shortest;
+    use crate::linear::assert_linear;
 
     /// All requests in these pieces, each as long as the cut says, and the rest.
     fn chopped(bytes: &[u8], cuts: &[usize], stranger: bool) -> (Vec<Request>, Option<Wrong>) {
@@ -316,14 +314,9 @@ mod tests {
             ("lines", &|bytes| "PING\n".repeat(bytes / 5)),
         ];
         for (what, text) in long {
-            let cost_of = |bytes| {
-                let (text, cuts) = (text(bytes), vec![1; bytes]);
-                shortest(|| assert_eq!(chopped(text.as_bytes(), &cuts, false).1, None))
-            };
-            let (some, more) = (cost_of(1600), cost_of(16_000));
-            // Below 20 us, what is measured is the clock.
-            let some = some.max(Duration::from_micros(20));
-            assert!(more < 20 * some, "{what}: {some:?}, and {more:?} for ten times as much");
+            assert_linear(what, 1600, text, |text| {
+                assert_eq!(chopped(text.as_bytes(), &vec![1; text.len()], false).1, None);
+            });
         }
     }
 

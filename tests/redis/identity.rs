@@ -197,6 +197,42 @@ async fn a_node_that_proves_itself_follows_is_promoted_and_hands_over_with_a_pas
     assert!(a.cli(&["INFO", "replication"]).await.unwrap().contains("connected_slaves:0"));
 }
 
+/// How often the master is connected to until this has lasted for three seconds.
+async fn tries(master: &Server) -> u64 {
+    let connections = async || {
+        let info = master.cli(&["INFO", "stats"]).await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = connections().await;
+    tokio::time::sleep(Duration::from_secs(3)).await; // What is counted is a rate.
+    connections().await - before - 1 // The last question.
+}
+
+/// Why launches have a password that is none: see `reconcile::launch`.
+#[tokio::test]
+async fn a_replica_with_a_wrong_password_tries_once_a_second_and_one_with_none_without_a_pause() {
+    let redis = commander(TIMEOUT);
+    let (a, b) = (node(&redis, "orders-0.1", &[]).await, node(&redis, "orders-1.1", &[]).await);
+    let follow = |master: &Server| format!("127.0.0.1 {}", master.port());
+    let wrong = ["--masteruser", "redisctl-replica", "--masterauth", "wrong", "--replicaof", &follow(&a)];
+    let _told = Server::start(&wrong).await;
+    let _untold = Server::start(&["--replicaof", &follow(&b)]).await;
+    let (told, untold) = tokio::join!(tries(&a), tries(&b));
+    assert!((1..=4).contains(&told), "{told}");
+    assert!(untold > 10 * told, "{untold} beside {told}: then it is not needed any more");
+}
+
+#[tokio::test]
+async fn a_replica_is_let_in_by_a_master_without_users_whatever_password_it_had() {
+    let redis = commander(TIMEOUT);
+    let old = Server::start(&[]).await;
+    let had = ["--masteruser", "redisctl-replica", "--masterauth", "wrong"];
+    let replica = node(&redis, "orders-1.1", &had).await;
+    redis.follow(&address(&replica), &address(&old), None).await.unwrap();
+    wait_for_link(&redis, &replica).await;
+}
+
 #[tokio::test]
 async fn no_client_can_pretend_to_be_a_later_leader() {
     let redis = commander(TIMEOUT);

@@ -137,7 +137,10 @@ impl Redis {
 
     /// What tells a node by which password its master lets it in.
     pub(super) fn at_master(&self, node: &Address, password: Option<&str>) -> Result<Vec<Cmd>, Failure> {
-        let Some(password) = password else { return Ok(Vec::new()) };
+        let Some(password) = password else {
+            // A master without users lets nobody in who comes with a password, and one was set at the start.
+            return Ok(vec![command(&["CONFIG", "SET", "masterauth", ""])]);
+        };
         let set = setting(self.login(node).as_deref(), MASTER_PASSWORD, password);
         set.ok_or_else(|| Failure::Refused(format!("how to log in at {node} is not known")))
     }

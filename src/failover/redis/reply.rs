@@ -232,12 +232,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::linear::shortest;
+    use crate::linear::assert_linear;
 
     /// Reads replies in these pieces, until so many are whole.
     fn read(pieces: &[&[u8]], count: usize) -> Result<Vec<usize>, NoAnswer> {
@@ -272,9 +270,6 @@ mod tests {
     }
 
     const READ_BYTES: usize = 1 << 10;
-    /// Below this, what is measured is the clock.
-    const FLOOR: Duration = Duration::from_micros(20);
-
     /// What a node may send without end, so many bytes of it, all within bounds.
     fn long(kind: usize, bytes: usize) -> Vec<u8> {
         match kind {
@@ -290,23 +285,24 @@ mod tests {
     #[test]
     fn ten_times_the_bytes_take_ten_times_the_time() {
         for kind in 0..6 {
-            let cost_of = |bytes: usize| {
-                let sent = long(kind, bytes);
-                // Byte by byte, as whoever wants to cost us most sends them.
-                let pieces: Vec<&[u8]> = sent.chunks(if kind == 0 { READ_BYTES } else { 1 }).collect();
-                shortest(|| drop(read(&pieces, usize::MAX).unwrap()))
-            };
-            let (some, more) = (cost_of(100_000), cost_of(1_000_000));
-            assert!(more < 20 * some.max(FLOOR), "kind {kind}: {some:?}, and {more:?} for ten times as much");
+            assert_linear(
+                &format!("kind {kind}"),
+                100_000,
+                |bytes| long(kind, bytes),
+                |sent| {
+                    // Byte by byte, as whoever wants to cost us most sends them.
+                    let pieces: Vec<&[u8]> = sent.chunks(if kind == 0 { READ_BYTES } else { 1 }).collect();
+                    drop(read(&pieces, usize::MAX).unwrap());
+                },
+            );
         }
-        let cost_of = |bytes: usize| {
+        let clients = |bytes: usize| {
             let text = [vec![b'x'; bytes / 2], b" a=1\n".repeat(bytes / 10)].concat();
-            let sent = [format!("${}\r\n", text.len()).into_bytes(), text, b"\r\n".to_vec()].concat();
-            let pieces: Vec<&[u8]> = sent.chunks(7).collect();
-            shortest(|| assert!(list(&pieces).unwrap().0))
+            [format!("${}\r\n", text.len()).into_bytes(), text, b"\r\n".to_vec()].concat()
         };
-        let (some, more) = (cost_of(100_000), cost_of(1_000_000));
-        assert!(more < 20 * some, "{some:?}, and {more:?} for ten times as much");
+        assert_linear("a list of clients", 100_000, clients, |sent| {
+            assert!(list(&sent.chunks(7).collect::<Vec<_>>()).unwrap().0);
+        });
     }
 
     #[test]
