@@ -273,18 +273,18 @@ fn whoever_waits_is_offered_a_port_again_when_it_is_avoided_no_more() {
     let mut plan_at = |ms| plan_session(&mut world, &mut asked, &wanting, &BTreeSet::new(), NOW.plus_ms(ms));
     let revives = |plan: &SessionPlan| plan.calls.contains(&MesosCall::Revive);
     // Looked at when the plan says so, as the controller does.
-    let (mut at_ms, mut revived) = (0, Vec::new());
+    let (mut at_ms, mut asked_at) = (0, Vec::new());
     while at_ms <= 90_000 {
         let plan = plan_at(at_ms);
         if revives(&plan) {
-            revived.push(at_ms);
+            asked_at.push(at_ms);
         }
         let revisit_ms = plan.revisit_at.expect("somebody waits").since_ms(NOW);
         assert!(revisit_ms > at_ms, "{revisit_ms} after {at_ms}");
         at_ms = revisit_ms;
     }
-    let [0, free_ms, lost_ms, ..] = revived[..] else { panic!("{revived:?}") };
-    assert!(free_ms < 30_000, "as soon as the port is free: {revived:?}");
+    let [0, free_ms, lost_ms, ..] = asked_at[..] else { panic!("{asked_at:?}") };
+    assert!(free_ms < 30_000, "as soon as the port is free: {asked_at:?}");
     assert_eq!(lost_ms, free_ms + 30_000, "should one have been lost");
 }
 

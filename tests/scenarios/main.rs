@@ -173,5 +173,6 @@ scenarios! {
     restarts:
         an_operator_killed_at_random_moments_goes_on_where_it_was,
         an_operator_killed_again_and_again_amid_changes_loses_nothing,
-        an_operator_restarted_with_twenty_healthy_instances_only_takes_the_lead;
+        an_operator_restarted_with_twenty_healthy_instances_only_takes_the_lead,
+        a_store_that_was_restored_behind_a_switchover_deposes_no_master_and_costs_no_write;
 }

@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal};
 
 use crate::cluster::Kind;
 use crate::document::Document;
+use crate::failover::{another_master, orders};
 use crate::support::{AgentSpec, redis};
-use crate::world::{PREFIX, TIMEOUT, World, all_have, instance_key, kill_node, replicas, write};
+use crate::world::{PREFIX, TIMEOUT, World, all_have, instance_key, kill_node, master, replicas, task_ids, write};
 
 /// Longer than the operator's probe interval.
 const LOOK_FOR: Duration = Duration::from_secs(6);
@@ -145,6 +146,25 @@ pub async fn an_operator_restarted_with_twenty_healthy_instances_only_takes_the_
     let after = Traces::read(&world, &nodes).await;
     println!("after kill -9 and restart with {} nodes: {}", nodes.len(), after.since(&before));
     assert!(after.same_but_for_leadership(&before), "{}", after.since(&before));
+    world.finish().await;
+}
+
+/// The backup is older than a switchover, and no operator lives that has seen more.
+pub async fn a_store_that_was_restored_behind_a_switchover_deposes_no_master_and_costs_no_write(kind: Kind) {
+    let (mut world, before) = orders(kind, Document::new("orders", 2)).await;
+    world.etcd.back_up().await;
+    world.cli(&["failover", "orders"], "").await;
+    let after = another_master(&world, "orders", &before).await;
+    write(&after, "a", "1").await;
+
+    world.operators[0].kill();
+    world.etcd.restore().await;
+    world.operators[0].spawn_again();
+    let told = world.event("orders", "MasterAdopted").await;
+    assert!(told.contains(&format!("{} is the master", master(&after).name)), "{told}");
+    let end = world.ready("orders", 3).await;
+    assert_eq!((&end.master, task_ids(&end)), (&after.master, task_ids(&before)));
+    all_have(&end, "a", "1").await;
     world.finish().await;
 }
 

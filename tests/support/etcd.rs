@@ -13,6 +13,8 @@ use super::wait_until;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one etcdctl command may take, on a loaded machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+/// The file that a backup is in.
+const BACKUP: &str = "backup.db";
 
 /// One etcd server, its data kept over [`Etcd::stop`] and [`Etcd::start_again`].
 pub struct Etcd {
@@ -104,6 +106,24 @@ impl Etcd {
     pub async fn start_again(&mut self) {
         self.process = spawn(&self.home, &self.server);
         self.wait_until_healthy().await;
+    }
+
+    /// `etcdctl snapshot save`: a backup for [`Etcd::restore`].
+    pub async fn back_up(&self) {
+        self.ctl(&["snapshot", "save", &self.home.path().join(BACKUP).display().to_string()]).await;
+    }
+
+    /// Ends the server and starts it again with the data of [`Etcd::back_up`], as an administrator would.
+    pub async fn restore(&mut self) {
+        self.stop();
+        let (data, backup) = (self.home.path().join("data"), self.home.path().join(BACKUP));
+        std::fs::remove_dir_all(&data).expect("there is data");
+        let peer = format!("http://127.0.0.1:{}", self.server.peer_port);
+        let (backup, data) = (backup.display().to_string(), format!("--data-dir={}", data.display()));
+        let member = ["--name=test", &format!("--initial-cluster=test={peer}")].map(str::to_string);
+        let at = format!("--initial-advertise-peer-urls={peer}");
+        self.ctl(&["snapshot", "restore", &backup, &data, &member[0], &member[1], &at]).await;
+        self.start_again().await;
     }
 
     /// SIGSTOP: connections stay open, nobody answers.
