@@ -16,7 +16,8 @@ pub const NAME_CHARS_MAX: usize = 255;
 
 /// The text as it may be shown, and not more than so many characters of it.
 pub fn plain(text: &str, chars_max: usize) -> String {
-    match text.char_indices().nth(chars_max) {
+    let cut = if text.len() > chars_max { text.char_indices().nth(chars_max) } else { None };
+    match cut {
         Some((cut, _)) => format!("{}...", escape(&text[..cut])),
         None => escape(text).into_owned(),
     }
@@ -40,7 +41,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 
 /// Whether nothing of the text does harm.
 pub fn is_plain(text: &str) -> bool {
-    !text.contains(is_harmful)
+    // Most texts have nothing but these, and each plan is full of texts.
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.contains(is_harmful)
 }
 
 /// Whether something that must be kept as it is, such as an id, may be kept at all.
