@@ -174,7 +174,8 @@ async fn a_node_that_proves_itself_follows_is_promoted_and_hands_over_with_a_pas
     let redis = commander(TIMEOUT);
     let a = node(&redis, "orders-0.1", &[]).await;
     let b = node(&redis, "orders-1.1", &[]).await;
-    let c = node(&redis, "orders-2.1", &["--replicaof", "127.0.0.1", &a.port().to_string()]).await;
+    let follows = ["--masteruser", "redisctl-replica", "--masterauth", "none", "--replicaof", "127.0.0.1"];
+    let c = node(&redis, "orders-2.1", &[&follows[..], &[&a.port().to_string()]].concat()).await;
     a.cli(&["SET", "k", "v"]).await.unwrap();
     redis.follow(&address(&b), &address(&a), Some("1@orders-0.1")).await.unwrap();
     redis.kick(&address(&c), &address(&a), Some("1@orders-0.1")).await.unwrap();

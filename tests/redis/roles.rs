@@ -164,6 +164,34 @@ async fn a_deposed_master_is_fenced_its_clients_are_cut_and_its_extent_is_told()
     assert_eq!(master.cli(&["GET", "lost"]).await.unwrap(), "");
 }
 
+/// Full by what clients have written: Redis refuses whatever stands in a transaction then.
+async fn fill(server: &Server) {
+    let big = "x".repeat(100_000);
+    for key in 0..50 {
+        if server.cli(&["SET", &format!("big{key}"), &big]).await.is_err() {
+            return;
+        }
+    }
+    panic!("its memory has room for all of that");
+}
+
+#[tokio::test]
+async fn a_master_that_is_full_is_fenced_follows_and_is_promoted_like_any_other() {
+    let redis = commander(TIMEOUT);
+    let full = node(&redis, "orders-0.1", &["--maxmemory", "3mb"]).await;
+    let other = node(&redis, "orders-1.1", &[]).await;
+    fill(&full).await;
+    assert_eq!(redis.fence(&address(&full)).await.unwrap().role, Role::Replica);
+    assert_eq!(redis.promote(&address(&full), None).await.unwrap().role, Role::Master);
+    full.cli(&["SET", "a", "1"]).await.expect_err("it is full again");
+    redis.detach(&address(&full)).await.unwrap();
+    redis.promote(&address(&full), None).await.unwrap();
+    redis.follow(&address(&full), &address(&other), Some("1@orders-1.1")).await.unwrap();
+    wait_for_link(&redis, &full).await;
+    full.cli(&["CLIENT", "LIST"]).await.unwrap();
+    other.cli(&["SET", "a", "1"]).await.expect("nobody is paused any more");
+}
+
 #[tokio::test]
 async fn a_change_of_role_says_why_it_was_not_done() {
     let redis = commander(TIMEOUT);

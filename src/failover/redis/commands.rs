@@ -22,6 +22,9 @@ use crate::passwords::User;
 /// So long a node that hangs delays what the operator does about its siblings: it is tried again soon.
 const REACH_WITHIN: Duration = Duration::from_millis(500);
 
+/// So long a pause lasts that is not ended.
+const PAUSE_MS: &str = "1000";
+
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -92,7 +95,7 @@ impl Redis {
         let done = async {
             let commands = [self.at_master(node, password)?, vec![replica_of(master)]].concat();
             let mut connection = self.reach(node).await?;
-            self.order(&mut connection, &together(&commands), self.timeout).await?;
+            self.at_once(&mut connection, &commands).await?;
             self.keep(node, connection);
             Ok(())
         };
@@ -130,7 +133,7 @@ impl Redis {
         ensure!(info.never_synced(), "it has been in sync before");
         // REPLICAOF to the master that it has already would do nothing.
         let commands = [login, vec![no_master(), replica_of(master)]].concat();
-        self.order(&mut connection, &together(&commands), self.timeout).await?;
+        self.at_once(&mut connection, &commands).await?;
         self.keep(node, connection);
         Ok(())
     }
@@ -188,8 +191,8 @@ impl Redis {
 
     /// All of these or none, with nothing between; INFO must be among them.
     pub(super) async fn transact(&self, connection: &mut Connection, commands: &[Cmd]) -> Result<Answer, Failure> {
-        let replies = self.order(connection, &together(commands), self.timeout).await?;
-        let texts = replies.last().into_iter().flat_map(|done| match done {
+        let replies = self.at_once(connection, commands).await?;
+        let texts = replies.iter().flat_map(|done| match done {
             Value::Array(replies) => replies.as_slice(),
             _ => &[],
         });
@@ -199,6 +202,20 @@ impl Redis {
         });
         let text = texts.collect::<Vec<_>>().join("\n");
         Info::parse(&text).answer().ok_or(Failure::Lost(NoAnswer::Garbled))
+    }
+
+    /// All of these or none, with nothing between. A master whose memory is full refuses whatever stands in a
+    /// transaction, but not while its clients are paused: one that was replaced must be fenced then, too.
+    async fn at_once(&self, connection: &mut Connection, commands: &[Cmd]) -> Result<Vec<Value>, Failure> {
+        let commands = together(commands);
+        match self.order(connection, &commands, self.timeout).await {
+            Err(Failure::Refused(why)) if why.strip_prefix(REFUSES).is_some_and(|why| why.starts_with("OOM")) => {
+                let pause = command(&["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]);
+                let paused = [vec![pause], commands, vec![command(&["CLIENT", "UNPAUSE"])]].concat();
+                self.order(connection, &paused, self.timeout).await
+            }
+            done => done,
+        }
     }
 
     /// Does these one after the other if we still lead: whatever changes a node goes through here.
