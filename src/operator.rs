@@ -29,6 +29,7 @@ use crate::reconcile::controller::Controller;
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::leaving::LeavingAgents;
+use crate::reconcile::mirror::{Mirror, Mirrored};
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::reflector::reflect;
 use crate::reconcile::repeats::Repeats;
@@ -211,10 +212,11 @@ impl Operator {
     /// Puts on the board what the store says, for ever.
     async fn mirror(&self) {
         let (out, mut inputs) = mpsc::channel(INPUTS_MAX);
-        let reflector = reflect(self.store.clone(), out.clone(), Arc::default());
+        let relist = Arc::new(Notify::new());
+        let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let _keep = out;
-        let (mut world, mut repeats) = (World::default(), Repeats::default());
+        let (mut mirror, mut repeats) = (Mirror::default(), Repeats::default());
         while let Some(input) = inputs.recv().await {
             let event = match input {
                 Input::Event(event) => event,
@@ -227,17 +229,20 @@ impl Operator {
                 }
                 Input::Done { .. } => continue,
             };
-            let listed = matches!(event, crate::reconcile::world::Event::Listed(_));
-            if listed {
-                world = world.afresh(); // A standby judges nothing: it shows whatever the store says.
+            match mirror.apply(event, now()) {
+                Mirrored::Shown { dirty, leader } => {
+                    if leader {
+                        self.show_leader().await;
+                        self.board.set_operator(|o| o.store_synced = true);
+                    }
+                    self.show(&mirror.world, dirty);
+                }
+                Mirrored::Old(why) => {
+                    why.into_iter().for_each(|why| warn!("{why}"));
+                    self.board.set_operator(|o| o.store_synced = false);
+                }
+                Mirrored::ListAgain => relist.notify_one(),
             }
-            let led = world.takes_deletions_for_granted(&event);
-            let dirty = world.apply(event, now());
-            if listed || led {
-                self.show_leader().await;
-                self.board.set_operator(|o| o.store_synced = true);
-            }
-            self.show(&world, dirty);
         }
     }
 

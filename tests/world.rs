@@ -11,10 +11,11 @@ use redisctl::model::{
 };
 use redisctl::placement::{Needs, place};
 use redisctl::reconcile::action::Write;
+use redisctl::reconcile::mirror::{Mirror, Mirrored};
 use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
 use redisctl::reconcile::world::{Document, Done, Event, Note, ReadDocument, World};
 use redisctl::spec::Placement;
-use redisctl::store::{Change, Changes, KeyValue, Listing, node_key, request_key, state_key};
+use redisctl::store::{Change, Changes, KeyValue, LEADER_KEY, Listing, node_key, request_key, state_key};
 use scene::*;
 
 fn item(key: String, value: &impl serde::Serialize, revision: i64) -> KeyValue {
@@ -158,6 +159,27 @@ fn a_record_that_the_operator_removes_may_vanish() {
 }
 
 #[test]
+fn the_link_of_a_node_that_was_removed_is_nobody_elses_whoever_tells_of_it_first() {
+    let committed = |writes| Event::Committed { name: "orders".to_string(), writes, status: None, revision: 31 };
+    let changes = vec![Change::Delete { key: node_key("orders", 1), revision: 31 }];
+    let told = [committed(vec![Write::ForgetNode(1)]), Event::Changed(Changes { changes, revision: 31 })];
+    for order in [[0, 1], [1, 0]] {
+        let (mut world, mut scene) = (world(1), Scene::running(1, ""));
+        let mut answer = scene.answer(0).clone();
+        answer.replicas = vec![address(1)];
+        world.apply(
+            Event::Probed(Probe { task_id: task(0), result: Ok(answer), at: NOW, until: NOW, watched: false }),
+            NOW,
+        );
+        world.expect("orders", &[Write::ForgetNode(1)]);
+        for i in order {
+            world.apply(told[i].clone(), NOW);
+        }
+        assert_eq!(world.instances["orders"].foreign_replicas(), [], "{order:?}");
+    }
+}
+
+#[test]
 fn an_older_change_that_comes_late_does_not_undo_a_newer_commit() {
     let mut world = world(1);
     let mut record = world.instances["orders"].nodes[&1].record.value.clone();
@@ -181,6 +203,28 @@ fn an_older_change_that_comes_late_does_not_bring_back_what_was_forgotten_since(
     let changes = vec![Change::Delete { key: node_key("orders", 1), revision: 32 }];
     world.apply(Event::Changed(Changes { changes, revision: 32 }), NOW);
     assert_eq!(world.frozen, None);
+}
+
+#[test]
+fn a_standby_whose_store_has_gone_back_keeps_what_it_knew_until_somebody_leads_by_it() {
+    for (store_id, revision) in [(1, 30), (2, 90)] {
+        let restored = || Event::Listed(Listing { store_id, revision, ..listing(&mut Scene::running(0, "")) });
+        let changed = |key: &str, revision| {
+            let item = KeyValue { key: key.to_string(), value: b"{}".to_vec(), created: revision, revision };
+            Event::Changed(Changes { changes: vec![Change::Put(item)], revision })
+        };
+        let mut mirror = Mirror::default();
+        let shown = |mirrored: Mirrored| matches!(mirrored, Mirrored::Shown { .. });
+        assert!(shown(mirror.apply(Event::Listed(listing(&mut Scene::running(1, ""))), NOW)));
+        assert!(shown(mirror.apply(changed("requests/orders/failover", 35), NOW)));
+        assert!(matches!(mirror.apply(restored(), NOW), Mirrored::Old(Some(why)) if why.contains("from 35")));
+        assert_eq!(mirror.apply(restored(), NOW), Mirrored::Old(None), "it is said once");
+        assert_eq!(mirror.apply(changed(&state_key("orders"), revision + 1), NOW), Mirrored::Old(None));
+        assert_eq!(mirror.world.instances["orders"].nodes.len(), 2);
+        assert_eq!(mirror.apply(changed(LEADER_KEY, revision + 2), NOW), Mirrored::ListAgain);
+        assert!(shown(mirror.apply(restored(), NOW)));
+        assert_eq!(mirror.world.instances["orders"].nodes.len(), 1);
+    }
 }
 
 #[test]

@@ -175,12 +175,19 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
 pub fn operator(server: &str, operator: &OperatorView) -> String {
     let role = match (&operator.leader, operator.leading) {
         (_, true) => "leads".to_string(),
+        (Some(leader), false) if leader.api == server => "stands by, and led until a moment ago".to_string(),
         (Some(leader), false) => format!("stands by, {} leads", leader.api),
         (None, false) => "stands by, nobody is known to lead".to_string(),
     };
     let message =
         if operator.mesos_message.is_empty() { String::new() } else { format!(" ({})", operator.mesos_message) };
-    let store = if operator.store_synced { "read and watched" } else { "not read yet" };
+    let store = match (operator.store_synced, operator.stale_since) {
+        (true, _) => "read and watched".to_string(),
+        (false, Some(since)) => {
+            format!("cannot be relied on since {since} (its log tells why): what is told is as old as that")
+        }
+        (false, None) => "not read yet".to_string(),
+    };
     let mut text = format!(
         "operator: {} at {server}: {role}\n  store: {store}\n  mesos: {}{message}\n",
         operator.version, operator.mesos

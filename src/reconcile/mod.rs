@@ -26,6 +26,7 @@ pub mod keys;
 pub mod launch;
 pub mod leaving;
 mod members;
+pub mod mirror;
 mod news;
 pub mod offers;
 pub mod parts;
