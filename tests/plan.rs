@@ -1157,6 +1157,32 @@ fn an_emergency_rotation_is_possible_after_any_rotation_before_and_ends_all_form
 }
 
 #[test]
+fn a_node_that_is_to_end_keeps_no_former_password_valid() {
+    let mut scene = with_passwords(6, Some(BEFORE));
+    for (ordinal, password) in [(1, "6@orders-0.1"), (2, "5@orders-0.1")] {
+        let node = &mut scene.node(ordinal).record.value;
+        node.owned.insert("masterauth".to_string(), password.to_string());
+        node.owned.insert("users".to_string(), "6,5".to_string());
+    }
+    assert!(waits_for(&scene.plan(), "the former passwords stay valid, for orders-2"));
+    scene.node(2).record.value.stop = Some("it is one too many".to_string());
+    assert_eq!(state(&scene.plan()).unwrap().auth.unwrap().generations(), [6]);
+}
+
+#[test]
+fn nodes_that_were_just_launched_start_and_are_no_sign_that_the_operator_is_cut_off() {
+    let mut scene = Scene::running(2, "");
+    for ordinal in 1..3 {
+        let node = scene.node(ordinal);
+        (node.answer, node.record.value.launched_at) = (None, NOW);
+        scene.is_silent(ordinal, NoAnswer::Refused, NOW);
+    }
+    let plan = scene.plan();
+    assert!(!waits_for(&plan, "cut off") && !waits_for(&plan, "does not answer since"), "{plan:?}");
+    assert!(plan.revisit_at.is_some(), "for it may not start at all");
+}
+
+#[test]
 fn a_rotation_that_would_cut_somebody_off_is_refused_with_the_way_out() {
     let mut scene = with_passwords(5, Some(NOW.plus_ms(1000)));
     rotates(&mut scene, 1);

@@ -154,7 +154,10 @@ fn obstacles(life: &Life, session: &str, message: &str, answering: &[String]) ->
     }
     if !answering.is_empty() {
         let seconds = SILENCE.as_secs();
-        obstacles.push(format!("nodes have answered within the last {seconds} s: {}", answering.join(", ")));
+        let names = answering.join(", ");
+        obstacles.push(format!(
+            "nodes have answered within the last {seconds} s: {names}; if they have ended since, try again in {seconds} s"
+        ));
     }
     obstacles
 }

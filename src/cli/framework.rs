@@ -55,6 +55,6 @@ fn shown(view: &FrameworkView) -> String {
     format!("framework {id}: {standing}\n")
         + &list("tasks that run", &view.running)
         + &list("tasks that may run, on agents out of sight", &view.unreachable)
-        + &list("nodes that answer", &view.answering)
+        + &list("nodes that have just answered", &view.answering)
         + &reset
 }

@@ -173,10 +173,13 @@ impl LastWords {
 
 /// The first that fits: what the process says of itself goes before what Mesos makes of it.
 fn cause(reason: &str, message: &str, lines: &str) -> DeathCause {
-    let all = format!("{lines}\n{message}").to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| all.contains(word));
     // By name or by number, as the agent's C library has it.
     let signal = message.split_once("terminated with signal ").map_or("", |(_, signal)| signal.trim());
+    // Whoever was killed cannot have said why, and clients can have Redis say anything before that.
+    let lines = if matches!(signal, "9" | "15" | "Killed" | "Terminated") { "" } else { lines };
+    let all = format!("{lines}\n{message}").to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| all.contains(word));
+    let exited = signal.is_empty();
     if reason.starts_with("REASON_CONTAINER_LIMITATION_MEMORY")
         || has(&["out of memory", "memory limit exceeded", "cannot allocate memory", "oom-kill"])
     {
@@ -185,15 +188,17 @@ fn cause(reason: &str, message: &str, lines: &str) -> DeathCause {
         || has(&["no space left on device", "disk quota exceeded"])
     {
         DeathCause::DiskFull
-    } else if has(&["address already in use"]) {
+    } else if exited && has(&["address already in use"]) {
         DeathCause::PortTaken
-    } else if has(&[
-        "fatal config file error",
-        "bad directive",
-        "*** config",
-        "aborting due to acl",
-        "error in user declaration",
-    ]) {
+    } else if exited
+        && has(&[
+            "fatal config file error",
+            "bad directive",
+            "*** config",
+            "aborting due to acl",
+            "error in user declaration",
+        ])
+    {
         DeathCause::SettingRefused
     } else if has(&[
         "failed to fetch",
@@ -369,6 +374,12 @@ mod tests {
             (words(failed, exited, "", &log("Out Of Memory allocating 1000 bytes!")), DeathCause::OutOfMemory),
             (words(failed, "Command terminated with signal Killed", "", ""), DeathCause::KilledFromOutside),
             (words(failed, "Command terminated with signal 9", "", ""), DeathCause::KilledFromOutside),
+            // A client had it log that.
+            (
+                words(failed, "Command terminated with signal 9", "", "bind: Address already in use"),
+                DeathCause::KilledFromOutside,
+            ),
+            (words(failed, "Command terminated with signal 11", "", "FATAL CONFIG FILE ERROR"), DeathCause::Crashed),
             (words(failed, "Command terminated with signal 11", "", ""), DeathCause::Crashed),
             (words(failed, "Command terminated with signal 15", "", ""), DeathCause::Died),
             (words(failed, "Command terminated with signal Segmentation fault", "", ""), DeathCause::Crashed),

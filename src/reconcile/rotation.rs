@@ -58,7 +58,8 @@ fn end(d: &mut Draft) {
     let uses = |node: &NodeRecord| node.owned.get(MASTER_PASSWORD).and_then(|value| master_password(value)?.0.into());
     let behind = |node: &&NodeRecord| {
         let counts = !d.is_master(node.ordinal) && d.answer(node.ordinal).is_some();
-        counts && !node.task.is_dead() && uses(node) != Some(auth.generation)
+        // One that is to end is told nothing more, and keeps the link that it has.
+        counts && node.stop.is_none() && !node.task.is_dead() && uses(node) != Some(auth.generation)
     };
     let behind: Vec<String> = d.nodes.values().filter(behind).map(NodeRecord::name).collect();
     if !behind.is_empty() {

@@ -17,6 +17,9 @@ pub struct Sight {
     pub lost: usize,
 }
 
+/// A node that is asked so soon after its launch need not listen yet.
+pub const STARTS_WITHIN_MS: u64 = 10_000;
+
 impl World {
     /// What the operator sees, when it has lost sight of the nodes of most agents, one of this instance among them:
     /// then it is more likely that it is cut off than that all of them have gone.
@@ -26,7 +29,8 @@ impl World {
         for node in self.instances.values().flat_map(|instance| instance.nodes.values()) {
             let told =
                 node.update.as_ref().is_some_and(|u| matches!(u.state.meaning(), Meaning::Dead | Meaning::Unsure));
-            let asked = node.answer.is_some() || (node.silent.is_some() && node.record.value.task.ran());
+            let asked =
+                node.answer.is_some() || (node.silent.is_some() && !node.starts() && node.record.value.task.ran());
             if told || !asked || !matches!(node.record.value.task, TaskRecord::Launching | TaskRecord::Running) {
                 continue;
             }
@@ -126,6 +130,12 @@ impl Node {
     /// Whether it counts as dead by Mesos' word alone, and its process may run.
     pub fn may_live(&self) -> bool {
         failover::may_live(&self.record.value.task, Some(self))
+    }
+
+    /// Whether it has not answered yet, and was launched just before it was first asked.
+    pub fn starts(&self) -> bool {
+        let launched_at = self.record.value.launched_at;
+        self.answer.is_none() && self.silent.is_none_or(|(_, since)| since.since_ms(launched_at) < STARTS_WITHIN_MS)
     }
 
     /// How long it has been silent for certain.

@@ -249,8 +249,11 @@ impl World {
     }
 
     fn forget_node(&mut self, name: &str, ordinal: u32) {
-        if let Some(node) = self.instances.get_mut(name).and_then(|i| i.nodes.remove(&ordinal)) {
+        // The commit and the watch tell of it, in any order.
+        let Some(instance) = self.instances.get_mut(name) else { return };
+        if let Some(node) = instance.nodes.remove(&ordinal) {
             self.tasks.remove(&node.record.value.task_id);
+            instance.former.insert(node.record.value.address);
         }
     }
 
@@ -280,9 +283,6 @@ impl World {
                     self.put_node(name, record.ordinal, Stored { value: record, revision });
                 }
                 Write::ForgetNode(ordinal) => {
-                    self.edit(name, |i| {
-                        i.former.extend(i.nodes.get(&ordinal).map(|node| node.record.value.address.clone()));
-                    });
                     self.forget_node(name, ordinal);
                     self.forgotten([crate::store::node_key(name, ordinal)].into_iter(), revision);
                 }

@@ -3,6 +3,8 @@
 use crate::model::{EventKind, NoAnswer, NodeRecord, TaskRecord, Timestamp};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
+use crate::reconcile::sight::STARTS_WITHIN_MS;
+use crate::reconcile::world::Node;
 use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState};
 
 /// Says of each node that is out of sight or does not answer what follows from it, and when.
@@ -14,6 +16,9 @@ pub fn tell_silence(d: &mut Draft) {
         |node: &&NodeRecord| !d.is_master(node.ordinal) && node.stop.is_none() && d.answer(node.ordinal).is_none();
     let nodes: Vec<NodeRecord> = d.nodes.values().filter(silent).cloned().collect();
     for node in nodes {
+        if is_starting(d, &node) {
+            d.revisit(node.launched_at.plus_ms(STARTS_WITHIN_MS));
+        }
         let Some((what, since)) = out_of_sight(d, &node) else { continue };
         let name = node.name();
         if let Some(why) = never_replaced(d, &node) {
@@ -37,9 +42,16 @@ pub fn tell_silence(d: &mut Draft) {
 fn out_of_sight(d: &Draft, node: &NodeRecord) -> Option<(String, Timestamp)> {
     match node.task {
         TaskRecord::Unsure { since, .. } => Some(("is out of Mesos' sight".to_string(), since)),
+        TaskRecord::Running if is_starting(d, node) => None,
         TaskRecord::Running => d.silence(node.ordinal).map(|(why, since)| (format!("does not answer ({why})"), since)),
         TaskRecord::Launching | TaskRecord::Dead { .. } => None,
     }
+}
+
+/// Whether it was launched so recently that it need not listen yet.
+fn is_starting(d: &Draft, node: &NodeRecord) -> bool {
+    let recent = d.o.now.since_ms(node.launched_at) < STARTS_WITHIN_MS;
+    recent && d.seen(node.ordinal).is_some_and(Node::starts)
 }
 
 /// Why a node that Mesos sees is left where it is, though it does not answer.

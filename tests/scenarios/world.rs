@@ -337,9 +337,10 @@ pub fn thaw_process(pid: Pid) {
     rustix::process::kill_process(pid, Signal::CONT).expect("the process is there");
 }
 
-/// Writes a key to the master.
+/// Writes a key to the master. One that has not heard from its replicas for a moment, on a loaded machine, is asked again.
 pub async fn write(status: &InstanceStatus, key: &str, value: &str) {
-    redis::cli(&master(status).address, &["SET", key, value]).await.expect("the master takes writes");
+    let at = &master(status).address;
+    wait_until("the master takes a write", TIMEOUT, async || redis::cli(at, &["SET", key, value]).await).await;
 }
 
 /// Waits until every node has the value (empty: has none).

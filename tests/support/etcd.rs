@@ -116,7 +116,7 @@ impl Etcd {
     /// Ends the server and starts it again with the data of [`Etcd::back_up`], as an administrator would.
     pub async fn restore(&mut self) {
         self.stop();
-        let (data, backup) = (self.home.path().join("data"), self.home.path().join(BACKUP));
+        let (data, backup) = (self.home.path().join("etcd/data"), self.home.path().join(BACKUP));
         std::fs::remove_dir_all(&data).expect("there is data");
         let peer = format!("http://127.0.0.1:{}", self.server.peer_port);
         let (backup, data) = (backup.display().to_string(), format!("--data-dir={}", data.display()));
