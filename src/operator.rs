@@ -238,7 +238,9 @@ impl Operator {
                     self.show(&mirror.world, dirty);
                 }
                 Mirrored::Old(why) => {
-                    why.into_iter().for_each(|why| warn!("{why}"));
+                    if let Some(why) = why {
+                        warn!("{why}");
+                    }
                     self.board.set_operator(|o| o.store_synced = false);
                 }
                 Mirrored::ListAgain => relist.notify_one(),

@@ -38,6 +38,9 @@ pub struct ClientPassword {
     user: &'static str,
     /// Its newest password; null: none is needed.
     password: Option<String>,
+    /// The secret that it is of, if clients have one of the user's own: rotations leave that as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
     /// Counts rotations; absent: it has no passwords.
     #[serde(skip_serializing_if = "Option::is_none")]
     generation: Option<u64>,
@@ -82,7 +85,8 @@ pub(super) async fn show(
     }
     let password = password.map(|password| password.reveal().to_string());
     let generation = record.auth.map(|auth| auth.generation);
-    Ok(Json(ClientPassword { name, user: User::Client.name(), password, generation, former_until }))
+    let secret = record.spec.secret().map(str::to_string);
+    Ok(Json(ClientPassword { name, user: User::Client.name(), password, secret, generation, former_until }))
 }
 
 /// The newest password of the instance's clients, if they need one; and until when those before are valid (of
@@ -94,6 +98,9 @@ async fn newest(
     record: &InstanceRecord,
 ) -> Result<(Option<Password>, Option<Timestamp>), Problem> {
     let Some(auth) = record.auth else { return Ok((None, None)) };
+    if auth.open {
+        return Ok((None, auth.former_until)); // Operators and replicas have passwords; a client's would be refused.
+    }
     let unavailable = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
     if let Some(secret) = record.spec.secret() {
         references::check_use(caller, name, secret)?;

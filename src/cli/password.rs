@@ -9,6 +9,7 @@ use super::args::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand};
 use super::client::Client;
 use super::outcome::{Exit, failure};
 use super::text::print;
+use super::view::ClientPassword;
 use crate::spec::Period;
 
 /// A rotation takes three passes of some milliseconds; a node that hangs is waited for by them.
@@ -40,20 +41,30 @@ async fn rotate(client: &Client, name: &str, keep_former: Period) -> Result<()> 
         let now = client.password(name).await?;
         begun |= now.generation > before;
         if begun && (!at_once || now.former_until.is_none()) {
-            let former = if at_once {
-                "all former ones end as soon as the nodes that answer know it"
-            } else {
-                "the former one stays valid meanwhile"
-            };
-            return print(&format!(
-                "redisinstance/{name} rotated: `redisctl password show {name}` tells the new password, {former}\n"
-            ));
+            return print(&format!("redisinstance/{name} rotated: {}\n", rotated(name, &now, at_once)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let what = if begun { "the former passwords are still valid" } else { "nothing was rotated yet" };
     let hint = format!("`redisctl plan {name}` and `redisctl events {name}` tell why");
     Err(failure(Exit::Failed, format!("{name}: a rotation was asked for, and after {ROTATE_WITHIN:?} {what}: {hint}")))
+}
+
+fn rotated(name: &str, now: &ClientPassword, at_once: bool) -> String {
+    let operators = "the passwords of operators and replicas are new";
+    match (&now.secret, &now.password) {
+        (Some(secret), _) => {
+            format!("{operators}; clients log in with secret/{secret}: `redisctl secret set {secret}`")
+        }
+        (None, None) => format!("{operators}; clients need none"),
+        (None, Some(_)) if at_once => format!(
+            "`redisctl password show {name}` tells the new password, all former ones end as soon as the nodes that \
+             answer know it"
+        ),
+        (None, Some(_)) => {
+            format!("`redisctl password show {name}` tells the new password, the former one stays valid meanwhile")
+        }
+    }
 }
 
 /// Runs `redisctl secret`.
@@ -76,4 +87,20 @@ fn read(file: &Path) -> Result<String> {
         return crate::files::read_whole(std::io::stdin()).context("read the standard input");
     }
     crate::files::read_text(file).with_context(|| format!("read {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_says_of_whom_the_passwords_are_that_it_changed() {
+        let read = |json: &str| serde_json::from_str::<ClientPassword>(json).unwrap();
+        let told = |json| rotated("shop", &read(json), true);
+        assert!(told(r#"{"password": "p", "secret": "billing"}"#).ends_with("`redisctl secret set billing`"));
+        assert!(told(r#"{"password": null}"#).ends_with("clients need none"));
+        assert!(
+            told(r#"{"password": "p"}"#).contains("`redisctl password show shop` tells the new password, all former")
+        );
+    }
 }

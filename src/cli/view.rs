@@ -131,6 +131,9 @@ pub struct Placement {
 pub struct ClientPassword {
     /// None: nothing is needed.
     pub password: Option<String>,
+    /// Of which secret it is, if that is of the user's own.
+    #[serde(default)]
+    pub secret: Option<String>,
     /// Counts rotations.
     #[serde(default)]
     pub generation: Option<u64>,

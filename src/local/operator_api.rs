@@ -34,6 +34,9 @@ pub(super) fn answer(state: &mut State, body: &[u8]) -> Result<Option<Value>, St
         "GET_MASTER" => ("get_master", state.get_master()),
         "GET_AGENTS" => ("get_agents", state.get_agents()),
         "GET_FRAMEWORKS" => ("get_frameworks", state.get_frameworks()),
+        // There are none here: no role has a quota, and nothing is reserved.
+        "GET_QUOTA" => ("get_quota", json!({"status": {}})),
+        "GET_ROLES" => ("get_roles", json!({})),
         "GET_TASKS" => ("get_tasks", state.get_tasks()),
         "GET_MAINTENANCE_SCHEDULE" => ("get_maintenance_schedule", state.master.maintenance.schedule()),
         "GET_MAINTENANCE_STATUS" => ("get_maintenance_status", state.maintenance_status()),

@@ -19,8 +19,9 @@ pub(super) fn advice(error: &str, asked: &Asked) -> Option<String> {
     let has = |words: &[&str]| words.iter().any(|word| error.contains(word));
     let who = asked.user.map_or("the user of our certificate".to_string(), |user| format!("user {user}"));
     let advice = if has(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
-        let from = if asked.has_ca { "in --etcd-ca" } else { "that the system trusts: set --etcd-ca" };
-        format!("no authority {from} has signed its certificate")
+        let (from, hint) =
+            if asked.has_ca { ("in --etcd-ca", "") } else { ("that the system trusts", ": set --etcd-ca") };
+        format!("no authority {from} has signed its certificate{hint}")
     } else if has(&["not valid for name", "NotValidForName"]) {
         "its certificate is for other names: --store must name it as the certificate does".to_string()
     } else if has(&["certificate expired", "invalid peer certificate: Expired"]) {
