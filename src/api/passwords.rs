@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::{Extension, Json};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::instances::text;
 use super::problem::Problem;
@@ -29,25 +29,25 @@ const KEEP_MAX_MS: u64 = 52 * 7 * 24 * 3_600_000;
 const SECRET_BYTES_MAX: usize = 8 << 10;
 
 /// What clients log in with.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPassword {
     /// The instance.
-    name: String,
+    pub name: String,
     /// The user, as Redis knows it.
-    user: &'static str,
+    pub user: String,
     /// Its newest password; null: none is needed.
-    password: Option<String>,
+    pub password: Option<String>,
     /// The secret that it is of, if clients have one of the user's own: rotations leave that as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<String>,
+    pub secret: Option<String>,
     /// Counts rotations; absent: it has no passwords.
     #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
+    pub generation: Option<u64>,
     /// Until when the one before is valid too (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    former_until: Option<Timestamp>,
+    pub former_until: Option<Timestamp>,
 }
 
 /// A rotation that has been asked for.
@@ -86,7 +86,7 @@ pub(super) async fn show(
     let password = password.map(|password| password.reveal().to_string());
     let generation = record.auth.map(|auth| auth.generation);
     let secret = record.spec.secret().map(str::to_string);
-    Ok(Json(ClientPassword { name, user: User::Client.name(), password, secret, generation, former_until }))
+    Ok(Json(ClientPassword { name, user: User::Client.name().to_string(), password, secret, generation, former_until }))
 }
 
 /// The newest password of the instance's clients, if they need one; and until when those before are valid (of
@@ -226,4 +226,17 @@ pub(super) async fn delete_secret(
     Box::pin(shared.state.store.commit(Txn { guards, ops: vec![Op::Delete { key }] })).await?;
     tracing::info!(secret = name, by = %caller, "a secret was deleted by the API");
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_when_former_passwords_are_valid_is_read_as_the_api_writes_it() {
+        let json = r#"{"name": "orders", "user": "default", "password": "p", "generation": 3,
+            "formerUntil": "2026-11-27T12:00:00.000Z"}"#;
+        let read: ClientPassword = serde_json::from_str(json).unwrap();
+        assert_eq!((read.generation, read.former_until.is_some()), (Some(3), true));
+    }
 }

@@ -15,9 +15,8 @@ use super::answer;
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
 use super::token;
-use super::view::{Applied, AppliedAll, ClientPassword, Instance, Items, Placement, Problem};
+use super::view::{Applied, AppliedAll, Instance, Items, Placement, Problem};
 use crate::board::{OperatorView, PlanView};
-use crate::spec::Period;
 
 /// To reach a machine that is up takes milliseconds; longer means that it is not.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -146,17 +145,6 @@ impl Client {
     /// Why nodes of an instance find no place.
     pub async fn placement(&self, name: &str) -> Result<Placement> {
         self.answer(self.request(Method::GET, &["v1", "instances", name, "placement"])).await
-    }
-
-    /// What clients of an instance log in with.
-    pub async fn password(&self, name: &str) -> Result<ClientPassword> {
-        self.answer(self.request(Method::GET, &["v1", "instances", name, "password"])).await
-    }
-
-    /// Asks for new passwords; the former ones stay valid for so long.
-    pub async fn rotate(&self, name: &str, keep_former: Period) -> Result<()> {
-        let request = self.request(Method::POST, &["v1", "instances", name, "password", "rotate"]);
-        self.done(request.query(&[("keepFormer", keep_former.to_string())])).await
     }
 
     /// Writes a secret.

@@ -4,18 +4,32 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use reqwest::Method;
 
 use super::args::{PasswordArgs, PasswordCommand, SecretArgs, SecretCommand};
 use super::client::Client;
 use super::outcome::{Exit, failure};
 use super::text::print;
-use super::view::ClientPassword;
+use crate::api::ClientPassword;
 use crate::spec::Period;
 
 /// A rotation takes three passes of some milliseconds; a node that hangs is waited for by them.
 const ROTATE_WITHIN: Duration = Duration::from_secs(30);
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Client {
+    /// What clients of an instance log in with.
+    pub async fn password(&self, name: &str) -> Result<ClientPassword> {
+        self.answer(self.request(Method::GET, &["v1", "instances", name, "password"])).await
+    }
+
+    /// Asks for new passwords; the former ones stay valid for so long.
+    pub async fn rotate(&self, name: &str, keep_former: Period) -> Result<()> {
+        let request = self.request(Method::POST, &["v1", "instances", name, "password", "rotate"]);
+        self.done(request.query(&[("keepFormer", keep_former.to_string())])).await
+    }
+}
 
 /// Runs `redisctl password`.
 pub async fn password(client: &Client, args: &PasswordArgs) -> Result<Exit> {
@@ -57,12 +71,13 @@ fn rotated(name: &str, now: &ClientPassword, at_once: bool) -> String {
             format!("{operators}; clients log in with secret/{secret}: `redisctl secret set {secret}`")
         }
         (None, None) => format!("{operators}; clients need none"),
-        (None, Some(_)) if at_once => format!(
-            "`redisctl password show {name}` tells the new password, all former ones end as soon as the nodes that \
-             answer know it"
-        ),
         (None, Some(_)) => {
-            format!("`redisctl password show {name}` tells the new password, the former one stays valid meanwhile")
+            let former = if at_once {
+                "all former ones end as soon as the nodes that answer know it"
+            } else {
+                "the former one stays valid meanwhile"
+            };
+            format!("`redisctl password show {name}` tells the new password, {former}")
         }
     }
 }
@@ -96,11 +111,11 @@ mod tests {
     #[test]
     fn a_rotation_says_of_whom_the_passwords_are_that_it_changed() {
         let read = |json: &str| serde_json::from_str::<ClientPassword>(json).unwrap();
-        let told = |json| rotated("shop", &read(json), true);
-        assert!(told(r#"{"password": "p", "secret": "billing"}"#).ends_with("`redisctl secret set billing`"));
-        assert!(told(r#"{"password": null}"#).ends_with("clients need none"));
+        let told = |rest| rotated("shop", &read(&format!(r#"{{"name": "shop", "user": "default", {rest}}}"#)), true);
+        assert!(told(r#""password": "p", "secret": "billing""#).ends_with("`redisctl secret set billing`"));
+        assert!(told(r#""password": null"#).ends_with("clients need none"));
         assert!(
-            told(r#"{"password": "p"}"#).contains("`redisctl password show shop` tells the new password, all former")
+            told(r#""password": "p""#).contains("`redisctl password show shop` tells the new password, all former")
         );
     }
 }

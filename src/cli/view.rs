@@ -125,23 +125,6 @@ pub struct Placement {
     pub agents: Vec<String>,
 }
 
-/// What clients log in with.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClientPassword {
-    /// None: nothing is needed.
-    pub password: Option<String>,
-    /// Of which secret it is, if that is of the user's own.
-    #[serde(default)]
-    pub secret: Option<String>,
-    /// Counts rotations.
-    #[serde(default)]
-    pub generation: Option<u64>,
-    /// Until when former ones are valid.
-    #[serde(default)]
-    pub former_until: Option<Timestamp>,
-}
-
 /// What became of one document.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Applied {
@@ -201,17 +184,4 @@ pub struct DocumentError {
     pub path: String,
     /// What is wrong, and what is allowed.
     pub message: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn until_when_former_passwords_are_valid_is_read_as_the_api_writes_it() {
-        let json = r#"{"name": "orders", "user": "default", "password": "p", "generation": 3,
-            "formerUntil": "2026-11-27T12:00:00.000Z"}"#;
-        let read: ClientPassword = serde_json::from_str(json).unwrap();
-        assert_eq!((read.generation, read.former_until.is_some()), (Some(3), true));
-    }
 }

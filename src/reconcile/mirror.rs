@@ -12,8 +12,6 @@ use crate::store::{Change, LEADER_KEY, Listing};
 pub struct Mirror {
     /// What it says.
     pub world: World,
-    /// Which store this was, and its newest revision.
-    seen: Option<(u64, i64)>,
     gone_back: bool,
 }
 
@@ -44,7 +42,6 @@ impl Mirror {
                     return Mirrored::Old(news.then_some(why));
                 }
                 self.gone_back = false;
-                self.seen = Some((listing.store_id, listing.revision));
                 // It judges nothing: it shows whatever the store says.
                 self.world = std::mem::take(&mut self.world).afresh();
                 leader = true;
@@ -52,13 +49,12 @@ impl Mirror {
             Event::Changed(changes) => {
                 let leads = |change: &Change| matches!(change, Change::Put(item) if item.key == LEADER_KEY);
                 if self.gone_back && changes.changes.iter().any(leads) {
-                    self.seen = None;
+                    self.world.store_id = None; // Whichever is listed next is the one.
                     return Mirrored::ListAgain;
                 }
                 if self.gone_back {
                     return Mirrored::Old(None);
                 }
-                self.seen = self.seen.map(|(id, revision)| (id, revision.max(changes.revision)));
             }
             _ => {}
         }
@@ -67,7 +63,7 @@ impl Mirror {
     }
 
     fn goes_back(&self, listing: &Listing) -> Option<String> {
-        let (id, revision) = self.seen?;
+        let (id, revision) = self.world.seen()?;
         let (now, other) = (listing.revision, listing.store_id != id);
         let what = if other { "is another one".to_string() } else { format!("has gone back to revision {now}") };
         (other || now < revision).then(|| {
