@@ -1,13 +1,11 @@
 //! The Mesos session against a real master with real agents. I/O.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::{Administrator, AgentSpec, Mesos, MesosOptions, holds_for, redis, wait_until};
 use redisctl::mesos::{self, Session, Settings, Timing};
 use redisctl::model::{Amount, Launch, Leaving, MesosCall, MesosEvent, Offer, Piece, TaskState, TaskUpdate};
-use support::{Administrator, AgentSpec, Mesos, MesosOptions, holds_for, redis, wait_until};
 use tokio::sync::mpsc::Receiver;
 
 /// How long anything may take on a loaded machine.

@@ -1,16 +1,12 @@
 //! Who becomes the master, when, and when not: plans of single moments. Pure.
 
-#![allow(dead_code)] // `scene` is shared.
-
-mod scene;
-
+use crate::scene::{BEFORE, NOW, Scene, address, condition, events, kinds, state, task, waits_for, written};
 use redisctl::failover::worst_case_ms;
 use redisctl::model::{Deposed, EventKind, NoAnswer, Request, RequestKind, Role, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::sight::Sight;
 use redisctl::reconcile::world::{Stored, SwitchFailed};
 use redisctl::status::{ConditionStatus, ConditionType};
-use scene::{BEFORE, NOW, Scene, address, condition, events, kinds, state, task, waits_for, written};
 
 /// The master's connection was reset, a new one is refused, and all replicas have been asked since.
 fn crashed(replicas: u32, more: &str) -> Scene {
@@ -360,7 +356,7 @@ fn the_worst_case_that_follows_from_the_spec_is_said() {
     let failover = status.failover.unwrap();
     assert_eq!((failover.confirmations, failover.worst_case.0), (1, 2250 + 2000 + 2250));
     assert_eq!(failover.window.map(|window| window.0), Some(2000 + 2000));
-    let spec = scene::document(1, "").spec;
+    let spec = crate::scene::document(1, "").spec;
     assert_eq!(worst_case_ms(&spec), 2250, "nobody is fenced for a promise that was not made");
 }
 

@@ -1,19 +1,15 @@
 //! Agents that are to be emptied are left before their time: plans of single moments. Pure.
 
-#![allow(dead_code)] // `scene` is shared.
-
-mod scene;
-
 use std::collections::BTreeSet;
 
+use crate::scene::{
+    NOW, Scene, condition, events, killed, launched, node, offer, state, switched_to, task, waits_for, written,
+};
 use redisctl::model::{InverseOffer, Leaving, MesosCall, MesosEvent, TaskState, Timestamp};
 use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::offers::{Asked, plan_session};
 use redisctl::reconcile::world::{Event, SwitchFailed, World};
 use redisctl::status::ConditionType;
-use scene::{
-    NOW, Scene, condition, events, killed, launched, node, offer, state, switched_to, task, waits_for, written,
-};
 
 const HOUR: u64 = 3_600_000;
 

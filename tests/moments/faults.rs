@@ -1,15 +1,13 @@
 //! Faults that others had, at the moment where they went wrong: plans of single moments. Pure.
 
-#![allow(dead_code)] // `scene` is shared.
-
-mod scene;
-
+use crate::scene::{
+    BEFORE, NOW, Scene, address, condition, events, killed, kinds, launched, state, task, waits_for, written,
+};
 use redisctl::model::{Answer, MesosEvent, NoAnswer, Probe, RequestKind, Role, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan};
 use redisctl::reconcile::world::{Event, World};
 use redisctl::status::{ConditionStatus, ConditionType, Phase};
 use redisctl::store::{KeyValue, Listing, node_key, state_key};
-use scene::{BEFORE, NOW, Scene, address, condition, events, killed, kinds, launched, state, task, waits_for, written};
 
 /// The master's task has ended, its port is closed, and all replicas have been asked since.
 fn crashed(replicas: u32, more: &str) -> Scene {

@@ -1,10 +1,8 @@
 //! The world as the fold of events, and what concerns all instances: one fact each. Pure.
 
-#[allow(dead_code)] // Another test uses the rest.
-mod scene;
-
 use std::collections::BTreeSet;
 
+use crate::scene::*;
 use redisctl::model::{
     Amount, Answer, AuditedChange, MesosCall, MesosEvent, NoAnswer, Probe, Request, RequestKind, Role, TaskRecord,
     TaskState, TaskUpdate, Timestamp, task_id,
@@ -16,7 +14,6 @@ use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
 use redisctl::reconcile::world::{Document, Done, Event, Note, ReadDocument, World};
 use redisctl::spec::Placement;
 use redisctl::store::{Change, Changes, KeyValue, LEADER_KEY, Listing, node_key, request_key, state_key};
-use scene::*;
 
 fn item(key: String, value: &impl serde::Serialize, revision: i64) -> KeyValue {
     KeyValue { key, value: serde_json::to_vec(value).unwrap(), revision, created: revision }
@@ -500,8 +497,10 @@ fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
 #[test]
 fn an_answer_that_comes_late_does_not_undo_what_is_known_since() {
     let mut world = world(2);
-    let answer =
-        |role| Answer { role, ..scene::node(&scene::document(1, "").spec, 1, 0).answer.expect("it answers").0 };
+    let answer = |role| Answer {
+        role,
+        ..crate::scene::node(&crate::scene::document(1, "").spec, 1, 0).answer.expect("it answers").0
+    };
     let turned = Note { task_id: task(1), done: Done::Turned(answer(Role::Master)) };
     world.apply(Event::Noted(turned), NOW);
     let probe = |at| Probe { task_id: task(1), result: Ok(answer(Role::Replica)), at, until: at, watched: false };

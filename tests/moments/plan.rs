@@ -1,8 +1,6 @@
 //! The planner: what it does and what it waits for, one fact each. Pure.
 
-#[allow(dead_code)] // Another test uses the rest.
-mod scene;
-
+use crate::scene::*;
 use proptest::prelude::*;
 use redisctl::model::{
     Address, Meaning, NoAnswer, Passwords, RequestKind, Role, TaskRecord, TaskState, TaskUpdate, Timestamp,
@@ -12,7 +10,6 @@ use redisctl::reconcile::launch::owned_settings;
 use redisctl::reconcile::tries::{Applied, Refusal};
 use redisctl::reconcile::world::{Document, Session};
 use redisctl::status::{ConditionStatus, ConditionType, NodeState, Phase};
-use scene::*;
 
 // --- The first launch -------------------------------------------------------------------------
 

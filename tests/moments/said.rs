@@ -1,16 +1,12 @@
 //! What is said of an instance, and that nothing is stuck without a word: plans of single moments. Pure.
 
-#![allow(dead_code)] // `scene` is shared.
-
-mod scene;
-
+use crate::scene::{BEFORE, NOW, Scene, address, events, killed, kinds, launched, state, task, waits_for, written};
 use proptest::prelude::*;
 use redisctl::failover::LOOKED_FOR_MS;
 use redisctl::model::{Hung, NoAnswer, Request, RequestKind, Role, TaskRecord, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::world::Stored;
 use redisctl::status::{ConditionStatus, ConditionType, NodeState, Phase};
-use scene::{BEFORE, NOW, Scene, address, events, killed, kinds, launched, state, task, waits_for, written};
 
 fn promoted(plan: &Plan) -> Option<&str> {
     plan.steps.iter().find_map(|step| match &step.action {
@@ -147,7 +143,7 @@ fn a_master_that_mesos_calls_gone_and_that_does_not_answer_is_replaced_at_once_a
 fn how_long_a_gone_node_is_looked_for_is_bounded_and_its_end_ends_it() {
     let mut scene = Scene::running(1, "");
     let gone = |at| TaskRecord::Dead { state: TaskState::GoneByOperator, why: "g".to_string(), at, ran: true };
-    let node = scene::node(&scene::document(1, "").spec, 2, 0);
+    let node = crate::scene::node(&crate::scene::document(1, "").spec, 2, 0);
     scene.instance.nodes.insert(2, node);
     scene.record().next_ordinal = 3;
     let record = &mut scene.node(2).record.value;

@@ -1,16 +1,14 @@
 //! Finding the leading master, in a real `ZooKeeper`; and speaking to one by TLS. I/O.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::{Home, Mesos, Ports, Process, wait_until};
 use redisctl::mesos::{Masters, Session, Settings, Timing};
 use redisctl::model::MesosEvent;
 use redisctl::tls::{Files, Server};
 use serde_json::json;
-use support::{Home, Mesos, Ports, Process, wait_until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::task::AbortOnDropHandle;
@@ -146,7 +144,7 @@ async fn the_leading_master_is_found_in_zookeeper_and_after_it_the_next() {
     // Another contender changes nothing; nor does a leader that ZooKeeper has lost sight of, while it is heard.
     announce(&client, "json.info_0000000010", &second, Acls::anyone_all()).await;
     client.delete("/mesos/json.info_0000000009", None).await.unwrap();
-    support::holds_for("the subscription lives", Duration::from_secs(1), async || {
+    crate::support::holds_for("the subscription lives", Duration::from_secs(1), async || {
         session.leader() == Some(first.master_address())
     })
     .await;

@@ -1,14 +1,11 @@
 //! Every rule that no plan may break is broken here by hand, and found. Pure.
 
-#[allow(dead_code)] // Another test uses the rest.
-mod scene;
-
+use crate::scene::*;
 use redisctl::model::{Launch, Role, TaskRecord, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan, Step, Write};
 use redisctl::reconcile::draft::PlanSettings;
 use redisctl::reconcile::invariants;
 use redisctl::reconcile::world::Session;
-use scene::*;
 
 /// What is found wrong with a plan; nothing else may be.
 fn found(scene: &Scene, plan: &Plan) -> Vec<String> {

@@ -1,15 +1,11 @@
 //! Nodes that do not run as declared are replaced: plans of single moments. Pure.
 
-#![allow(dead_code)] // `scene` is shared.
-
-mod scene;
-
-use redisctl::model::{Roll, TaskRecord, Timestamp};
-use redisctl::status::{ConditionStatus, ConditionType};
-use scene::{
+use crate::scene::{
     BEFORE, NOW, Scene, address, condition, document, events, killed, kinds, launched, node, state, switched_to, task,
     waits_for, written,
 };
+use redisctl::model::{Roll, TaskRecord, Timestamp};
+use redisctl::status::{ConditionStatus, ConditionType};
 
 /// More memory is declared than the nodes' tasks have; the last `fresh` nodes have it already.
 fn grown(replicas: u32, fresh: u32, more: &str) -> Scene {

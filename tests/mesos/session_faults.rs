@@ -1,16 +1,14 @@
 //! The Mesos session against a master that misbehaves as told. I/O.
 
-mod support;
-
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::{holds_for, wait_until};
 use redisctl::mesos::{Masters, NotSent, Session, Settings, Timing};
 use redisctl::model::{Launch, MesosCall, MesosEvent};
 use serde_json::{Value, json};
-use support::{holds_for, wait_until};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Receiver;
