@@ -118,6 +118,8 @@ pub enum ConditionType {
     NoSafeCandidate,
     /// Only while it is true: nodes answer that Mesos calls gone. They take no writes.
     GoneNodeLives,
+    /// Only while it is true: the master's memory is used up, and it evicts nothing.
+    MemoryFull,
     /// Only while it is true: one master after the other fell silent and was replaced. The next is waited for
     /// longer.
     FailoverChain,

@@ -27,7 +27,7 @@ pub enum Goal {
     Condition(ConditionType, ConditionStatus),
 }
 
-const CONDITIONS: [ConditionType; 10] = [
+const CONDITIONS: [ConditionType; 11] = [
     ConditionType::SpecValid,
     ConditionType::Placed,
     ConditionType::MasterAvailable,
@@ -37,6 +37,7 @@ const CONDITIONS: [ConditionType; 10] = [
     ConditionType::Ready,
     ConditionType::NoSafeCandidate,
     ConditionType::GoneNodeLives,
+    ConditionType::MemoryFull,
     ConditionType::FailoverChain,
 ];
 const STATUSES: [ConditionStatus; 3] = [ConditionStatus::True, ConditionStatus::False, ConditionStatus::Unknown];
@@ -46,9 +47,11 @@ impl FromStr for Goal {
 
     fn from_str(text: &str) -> Result<Goal, String> {
         let wrong = || {
-            "allowed are ready, deleted and condition=TYPE[=STATUS], with TYPE one of SpecValid, Placed, \
-             MasterAvailable, ReplicasInSync, UpToDate, ConfigApplied, Ready, NoSafeCandidate, GoneNodeLives, FailoverChain and STATUS one of True, False, Unknown"
-                .to_string()
+            format!(
+                "allowed are ready, deleted and condition=TYPE[=STATUS], with TYPE one of {} and STATUS one of {}",
+                CONDITIONS.map(|kind| kind.to_string()).join(", "),
+                STATUSES.map(|status| format!("{status:?}")).join(", ")
+            )
         };
         let (kind, condition) = text.split_once('=').unwrap_or((text, ""));
         match kind.to_lowercase().as_str() {

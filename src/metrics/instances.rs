@@ -82,6 +82,7 @@ families! { OfNodes:
     max "redisctl_node_memory_max_bytes" "gauge" "Redis' maxmemory.",
     keys "redisctl_node_keys" "gauge" "Keys in all databases.",
     clients "redisctl_node_clients" "gauge" "Connected clients, the operator among them.",
+    clients_memory "redisctl_node_clients_memory_bytes" "gauge" "Memory that connected clients take.",
     commands "redisctl_node_commands_total" "counter" "Commands processed.",
     hits "redisctl_node_keyspace_hits_total" "counter" "Lookups that found a key.",
     misses "redisctl_node_keyspace_misses_total" "counter" "Lookups that found none.",
@@ -169,6 +170,7 @@ fn of_node(
     all.max.add(&labels, measured.max_memory);
     all.keys.add(&labels, measured.keys);
     all.clients.add(&labels, gauges.clients);
+    all.clients_memory.add(&labels, gauges.clients_memory);
     all.commands.add(&labels, gauges.commands);
     all.hits.add(&labels, gauges.hits);
     all.misses.add(&labels, gauges.misses);

@@ -45,6 +45,8 @@ impl fmt::Display for Role {
 
 /// Connections that a node should have room for: those of its replicas, and ours.
 const CLIENTS_SPARE: u64 = 8;
+/// Connections may take this part of `maxmemory`: by as much a task is larger.
+const CLIENTS_PART: u64 = 8;
 
 /// What a node answered to INFO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +104,10 @@ pub struct Gauges {
     pub clients: u64,
     /// `maxclients`: replicas count; 0: not told.
     pub max_clients: u64,
+    /// `mem_clients_normal`: what connections take, replicas' apart.
+    pub clients_memory: u64,
+    /// `mem_not_counted_for_evict`: a part of the used memory that `maxmemory` does not bound.
+    pub uncounted_memory: u64,
     /// `total_commands_processed`.
     pub commands: u64,
     /// `keyspace_hits`.
@@ -125,7 +131,8 @@ impl Answer {
     /// node that is well tells other gauges all the time, and nothing follows from them.
     pub fn is_like(&self, other: &Answer) -> bool {
         let flags = |a: &Answer| {
-            (a.role, a.link_up, a.syncing, a.loading, (a.keys > 0, a.is_blank()), a.disk_fails, a.is_full())
+            let room = (a.disk_fails, a.is_full(), a.is_crowded(), a.is_out_of_memory());
+            (a.role, a.link_up, a.syncing, a.loading, a.keys > 0, a.is_blank(), room)
         };
         let numbers = |a: &Answer| (a.max_memory, a.connected_replicas);
         flags(self) == flags(other)
@@ -146,6 +153,16 @@ impl Answer {
     pub fn is_full(&self) -> bool {
         let open = self.gauges.clients + u64::from(self.connected_replicas);
         self.gauges.max_clients > 0 && open + CLIENTS_SPARE >= self.gauges.max_clients
+    }
+
+    /// Whether its connections take more memory than its task has beside `maxmemory`.
+    pub fn is_crowded(&self) -> bool {
+        self.max_memory > 0 && self.gauges.clients_memory > self.max_memory / CLIENTS_PART
+    }
+
+    /// Whether its memory is used up: it refuses what would take more, unless it can evict keys.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.max_memory > 0 && self.used_memory.saturating_sub(self.gauges.uncounted_memory) > self.max_memory
     }
 
     /// Whether it has all of some data set, which is not nothing.

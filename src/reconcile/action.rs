@@ -160,9 +160,9 @@ pub enum Action {
         /// Where its own replicas listen.
         ours: Vec<Address>,
     },
-    /// Cut connections of the master's that have never said who they are, so that its replicas can log in.
+    /// Cut connections that have never said who they are, so that replicas can log in, or memory is free.
     MakeRoom {
-        /// The master's task.
+        /// Its task.
         task_id: String,
         /// Where it listens.
         node: Address,
@@ -264,7 +264,7 @@ impl fmt::Display for Action {
             Action::Kick { task_id, master, .. } => write!(f, "make task {task_id} try its master {master} again"),
             Action::Promote { task_id, .. } => write!(f, "make task {task_id} the master"),
             Action::Detach { task_id, .. } => write!(f, "make task {task_id} follow nobody"),
-            Action::MakeRoom { task_id, .. } => write!(f, "make room at task {task_id} for its replicas"),
+            Action::MakeRoom { task_id, .. } => write!(f, "cut connections of task {task_id} that nobody uses"),
             Action::CutForeign { task_id, .. } => write!(f, "cut replicas of task {task_id} that are not ours"),
             Action::SwitchOver { from, task_id, .. } => {
                 write!(f, "hand the master's role from {from} to task {task_id}")

@@ -32,6 +32,7 @@ pub fn conditions(d: &Draft, master: &Master, nodes: &[NodeStatus]) -> Vec<Condi
     verdicts.push(ready);
     verdicts.extend(no_safe_candidate(d));
     verdicts.extend(gone_lives(d));
+    verdicts.extend(memory_full(d));
     verdicts.extend(failover::chain(d).map(|(hung, more)| {
         let message = failover::chain_message(hung, more);
         Verdict(ConditionType::FailoverChain, ConditionStatus::True, "FailoverChain", message)
@@ -145,6 +146,21 @@ fn gone_lives(d: &Draft) -> Option<Verdict> {
         "GoneNodeLives",
         message,
     ))
+}
+
+/// The master's memory is used up, and what makes more data is refused. (One that may evict makes room by itself.)
+fn memory_full(d: &Draft) -> Option<Verdict> {
+    let node = d.master()?;
+    let answer = d.answer(node.ordinal).filter(|answer| answer.is_out_of_memory())?;
+    let evicts = node.config.get("maxmemory-policy").is_some_and(|policy| policy != "noeviction");
+    let crowd = if answer.is_crowded() { " Its connections take more than an eighth of it." } else { "" };
+    let message = format!(
+        "{name} uses all of its memory and refuses writes (OOM).{crowd} Delete keys, `redisctl scale {} --memory` more, or \
+         declare a maxmemory-policy that evicts",
+        d.o.name,
+        name = node.name(),
+    );
+    (!evicts).then_some(Verdict(ConditionType::MemoryFull, ConditionStatus::True, "MemoryFull", message))
 }
 
 fn what_it_has(d: &Draft, node: &NodeRecord) -> String {

@@ -337,7 +337,9 @@ impl Ports {
         let done = cut.await;
         self.note(task_id.clone(), Done::Cut).await;
         let count = done.with_context(|| format!("cut connections of task {task_id}"))?;
-        info!(task_id, count, "connections were cut");
+        if count > 0 {
+            info!(task_id, count, "connections were cut");
+        }
         Ok(())
     }
 

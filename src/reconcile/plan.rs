@@ -14,7 +14,7 @@ use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, FROZEN, Observed, SETTLE_MS};
 use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
 use crate::reconcile::replication::{
-    configure, cut_foreign, handle_data_loss, make_room_for_replicas, note_initialized, repair_roles,
+    configure, cut_foreign, cut_idle, handle_data_loss, note_initialized, repair_roles,
 };
 use crate::reconcile::report;
 use crate::reconcile::rolling::{make_room, resize_in_place, roll};
@@ -47,7 +47,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         let master = failover::judge(&draft);
         repair_roles(&mut draft, &master);
         cut_foreign(&mut draft, &master);
-        make_room_for_replicas(&mut draft, &master);
+        cut_idle(&mut draft, &master);
         resize_in_place(&mut draft);
         rotate(&mut draft);
         configure(&mut draft);

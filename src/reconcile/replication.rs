@@ -13,6 +13,8 @@ use crate::status::ConditionType;
 
 /// Replicas that are not ours are cut so often while they come back.
 const CUT_AGAIN_MS: u64 = 500;
+/// Connections that take memory are looked at so often: a list of ten thousand is work for a node.
+const CROWDED_AGAIN_MS: u64 = 5000;
 /// REPLICAOF is repeated after this time when it had no effect.
 const POINT_AGAIN_MS: u64 = 1000;
 /// More refused settings than this are not told of: a message is read by people.
@@ -160,7 +162,7 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
     if let Some(message) = conditions::foreign_replica(d).filter(|why| !conditions::was_said(d, why)) {
         d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
     }
-    if was_cut_just_now(d, &node) {
+    if was_cut_just_now(d, &node, CUT_AGAIN_MS) {
         return;
     }
     let others = d.nodes.values().filter(|other| other.ordinal != node.ordinal && !other.task.is_dead());
@@ -172,39 +174,46 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
 }
 
 /// Then it is looked at again in a moment, when what was cut has had the time to end.
-fn was_cut_just_now(d: &mut Draft, node: &NodeRecord) -> bool {
+fn was_cut_just_now(d: &mut Draft, node: &NodeRecord, pause_ms: u64) -> bool {
     let cut_at = d.seen(node.ordinal).and_then(|seen| seen.cut_at);
-    let Some(again) = cut_at.map(|at| at.plus_ms(CUT_AGAIN_MS)).filter(|again| *again > d.o.now) else { return false };
+    let Some(again) = cut_at.map(|at| at.plus_ms(pause_ms)).filter(|again| *again > d.o.now) else { return false };
     d.revisit(again);
     true
 }
 
-/// A master that takes no more connections takes those of its replicas neither, and then no writes: whoever has opened
-/// them without a word makes room.
-pub fn make_room_for_replicas(d: &mut Draft, master: &Master) {
-    let Some(node) = d.master().filter(|_| *master == Master::Available && d.o.frozen.is_none()).cloned() else {
+/// A master that takes no more connections takes those of its replicas neither, and then no writes; and connections
+/// that nobody uses take memory: whoever has opened them without a word makes room.
+pub fn cut_idle(d: &mut Draft, master: &Master) {
+    if d.o.frozen.is_some() {
         return;
-    };
-    let Some(full) = d.answer(node.ordinal).filter(|answer| answer.is_full()).map(|answer| answer.gauges) else {
-        return;
-    };
+    }
+    let lives = |node: &&NodeRecord| !node.task.is_dead() && node.stop.is_none();
+    for node in d.nodes.values().filter(lives).cloned().collect::<Vec<_>>() {
+        let Some(answer) = d.answer(node.ordinal).cloned() else { continue };
+        let (why, pause_ms) = if *master == Master::Available && keeps_replicas_out(d, &node, &answer) {
+            d.wait(format!(
+                "{} takes no more connections ({} clients, maxclients {}), of its replicas neither: those that have not \
+                 said who they are are cut",
+                node.name(),
+                answer.gauges.clients,
+                answer.gauges.max_clients
+            ));
+            ("its replicas cannot log in", CUT_AGAIN_MS)
+        } else if answer.is_crowded() {
+            ("its connections take more memory than it has for them", CROWDED_AGAIN_MS)
+        } else {
+            continue;
+        };
+        if !was_cut_just_now(d, &node, pause_ms) {
+            d.step(Action::MakeRoom { task_id: node.task_id, node: node.address }, why);
+        }
+    }
+}
+
+fn keeps_replicas_out(d: &Draft, node: &NodeRecord, answer: &Answer) -> bool {
     let lives = |other: &&NodeRecord| other.ordinal != node.ordinal && !other.task.is_dead() && other.stop.is_none();
     let out = |other: &NodeRecord| d.answer(other.ordinal).is_some_and(|answer| !answer.link_up);
-    if !d.nodes.values().filter(lives).any(out) {
-        return;
-    }
-    d.wait(format!(
-        "{} takes no more connections ({} clients, maxclients {}), of its replicas neither: those that have not said who \
-         they are are cut",
-        node.name(),
-        full.clients,
-        full.max_clients
-    ));
-    if was_cut_just_now(d, &node) {
-        return;
-    }
-    let action = Action::MakeRoom { task_id: node.task_id, node: node.address };
-    d.step(action, "its replicas cannot log in");
+    d.is_master(node.ordinal) && answer.is_full() && d.nodes.values().filter(lives).any(out)
 }
 
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything

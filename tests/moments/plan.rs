@@ -913,6 +913,45 @@ fn a_master_that_is_full_is_told_and_makes_room_for_replicas_that_cannot_log_in(
 }
 
 #[test]
+fn connections_that_take_a_nodes_memory_are_looked_at_now_and_then_whatever_its_role() {
+    for node in 0..3 {
+        let mut scene = Scene::running(2, "");
+        let limit = scene.answer(node).max_memory / 8;
+        scene.answer(node).gauges.clients_memory = limit;
+        assert!(kinds(&scene.plan()).is_empty(), "that much is usual");
+        scene.answer(node).gauges.clients_memory = limit + 1;
+        let plan = scene.plan();
+        assert_eq!(kinds(&plan), ["makeRoom"]);
+        assert_eq!(plan.status.unwrap().phase, Phase::Ready, "nobody waits for it");
+        scene.node(node).cut_at = Some(NOW);
+        let plan = scene.plan();
+        assert!(kinds(&plan).is_empty(), "not all the time");
+        scene.now = plan.revisit_at.expect("again in a while");
+        assert_eq!(kinds(&scene.plan()), ["makeRoom"]);
+    }
+}
+
+#[test]
+fn a_master_that_refuses_writes_for_want_of_memory_is_told_unless_it_evicts() {
+    for (policy, told) in [(None, true), (Some("noeviction"), true), (Some("allkeys-lru"), false)] {
+        let spec =
+            policy.map_or(String::new(), |policy| format!(", redis: {{config: {{maxmemory-policy: {policy}}}}}"));
+        let mut scene = Scene::running(2, &spec);
+        let condition = |scene: &mut Scene| scene.status().condition(ConditionType::MemoryFull).cloned();
+        let max = scene.answer(0).max_memory;
+        (scene.answer(0).used_memory, scene.answer(0).gauges.uncounted_memory) = (max + 5, 5);
+        assert_eq!(condition(&mut scene), None, "what Redis does not count");
+        scene.answer(0).used_memory = max + 6;
+        let said = condition(&mut scene);
+        assert_eq!(said.is_some(), told, "{policy:?}");
+        assert!(
+            said.is_none_or(|said| said.message.contains("orders-0 uses all of its memory and refuses writes (OOM)"))
+        );
+        assert_eq!(scene.status().phase, Phase::Ready, "all is as declared");
+    }
+}
+
+#[test]
 fn a_port_that_another_process_has_is_told_and_is_no_failure_of_the_node() {
     for (why, told) in [(NoAnswer::Stranger, true), (NoAnswer::Unproved, true), (NoAnswer::Refused, false)] {
         let mut scene = Scene::running(2, "");

@@ -1,6 +1,7 @@
 //! Replicas that are no nodes of the instance are found by both ends of each link, and cut. I/O.
 
 use redisctl::model::Address;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::Redis as Server;
 use crate::*;
@@ -60,13 +61,42 @@ async fn nobody_is_cut_of_whom_it_is_not_certain() {
 }
 
 #[tokio::test]
+async fn connections_that_stop_in_the_middle_of_a_command_and_take_memory_are_cut_and_clients_stay() {
+    let redis = commander(TIMEOUT);
+    let master = Server::start(&["--maxmemory", "8mb"]).await;
+    let at = address(&master);
+    redis.probe(&at).await.unwrap();
+    let mut client = tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap();
+    client.write_all(b"PING\r\n").await.unwrap();
+    let mut half = Vec::new();
+    for _ in 0..100 {
+        let mut stream = tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap();
+        stream.write_all(b"PING\r\n*2\r\n$3\r\nGET\r\n$16000\r\n").await.unwrap();
+        stream.write_all(&[b'a'; 15_000]).await.unwrap();
+        half.push(stream);
+    }
+    wait_until("it is crowded", PATIENCE, async || redis.probe(&at).await.is_ok_and(|answer| answer.is_crowded()))
+        .await;
+    wait_until("it is not any more", PATIENCE, async || {
+        redis.make_room(&at).await.map_err(|error| format!("{error:#}"))?;
+        let answer = redis.probe(&at).await.map_err(|error| error.to_string())?;
+        if answer.is_crowded() { Err(format!("{} bytes", answer.gauges.clients_memory)) } else { Ok(()) }
+    })
+    .await;
+    client.write_all(b"PING\r\n").await.unwrap();
+    let mut answer = [0; 14];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"+PONG\r\n+PONG\r\n");
+}
+
+#[tokio::test]
 async fn connections_that_never_say_who_they_are_make_room_for_replicas() {
     let redis = commander(TIMEOUT);
     let master = Server::start(&["--maxclients", "40"]).await;
     let at = address(&master);
     redis.probe(&at).await.unwrap();
     let mut talks = tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut talks, b"PING\r\n").await.unwrap();
+    talks.write_all(b"PING\r\n").await.unwrap();
     let mut silent = Vec::new();
     for _ in 0..60 {
         silent.push(tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.unwrap());

@@ -19,6 +19,9 @@ const CONNECTIONS_MAX: usize = 1024;
 
 /// What a connection says last that has not logged in, or has done nothing since it has.
 const BEFORE_LOGIN: [&str; 5] = ["NULL", "auth", "hello", "reset", "quit"];
+/// A connection with half a command is cut when it has been idle for so many seconds: it takes memory, and nobody
+/// sends a command so slowly.
+const HALF_IDLE_S: u64 = 2;
 /// Connections that are cut by one step.
 const IDLE_MAX: usize = 20_000;
 /// Connections that are cut in one go: each has a reply.
@@ -65,14 +68,16 @@ impl Redis {
         Ok(foreign.len())
     }
 
-    /// Cuts connections of a node that have never said who they are: nobody can use them, and whoever opens as many
-    /// as the node takes keeps its replicas out. Answers how many.
+    /// Cuts connections of a node that have never said who they are, or have stopped in the middle of a command: nobody
+    /// can use them, and whoever opens many keeps its replicas out, or fills its memory. Answers how many.
     pub async fn make_room(&self, node: &Address) -> Result<usize> {
         let mut idle = Vec::new();
         let mut look = |line: &str| {
+            let number = |name| field(line, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
             let silent = field(line, "cmd=").is_some_and(|command| BEFORE_LOGIN.contains(&command));
-            let young = field(line, "age=").is_some_and(|age| age == "0");
-            if silent && !young && idle.len() < IDLE_MAX {
+            let half = number("qbuf=") > 0 && number("idle=") >= HALF_IDLE_S;
+            let young = number("age=") == 0;
+            if (silent || half) && !young && idle.len() < IDLE_MAX {
                 idle.extend(id_of(line));
             }
         };

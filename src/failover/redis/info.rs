@@ -18,7 +18,7 @@ const NEVER_S: i64 = 1_000_000_000;
 /// The most replicas of one master that are looked at: an instance has fewer.
 const REPLICAS_MAX: usize = 256;
 
-const FIELDS_COUNT: usize = 27;
+const FIELDS_COUNT: usize = 29;
 
 /// The fields that are looked at, beside `db0`, `db1`, ...: a tenth of all; sorted, as they are searched for.
 const FIELDS: [&str; FIELDS_COUNT] = [
@@ -41,6 +41,8 @@ const FIELDS: [&str; FIELDS_COUNT] = [
     "master_sync_in_progress",
     "maxclients",
     "maxmemory",
+    "mem_clients_normal",
+    "mem_not_counted_for_evict",
     "rdb_last_bgsave_status",
     "rdb_last_save_time",
     "role",
@@ -130,6 +132,8 @@ impl<'a> Info<'a> {
             uptime_s: self.number("uptime_in_seconds"),
             clients: self.number("connected_clients"),
             max_clients: self.number("maxclients"),
+            clients_memory: self.number("mem_clients_normal"),
+            uncounted_memory: self.number("mem_not_counted_for_evict"),
             commands: self.number("total_commands_processed"),
             hits: self.number("keyspace_hits"),
             misses: self.number("keyspace_misses"),
@@ -210,7 +214,7 @@ mod tests {
         master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:1\r\n\
         slave_read_repl_offset:1\r\nslave_repl_offset:4711\r\nmaster_link_down_since_seconds:-1\r\n\
         connected_slaves:0\r\nmaster_replid:870e49b4\r\nmaster_repl_offset:0\r\n# Memory\r\nused_memory:939152\r\n\
-        used_memory_human:917.14K\r\nmaxmemory:268435456\r\n# Persistence\r\nloading:1\r\nasync_loading:0\r\n\
+        used_memory_human:917.14K\r\nmaxmemory:268435456\r\nmem_clients_normal:8000\r\n# Persistence\r\nloading:1\r\nasync_loading:0\r\n\
         rdb_last_save_time:1763760000\r\n# Server\r\nuptime_in_seconds:61\r\n# Clients\r\nconnected_clients:2\r\n\
         # Stats\r\ntotal_commands_processed:7\r\nkeyspace_hits:5\r\nkeyspace_misses:1\r\nevicted_keys:3\r\n\
         expired_keys:4\r\n# Keyspace\r\ndb0:keys=12,expires=0,avg_ttl=0\r\ndb11:keys=3,expires=1,avg_ttl=5\r\ndbx:keys=100\r\n";
@@ -239,6 +243,8 @@ mod tests {
                 uptime_s: 61,
                 clients: 2,
                 max_clients: 0,
+                clients_memory: 8000,
+                uncounted_memory: 0,
                 commands: 7,
                 hits: 5,
                 misses: 1,
