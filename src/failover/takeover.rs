@@ -127,7 +127,11 @@ fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
         }
         Choice::Nobody(why) => {
             refuse_request(d, &why);
-            d.wait(format!("the master {master}; nobody can take its place: {why}"));
+            d.wait(format!(
+                "the master {master}; nobody can take its place: {why}; `redisctl failover {} --force --to NODE` says \
+                 what would be lost, and does it",
+                d.o.name
+            ));
             d.no_candidate = Some(why);
         }
     }

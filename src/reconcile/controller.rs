@@ -212,6 +212,9 @@ impl Controller {
             Err(Failure::Unknown(what)) => {
                 self.schedule.doubt(name);
                 self.parts.relist.notify_one();
+                if let (Some(view), Some(instance)) = (self.parts.board.get(name), self.world.instances.get(name)) {
+                    self.parts.board.set(view::unrecorded_view(&view, instance, &what));
+                }
                 what
             }
         };
@@ -312,11 +315,8 @@ impl Controller {
             self.parts.metrics.write_gap(name, gap, cause);
         }
         self.parts.board.set(view);
-        if plan.wants_offers {
-            self.wanting.insert(name.to_string())
-        } else {
-            self.wanting.remove(name)
-        };
+        self.wanting.remove(name);
+        self.wanting.extend(plan.wants_offers.then(|| name.to_string()));
         if plan.wants_offers && instance.record.is_none() && self.world.pool.is_empty() {
             let until = *self.fresh.entry(name.to_string()).or_insert(now.plus_ms(OFFERS_WAIT_MS));
             if until > now {

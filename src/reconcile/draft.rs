@@ -231,12 +231,27 @@ impl<'a> Draft<'a> {
             Turn::UnderWay(Some(tell_at)) => self.revisit(tell_at),
             Turn::UnderWay(None) => self.wait(format!("to {action} takes long: the node is slow to answer")),
             Turn::Later(at, why) => {
+                if matches!(action, Action::Detach { cut_clients: true, .. }) {
+                    self.tell_failed_fence(node, &failed(&why), &why);
+                }
                 self.wait(failed(&why));
                 self.revisit(at);
             }
         }
         self.stalled.insert(action.kind());
         false
+    }
+
+    /// A master that is none may take writes for as long as it cannot be fenced: an event says so, once.
+    fn tell_failed_fence(&mut self, node: &Node, waits: &str, why: &str) {
+        let known = self.o.instance.status.as_ref().is_some_and(|status| {
+            let begin = waits.split(':').next().unwrap_or_default();
+            status.value.waiting.iter().any(|reason| reason.starts_with(begin))
+        });
+        if !known {
+            let message = format!("it may take writes of its clients, and does not let itself be fenced: {why}");
+            self.event(EventKind::Warning, "FenceFailed", node.record.value.name(), message);
+        }
     }
 
     /// A reason for waiting; said once.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::board::InstanceView;
+use crate::board::{InstanceView, PlanView};
 use crate::model::RequestKind;
 use crate::reconcile::action::Plan;
 use crate::reconcile::world::Instance;
@@ -12,6 +12,16 @@ use crate::spec::{API_VERSION, KIND, Metadata, RedisInstance};
 pub fn instance_view(name: &str, instance: &Instance, plan: &Plan) -> InstanceView {
     let view = stored_view(name, instance);
     InstanceView { status: plan.status.clone().unwrap_or(view.status), plan: Some(plan.view()), ..view }
+}
+
+/// The same when the store has not taken what was to be recorded: nothing of it is done, and that is what is waited for.
+pub fn unrecorded_view(view: &InstanceView, instance: &Instance, why: &str) -> InstanceView {
+    let why = format!("the store has not recorded what is to be done, so nothing of it is done: {why}");
+    let mut view = view.clone();
+    view.status.epoch = instance.record.as_ref().map_or(0, |record| record.value.epoch);
+    view.status.waiting = vec![why.clone()];
+    view.plan = view.plan.map(|plan| PlanView { waiting: vec![why], ..plan });
+    view
 }
 
 /// The view of an instance as it is stored: what a standby knows.

@@ -485,6 +485,25 @@ fn an_old_master_that_returns_is_fenced_before_anything_else() {
 }
 
 #[test]
+fn an_old_master_that_does_not_let_itself_be_fenced_is_told_in_an_event_once() {
+    let mut scene = returned();
+    let told = |plan: &Plan| events(plan).iter().filter(|reason| **reason == "FenceFailed").count();
+    assert_eq!(told(&scene.plan()), 0, "it has not failed yet");
+    scene.node(0).tries.fail("detach", "it says no".to_string(), NOW);
+    let plan = scene.plan();
+    assert_eq!(told(&plan), 1);
+    assert!(waits_for(&plan, "it says no"));
+    scene.store_status();
+    for later in [1, 100, 300] {
+        let now = NOW.plus_ms(later);
+        scene.now = now;
+        scene.node(0).tries.fail("detach", "it says something else".to_string(), now);
+        assert_eq!(told(&scene.plan()), 0, "it was said");
+        scene.store_status();
+    }
+}
+
+#[test]
 fn what_an_old_master_took_alone_is_reported_before_it_is_discarded() {
     let mut scene = returned();
     scene.answer(0).role = Role::Replica;

@@ -126,6 +126,16 @@ pub async fn a_master_that_dies_while_etcd_is_full_is_replaced_when_there_is_roo
         if log.contains("database space exceeded") { Ok(()) } else { Err("not in its log") }
     })
     .await;
+    wait_until("the status says it, with the epoch that is recorded", TIMEOUT, async || {
+        let now = world.status("orders").await?;
+        let waits = now.waiting.iter().any(|why| why.contains("the store has not recorded") && why.contains("space"));
+        if waits && now.epoch == before.epoch {
+            Ok(())
+        } else {
+            anyhow::bail!("{:?} in epoch {}", now.waiting, now.epoch)
+        }
+    })
+    .await;
     world.etcd.make_room().await;
     replaced_once(&world, &before, &confirmed).await;
     world.finish().await;
