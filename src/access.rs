@@ -126,6 +126,13 @@ impl Caller {
         !self.is_withdrawn() && self.grant.instances.iter().any(|pattern| pattern == "*")
     }
 
+    /// Why it may not do what needs this, in words.
+    pub fn lacks(&self, level: Level, to: &str) -> String {
+        let Grant { name, access, instances, .. } = &*self.grant;
+        let names = if instances.is_empty() { "no instance".to_string() } else { instances.join(", ") };
+        format!("this needs access {level} to {to}: the token of {name} allows {access} to {names}")
+    }
+
     /// The patterns of names that it may do anything with.
     pub fn patterns(&self) -> &[String] {
         &self.grant.instances

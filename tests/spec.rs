@@ -135,6 +135,15 @@ fn ranges_are_checked() {
         ("  onDataLoss: panic", "line 6: spec.onDataLoss: \"panic\" is not one of recreate, hold"),
         ("  placement: [spread]", "line 6: spec.placement: a list is not a map of fields"),
         (
+            "  placement: {spreadBy: \"ra\\u202eck\"}",
+            "line 6: spec.placement.spreadBy: \"ra\\u{202e}ck\" is not an attribute's name: allowed are 1 to 255 \
+             printable characters, with no blank at either end",
+        ),
+        (
+            "  placement: {constraints: [{attribute: rack, operator: In, values: [a]}]}",
+            "line 6: spec.placement.constraints[0].operator: \"In\" is not one of in, notIn, exists, doesNotExist",
+        ),
+        (
             "  redis: {config: {save: [1, 2]}}",
             "line 6: spec.redis.config.save: a list is not text, a number, yes or no",
         ),
@@ -185,7 +194,7 @@ fn what_is_said_of_failovers_is_checked() {
              allowed is none, or 1 replica and more",
         ),
         ("  durability: all", "line 6: spec.durability: \"all\" is not one of none, one, majority"),
-        ("  paused: 1", "line 6: spec.paused: 1 is not a boolean"),
+        ("  paused: 1", "line 6: spec.paused: 1 is not true or false"),
     ] {
         assert_eq!(told_of(lines), message);
     }

@@ -96,10 +96,7 @@ pub(super) async fn reset(
 
 /// What concerns all instances needs a token for all of them.
 fn permit_all(caller: &Caller, level: Level) -> Result<(), Problem> {
-    let refuse = || {
-        let detail = format!("{} may not {level} all instances: its token allows some, or less", caller.name());
-        Problem::new(StatusCode::FORBIDDEN, detail)
-    };
+    let refuse = || Problem::new(StatusCode::FORBIDDEN, caller.lacks(level, "all instances"));
     caller.may_with_all(level).then_some(()).ok_or_else(refuse)
 }
 

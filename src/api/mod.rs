@@ -121,10 +121,7 @@ pub fn peers(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client> {
 
 /// Whether the caller may do this with that instance.
 fn permit(caller: &Caller, level: Level, instance: &str) -> Result<(), Problem> {
-    let refuse = || {
-        let detail = format!("{} may not {level} {instance}: its token allows other instances, or less", caller.name());
-        Problem::new(StatusCode::FORBIDDEN, detail)
-    };
+    let refuse = || Problem::new(StatusCode::FORBIDDEN, caller.lacks(level, &format!("instance {instance}")));
     caller.may(level, instance).then_some(()).ok_or_else(refuse)
 }
 

@@ -232,7 +232,9 @@ impl Client {
             _ => Exit::Failed,
         };
         let Problem { title, detail, .. } = problem;
-        failure(exit, if detail.is_empty() { title } else { detail })
+        let told = if detail.is_empty() { title } else { detail };
+        let hint = if status == StatusCode::UNAUTHORIZED { token::HINT } else { "" };
+        failure(exit, format!("{told}{hint}"))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {

@@ -18,7 +18,7 @@ use super::outcome::{Exit, failure};
 use super::text::{indent, print, size};
 use super::view::Instance;
 use crate::model::{InstanceEvent, Role};
-use crate::status::{ConditionStatus, ConditionType, NodeStatus};
+use crate::status::{ConditionStatus, ConditionType, NodeState, NodeStatus};
 
 /// The reasons of the events by which the operator says that it will not, or could not, do it.
 const BAD_NEWS: [&str; 2] = ["SwitchoverRefused", "SwitchoverFailed"];
@@ -49,13 +49,17 @@ pub async fn failover(client: &Client, args: &FailoverArgs) -> Result<Exit> {
 }
 
 fn check_node(instance: &Instance, to: &str) -> Result<()> {
-    let nodes: Vec<&str> = instance.status.nodes.iter().map(|node| node.name.as_str()).collect();
-    if nodes.contains(&to) {
-        return Ok(());
-    }
+    let nodes = &instance.status.nodes;
+    let wrong = match nodes.iter().find(|node| node.name == to) {
+        Some(node) if node.state == NodeState::Dead => "it is dead".to_string(),
+        Some(_) => return Ok(()),
+        None => format!("{} has no such node", instance.name()),
+    };
+    let living = nodes.iter().filter(|node| node.state != NodeState::Dead).map(|node| node.name.as_str());
+    let living = living.collect::<Vec<_>>().join(", ");
     let allowed =
-        if nodes.is_empty() { "it has none".to_string() } else { format!("allowed are {}", nodes.join(", ")) };
-    Err(failure(Exit::Usage, format!("--to {to}: {} has no such node: {allowed}", instance.name())))
+        if living.is_empty() { "it has none that lives".to_string() } else { format!("allowed are {living}") };
+    Err(failure(Exit::Usage, format!("--to {to}: {wrong}: {allowed}")))
 }
 
 fn is_available(instance: &Instance) -> bool {

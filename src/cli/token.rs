@@ -14,6 +14,9 @@ use crate::access::new_token;
 /// Holds the token where no file is named.
 const TOKEN_VARIABLE: &str = "REDISCTL_TOKEN";
 
+/// What is said to who has shown no token, or one that is not known.
+pub const HINT: &str = " (by --token-file FILE, or the variable REDISCTL_TOKEN_FILE or REDISCTL_TOKEN)";
+
 /// Runs `redisctl token`: the line goes to the standard output, to be appended to the file of
 /// `--auth-tokens`, and the token to the standard error, for nobody but its owner.
 pub fn token(args: &TokenArgs) -> Result<Exit> {

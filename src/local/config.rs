@@ -204,7 +204,7 @@ fn claim_block() -> Result<(u16, TcpListener)> {
     let start = rand::random_range(0..blocks); // Those who start at the same moment look at different places.
     for i in 0..blocks {
         let first = PORTS_FROM + (start + i) % blocks * BLOCK;
-        let Ok(claim) = TcpListener::bind(("0.0.0.0", first)) else { continue };
+        let Ok(claim) = TcpListener::bind(("127.0.0.1", first)) else { continue };
         if (first + 1..first + BLOCK).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok((first, claim));
         }

@@ -66,7 +66,7 @@ impl DeathCause {
     pub fn advice(self) -> &'static str {
         match self {
             DeathCause::PortTaken => {
-                "another process listens at its port, though Mesos offers that: find it on the agent (ss -ltnp), or take the port out of the agent's --resources"
+                "another process has its port, though Mesos offers that: it listens there, or has a connection from it: find it on the agent (ss -tanp), or take the port out of the agent's --resources"
             }
             DeathCause::SettingRefused => "redis-server refuses a setting: mend spec.redis.config",
             DeathCause::ProgramMissing => {

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{candidate_id, serve, signals};
 use crate::local::{Cluster, ClusterConfig};
+use crate::model::Address;
 use crate::open_files;
 use crate::settings::{Flags, LocalSettings};
 use crate::store::{Op, Store, TXN_OPS_MAX, Txn};
@@ -18,6 +19,8 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     open_files::raise_limit();
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("--listen {}", settings.listen))?;
     let listen = listener.local_addr().context("the API's address")?;
+    let host = if listen.ip().is_unspecified() { "127.0.0.1".to_string() } else { listen.ip().to_string() };
+    let url = format!("http://{}", Address { host, port: listen.port() });
     let stop = signals::listen(true)?;
     let (dir, _temporary) = local_dir(settings.dir.as_deref())?;
     let mut config = ClusterConfig::demo(settings.agents)?;
@@ -31,13 +34,15 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
         store: Some("file:unused".to_string()), // It is open already.
         mesos: Some(format!("http://{}", cluster.master_address())),
         listen: Some(listen),
+        advertise: Some(url.clone()),
         sentinel_listen: Some(settings.sentinel_listen),
         redis_server: Some(settings.redis_server),
         ..Flags::default()
     };
-    eprintln!("redisctl local: {} agents, API at http://{listen}, files in {}", settings.agents, dir.display());
-    eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server http://{listen}");
-    Box::pin(serve(crate::settings::resolve(flags)?, store, listener, stop)).await
+    let operator = crate::settings::resolve(flags)?;
+    eprintln!("redisctl local: {} agents, API at {url}, files in {}", settings.agents, dir.display());
+    eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server {url}");
+    Box::pin(serve(operator, store, listener, stop)).await
 }
 
 /// The directory of a local cluster; a temporary one is removed when the second value is dropped.

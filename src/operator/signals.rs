@@ -41,7 +41,7 @@ pub fn listen(of_terminal: bool) -> Result<CancellationToken> {
                 name => warn!("{name} means nothing to the operator, which goes on"),
             }
         }
-        info!("told to stop; nodes run on");
+        info!("told to stop; nodes {}", if of_terminal { "end too" } else { "run on" });
         told.cancel();
     });
     Ok(stop)

@@ -113,6 +113,7 @@ fn in_our_words(path: &Path, value: Option<&Value>, message: &str) -> String {
             "a string" => format!("{shown} is not text"),
             _ if expected.starts_with("struct ") || expected == "a map" => format!("{shown} is not a map of fields"),
             "a sequence" => format!("{shown} is not a list"),
+            "a boolean" => format!("{shown} is not true or false"),
             _ => format!("{shown} is not {expected}"),
         };
     }
@@ -132,6 +133,8 @@ fn repair(tree: &mut Value, steps: &[Step]) -> bool {
         "kind" => Value::from(KIND),
         "name" | "attribute" => Value::from("placeholder"),
         "memory" => Value::from("1Gi"),
+        // One that has nothing against the values beside it.
+        "operator" if map_at(tree, around).is_some_and(|map| map.contains_key("values")) => Value::from("in"),
         "operator" => Value::from("exists"),
         "metadata" => serde_yaml::to_value(placeholder().metadata).unwrap_or_default(),
         "spec" => serde_yaml::to_value(placeholder().spec).unwrap_or_default(),

@@ -7,6 +7,7 @@ use super::error::{Path, SpecError};
 use super::parse::ERRORS_MAX;
 use super::values::redis_bytes;
 use super::{API_VERSION, Constraint, Durability, InstanceSpec, KIND, Operator, RedisInstance, directives};
+use crate::plain::is_plain;
 
 /// The most replicas of a master: beyond it, sending to them is all that the master does.
 pub(super) const REPLICAS_MAX: u32 = 200;
@@ -247,10 +248,7 @@ fn check_constraint(found: &mut Findings, path: &Path, constraint: &Constraint) 
 }
 
 fn attribute_text(text: &str, what: &str) -> Result<(), String> {
-    let fits = !text.is_empty()
-        && text.len() <= ATTRIBUTE_CHARS_MAX
-        && text == text.trim()
-        && !text.contains(|c: char| c.is_control());
+    let fits = !text.is_empty() && text.len() <= ATTRIBUTE_CHARS_MAX && text == text.trim() && is_plain(text);
     check(fits, || {
         format!(
             "{text:?} is not {what}: allowed are 1 to {ATTRIBUTE_CHARS_MAX} printable characters, \

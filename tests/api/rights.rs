@@ -273,11 +273,12 @@ async fn every_route_lets_in_whom_it_says_and_tells_others_nothing() {
                 refused => assert_eq!(code.as_u16(), refused, "{row}"),
             }
             if ["", "nobody", "elsewhere", "gone"].contains(&who) {
-                // The one who asks for a name is told it again, and nothing that he did not say.
+                // What the token's own line says is no secret, and who asks for a name is told it again.
+                let told = told.replace("orders*, zebr, zebra?*z, Zebra", "");
                 let told = if path.contains("{name}") || needs == Needs::InBody(Level::Write) {
                     told.replace(HIDDEN, "")
                 } else {
-                    told.clone()
+                    told
                 };
                 for secret in [HIDDEN, "Zebra", "10.7.7.", "striped"] {
                     assert!(!told.contains(secret), "{row}");

@@ -143,7 +143,17 @@ fn a_failover_of_what_is_not_there_or_goes_is_no_failover() {
         (done.code, done.err.as_str()),
         (2, "error: --to orders-7: orders has no such node: allowed are orders-0, orders-1, orders-2\n")
     );
+    let mut dead = instance("orders", 3, 5);
+    dead["status"]["nodes"][1]["state"] = json!("Dead");
+    fake.set(dead);
+    let done = run_at(&fake, &["failover", "orders", "--force", "--to", "orders-1"]);
+    assert_eq!(
+        (done.code, done.err.as_str()),
+        (2, "error: --to orders-1: it is dead: allowed are orders-0, orders-2\n"),
+        "before anything is shown that would be lost"
+    );
     assert_eq!(asked(&fake).len(), 0);
+    fake.set(instance("orders", 3, 5));
     fake.world().failover_answer = Some((409, json!({"title": "Conflict", "detail": "orders is being deleted"})));
     let done = run_at(&fake, &["failover", "orders"]);
     assert_eq!((done.code, done.err.as_str()), (1, "error: orders is being deleted\n"));
