@@ -8,6 +8,8 @@
 //!   instances: ["orders*"]     # by name; * and ? stand for any letters
 //! ```
 //!
+//! The list alone, without `tokens:`, will do.
+//!
 //! A token is made by `redisctl token`, of 256 random bits: nobody finds it from its hash, so no slow hash
 //! is needed. The file is followed ([`crate::files`]). Whoever is taken out of it, or may do less than before,
 //! is a stranger from then on: rights are looked at whenever they are used, and what is open ends.
@@ -210,7 +212,11 @@ struct File {
 }
 
 fn parse(text: &str) -> Result<Vec<Arc<Grant>>> {
-    let file: File = serde_yaml::from_str(text)?;
+    // Lines of `redisctl token` one after the other are a file, too.
+    let file: File = match serde_yaml::from_str(text)? {
+        serde_yaml::Value::Sequence(_) => File { tokens: serde_yaml::from_str(text)? },
+        _ => serde_yaml::from_str(text)?,
+    };
     let (mut names, mut hashes) = (BTreeSet::new(), BTreeMap::new());
     for (i, grant) in file.tokens.iter().enumerate() {
         ensure!(!grant.name.trim().is_empty(), "tokens[{i}].name: is empty");
@@ -377,6 +383,15 @@ mod tests {
             }
             assert_eq!((caller.may(Level::Read, "cache"), caller.is_withdrawn()), (stays, !stays), "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn lines_one_after_the_other_without_a_heading_are_a_file_too() {
+        let ((one, first), (other, second)) = (new_token(), new_token());
+        let line = |name: &str, hash: &str| format!("- name: {name}\n  hash: {hash}\n  access: read\n");
+        let (_file, access) = file(&(line("alice", &first) + &line("bob", &second)));
+        assert_eq!(access.caller(Some(&one)).unwrap().name(), "alice");
+        assert_eq!(access.caller(Some(&other)).unwrap().name(), "bob");
     }
 
     #[test]

@@ -100,6 +100,18 @@ pub enum Command {
     Man(ManArgs),
 }
 
+/// The name of an instance, also as we print it.
+pub(super) fn instance(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.strip_prefix("redisinstance/").unwrap_or(text).to_string())
+}
+
+/// A number as people mean it: with a sign it could be meant as a change.
+fn whole(text: &str) -> Result<u32, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| "allowed is a whole number, without a sign".to_string())
+}
+
 /// Arguments of `apply`.
 #[derive(Args, Debug)]
 pub struct ApplyArgs {
@@ -127,10 +139,10 @@ pub struct CreateArgs {
     #[arg(short, long, value_name = "SIZE")]
     pub memory: Size,
     /// How many replicas
-    #[arg(short, long, visible_alias = "slaves", value_name = "NUMBER", default_value_t = 0)]
+    #[arg(short, long, visible_alias = "slaves", value_name = "NUMBER", default_value_t = 0, value_parser = whole)]
     pub replicas: u32,
     /// At most so many of its nodes on one agent [default: 1]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole)]
     pub distribution: Option<u32>,
     /// Do nothing but say what would be done, or print the document
     #[arg(long)]
@@ -159,6 +171,7 @@ pub enum DocumentForm {
 #[derive(Args, Debug)]
 pub struct ConnectArgs {
     /// The instance
+    #[arg(value_parser = instance)]
     pub name: String,
     /// Print this instead of opening redis-cli
     #[arg(long, value_name = "WHAT")]
@@ -192,7 +205,7 @@ pub struct DiffArgs {
 #[derive(Args, Debug)]
 pub struct GetArgs {
     /// Names of instances [default: all]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = instance)]
     pub names: Vec<String>,
     /// How to print them
     #[arg(short, long, value_name = "FORM", default_value = "table")]
@@ -235,6 +248,7 @@ pub enum Form {
 #[derive(Args, Debug)]
 pub struct NameArgs {
     /// The instance
+    #[arg(value_parser = instance)]
     pub name: String,
 }
 
@@ -242,6 +256,7 @@ pub struct NameArgs {
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// The instance
+    #[arg(value_parser = instance)]
     pub name: String,
     /// How to print it
     #[arg(short, long, value_name = "FORM", default_value = "text")]
@@ -252,6 +267,7 @@ pub struct PlanArgs {
 #[derive(Args, Debug)]
 pub struct EventsArgs {
     /// The instance [default: all]
+    #[arg(value_parser = instance)]
     pub name: Option<String>,
     /// Go on, and print each new event
     #[arg(short, long)]
@@ -265,11 +281,10 @@ pub struct EventsArgs {
 #[derive(Args, Debug)]
 pub struct WaitArgs {
     /// The instances
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, value_parser = instance)]
     pub names: Vec<String>,
-    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with the types
-    /// `SpecValid`, `Placed`, `MasterAvailable`, `ReplicasInSync` and `Ready`, and the statuses `True`
-    /// (the default), `False` and `Unknown`
+    /// What to wait for: `ready`, `deleted`, or `condition=TYPE[=STATUS]` with a type that `describe` shows, such
+    /// as `MasterAvailable` or `NoSafeCandidate`, and the statuses `True` (the default), `False` and `Unknown`
     #[arg(long = "for", value_name = "WHAT")]
     pub goal: Goal,
     /// How long to wait
@@ -281,6 +296,7 @@ pub struct WaitArgs {
 #[derive(Args, Debug)]
 pub struct FailoverArgs {
     /// The instance
+    #[arg(value_parser = instance)]
     pub name: String,
     /// The node that shall be the master, such as orders-1 [default: the operator chooses]
     #[arg(long, value_name = "NODE")]
@@ -305,12 +321,13 @@ pub struct FailoverArgs {
 #[command(group = ArgGroup::new("size").required(true).multiple(true).args(["memory", "replicas", "cpus"]))]
 pub struct ScaleArgs {
     /// The instance
+    #[arg(value_parser = instance)]
     pub name: String,
     /// Redis' maxmemory, such as 512Mi
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
     /// How many replicas
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole)]
     pub replicas: Option<u32>,
     /// The CPU share of each node, such as 0.5
     #[arg(long, value_name = "CORES")]
@@ -330,7 +347,7 @@ pub struct ScaleArgs {
 #[derive(Args, Debug)]
 pub struct DeleteArgs {
     /// The instances
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, value_parser = instance)]
     pub names: Vec<String>,
     /// Wait until they are gone, and show each step
     #[arg(long)]

@@ -15,6 +15,7 @@ use super::answer;
 use super::outcome::{Exit, failure};
 use super::sse::{Message, Parser};
 use super::token;
+use super::unreachable::{Unanswered, unreachable};
 use super::view::{Applied, AppliedAll, Instance, Items, Placement, Problem};
 use crate::board::{OperatorView, PlanView};
 
@@ -243,23 +244,13 @@ impl Client {
             let waited_s = ANSWER_TIMEOUT.as_secs();
             return failure(Exit::Unreachable, format!("the operator at {server} did not answer within {waited_s} s"));
         }
-        if self.base.scheme() == "https" {
-            let mut causes = vec![error.to_string()];
-            let mut cause = std::error::Error::source(error);
-            while let Some(next) = cause {
-                causes.push(next.to_string());
-                cause = next.source();
-            }
-            let causes = causes.join(": ");
-            return failure(Exit::Unreachable, format!("no operator answers at {server}: {causes}; see --ca-file"));
+        let mut causes = vec![error.to_string()];
+        let mut cause = std::error::Error::source(error);
+        while let Some(next) = cause {
+            causes.push(next.to_string());
+            cause = next.source();
         }
-        failure(
-            Exit::Unreachable,
-            format!(
-                "no operator answers at {server}: start one with `redisctl local` or `redisctl operator ...`, \
-                 or name another with --server"
-            ),
-        )
+        unreachable(&Unanswered { server: &server, connected: !error.is_connect(), causes: &causes.join(": ") })
     }
 }
 

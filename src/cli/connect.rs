@@ -25,7 +25,7 @@ pub async fn connect(client: &Client, args: &ConnectArgs) -> Result<Exit> {
     }
     let password = client.password(name).await?.password;
     if args.print == Some(Print::Url) {
-        let password = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        let password = password.map(|password| format!("default:{password}@")).unwrap_or_default();
         print(&format!("redis://{password}{master}\n"))?;
         return Ok(Exit::Ok);
     }

@@ -31,7 +31,10 @@ pub async fn failover(client: &Client, args: &FailoverArgs) -> Result<Exit> {
     if let Some(to) = &args.to {
         check_node(&before, to)?;
         if is_available(&before) && master(&before).is_some_and(|node| node.name == *to) {
-            print(&format!("instance/{}: {to} is the master already (epoch {})\n", args.name, before.status.epoch))?;
+            print(&format!(
+                "redisinstance/{}: {to} is the master already (epoch {})\n",
+                args.name, before.status.epoch
+            ))?;
             return Ok(Exit::Ok);
         }
         if args.force {
@@ -42,7 +45,7 @@ pub async fn failover(client: &Client, args: &FailoverArgs) -> Result<Exit> {
     let old_news = bad_news(&client.events(Some(&args.name)).await?);
     client.failover(&args.name, args.to.as_deref(), args.force).await?;
     if args.no_wait {
-        print(&format!("instance/{}: a failover is asked for\n", args.name))?;
+        print(&format!("redisinstance/{}: a failover is asked for\n", args.name))?;
         return Ok(Exit::Ok);
     }
     wait(client, Attempt { args, epoch: before.status.epoch, last: before, seen: false, old_news }).await
@@ -193,7 +196,7 @@ impl Attempt<'_> {
                 (self.last, self.seen) = (*instance, true);
                 let epoch = self.last.status.epoch;
                 let master = self.new_master();
-                Ok(master.map(|master| format!("instance/{name}: {master} is the master now (epoch {epoch})\n")))
+                Ok(master.map(|master| format!("redisinstance/{name}: {master} is the master now (epoch {epoch})\n")))
             }
             Change::Synced if self.seen => Ok(None),
             Change::Removed(_) | Change::Synced => {
@@ -216,7 +219,7 @@ impl Attempt<'_> {
             None => Ok(()),
             Some(event) => {
                 let event: InstanceEvent = serde_json::from_str(&event)?;
-                Err(failure(Exit::Failed, format!("instance/{}: {}", self.args.name, event.message)))
+                Err(failure(Exit::Failed, format!("redisinstance/{}: {}", self.args.name, event.message)))
             }
         }
     }
@@ -225,7 +228,7 @@ impl Attempt<'_> {
         let FailoverArgs { name, timeout, .. } = self.args;
         let (phase, ready) = (self.last.status.phase, self.last.readiness());
         let text = format!(
-            "instance/{name}: no new master after {timeout}: {phase}, {ready} nodes ready; it is still asked for, and \
+            "redisinstance/{name}: no new master after {timeout}: {phase}, {ready} nodes ready; it is still asked for, and \
              `redisctl events {name}` shows what becomes of it"
         );
         let waiting = self.last.waiting();

@@ -31,6 +31,7 @@ mod serve;
 mod sse;
 mod text;
 mod token;
+mod unreachable;
 mod view;
 mod wait;
 

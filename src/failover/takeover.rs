@@ -20,6 +20,9 @@ pub fn take_over(d: &mut Draft) {
     if d.held {
         refuse_request(d, "all nodes are dead and the data is lost: `redisctl recreate` starts it again, empty");
     }
+    if d.record.as_ref().is_some_and(|record| !record.initialized) {
+        refuse_request(d, "no master has been ready yet, so that there is none to take over from");
+    }
     // A master whose record the store has lost may run: nobody takes its place.
     if d.o.frozen.is_some() || d.held || d.master().is_none() || !d.record.as_ref().is_some_and(|r| r.initialized) {
         return;

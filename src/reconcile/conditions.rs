@@ -183,6 +183,9 @@ fn up_to_date(d: &Draft) -> Verdict {
     if let Some(why) = missing_secret(d) {
         return Verdict(ConditionType::UpToDate, ConditionStatus::False, "SecretMissing", why);
     }
+    if no_node(d) {
+        return Verdict(ConditionType::UpToDate, ConditionStatus::Unknown, NO_NODE, "no node runs".to_string());
+    }
     if stale.is_empty() {
         let message = "every node runs as declared".to_string();
         return Verdict(ConditionType::UpToDate, ConditionStatus::True, "UpToDate", message);
@@ -190,6 +193,13 @@ fn up_to_date(d: &Draft) -> Verdict {
     let paused = d.spec().is_some_and(|spec| spec.paused);
     let reason = if paused { "Paused" } else { "Rolling" };
     Verdict(ConditionType::UpToDate, ConditionStatus::False, reason, format!("to be replaced: {}", stale.join("; ")))
+}
+
+/// The reason of conditions that are of nodes, when there is none.
+const NO_NODE: &str = "NoNode";
+
+fn no_node(d: &Draft) -> bool {
+    !d.nodes.values().any(|node| counts(d, node) && !node.task.is_dead())
 }
 
 /// Of so many the addresses are told.
@@ -225,6 +235,9 @@ pub fn was_said(d: &Draft, why: &str) -> bool {
 /// Whether every node has taken the settings that are made while it runs.
 fn config_applied(d: &Draft) -> Verdict {
     let mut told: Vec<String> = refusals(d).map(|(_, text)| text).collect();
+    if no_node(d) {
+        return Verdict(ConditionType::ConfigApplied, ConditionStatus::Unknown, NO_NODE, "no node runs".to_string());
+    }
     if told.is_empty() {
         let message = "no node refuses a setting".to_string();
         return Verdict(ConditionType::ConfigApplied, ConditionStatus::True, "Applied", message);

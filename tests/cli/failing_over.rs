@@ -45,7 +45,7 @@ fn failover_asks_and_waits_until_the_new_master_takes_writes() {
     promoting["status"]["conditions"][0] = condition("MasterAvailable", false, "Promoting");
     fake.set(promoting);
     fake.set(with_master(1, 3));
-    assert_eq!(live.line(), "instance/orders: orders-1 is the master now (epoch 3)");
+    assert_eq!(live.line(), "redisinstance/orders: orders-1 is the master now (epoch 3)");
     assert_eq!(live.code(), 0);
     assert_eq!(asked(&fake), [json!({"to": null, "force": false})]);
 }
@@ -58,7 +58,7 @@ fn failover_to_a_node_waits_for_that_node_whoever_else_is_the_master_meanwhile()
     wait_until("it watches", || (fake.world().watches == 2).then_some(()));
     fake.set(with_master(1, 3));
     fake.set(with_master(2, 4));
-    assert_eq!(live.line(), "instance/orders: orders-2 is the master now (epoch 4)");
+    assert_eq!(live.line(), "redisinstance/orders: orders-2 is the master now (epoch 4)");
     assert_eq!(live.code(), 0);
     assert_eq!(asked(&fake), [json!({"to": "orders-2", "force": false})]);
 }
@@ -69,7 +69,7 @@ fn a_failover_that_was_over_before_it_could_be_watched_is_seen_all_the_same() {
     fake.set(with_master(0, 2));
     fake.world().failed_over = Some(with_master(2, 3));
     let done = run_at(&fake, &["failover", "orders"]);
-    assert_eq!((done.code, done.out.as_str()), (0, "instance/orders: orders-2 is the master now (epoch 3)\n"));
+    assert_eq!((done.code, done.out.as_str()), (0, "redisinstance/orders: orders-2 is the master now (epoch 3)\n"));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_failover_to_the_master_itself_has_nothing_to_do() {
     let fake = Fake::start();
     fake.set(with_master(0, 2));
     let done = run_at(&fake, &["failover", "orders", "--to=orders-0"]);
-    assert_eq!((done.code, done.out.as_str()), (0, "instance/orders: orders-0 is the master already (epoch 2)\n"));
+    assert_eq!((done.code, done.out.as_str()), (0, "redisinstance/orders: orders-0 is the master already (epoch 2)\n"));
     assert_eq!(asked(&fake).len(), 0);
 }
 
@@ -95,7 +95,7 @@ fn a_failover_that_the_operator_refuses_or_gives_up_ends_with_1_and_its_words() 
         let mut told = event("orders", reason, "2026-01-02T03:05:06Z");
         told["message"] = json!("orders-1 is 5 MiB behind");
         fake.happen(told);
-        assert_eq!(live.line(), "! error: instance/orders: orders-1 is 5 MiB behind");
+        assert_eq!(live.line(), "! error: redisinstance/orders: orders-1 is 5 MiB behind");
         assert_eq!(live.code(), 1);
     }
 }
@@ -110,7 +110,7 @@ fn the_same_refusal_told_again_is_news() {
     let mut again = event("orders", "SwitchoverRefused", "2026-01-02T03:05:06Z");
     again["count"] = json!(3);
     fake.happen(again);
-    assert!(live.line().starts_with("! error: instance/orders: orders-1 died"));
+    assert!(live.line().starts_with("! error: redisinstance/orders: orders-1 died"));
     assert_eq!(live.code(), 1);
 }
 
@@ -123,12 +123,12 @@ fn a_failover_that_takes_too_long_ends_with_4_and_one_that_is_not_waited_for_at_
         (done.code, done.err.as_str()),
         (
             4,
-            "error: instance/orders: no new master after 200ms: Creating, 2/3 nodes ready; it is still asked for, and \
+            "error: redisinstance/orders: no new master after 200ms: Creating, 2/3 nodes ready; it is still asked for, and \
              `redisctl events orders` shows what becomes of it\n  waits: 1 nodes are not ready\n"
         )
     );
     let done = run_at(&fake, &["failover", "orders", "--no-wait"]);
-    assert_eq!((done.code, done.out.as_str()), (0, "instance/orders: a failover is asked for\n"));
+    assert_eq!((done.code, done.out.as_str()), (0, "redisinstance/orders: a failover is asked for\n"));
     assert_eq!(asked(&fake).len(), 2);
 }
 
@@ -193,7 +193,7 @@ fn force_shows_what_would_be_lost_and_does_nothing_without_a_yes() {
     fake.world().failed_over = Some(with_master(1, 2));
     let done = run_at(&fake, &["failover", "orders", "--force", "--to", "orders-1", "--yes"]);
     assert_eq!(done.code, 0, "{done:?}");
-    assert!(done.out.ends_with("\ninstance/orders: orders-1 is the master now (epoch 2)\n"), "{done:?}");
+    assert!(done.out.ends_with("\nredisinstance/orders: orders-1 is the master now (epoch 2)\n"), "{done:?}");
     assert_eq!(asked(&fake), [json!({"to": "orders-1", "force": true})]);
 }
 

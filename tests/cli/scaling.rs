@@ -65,6 +65,32 @@ fn a_document_that_others_change_meanwhile_is_read_again_and_three_times_only() 
 }
 
 #[test]
+fn a_number_with_a_sign_is_refused_for_it_could_be_meant_as_a_change() {
+    let fake = Fake::start();
+    fake.set(instance("orders", 3, 5));
+    for number in ["+1", "-1", "two", "", "1.5"] {
+        let done = run_at(&fake, &["scale", "orders", &format!("--replicas={number}")]);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(number.is_empty() || done.err.contains("allowed is a whole number, without a sign"), "{done:?}");
+    }
+    assert_eq!(put(&fake).len(), 0);
+}
+
+#[test]
+fn names_are_taken_as_they_are_printed() {
+    let fake = Fake::start();
+    fake.set(instance("orders", 3, 5));
+    let name = run_at(&fake, &["get", "-o", "name"]).out.trim().to_string();
+    assert_eq!(name, "redisinstance/orders");
+    for command in
+        [&["get"][..], &["describe"], &["plan"], &["events"], &["wait", "--for=ready"], &["scale", "--cpus=1"]]
+    {
+        let done = run_at(&fake, &[command, &[&name]].concat());
+        assert_eq!(done.code, 0, "{command:?}: {done:?}");
+    }
+}
+
+#[test]
 fn a_size_that_is_not_allowed_is_told_by_field() {
     let fake = Fake::start();
     fake.set(instance("orders", 3, 5));

@@ -181,7 +181,7 @@ fn without_an_operator_commands_say_what_to_start_and_end_with_5() {
         assert_eq!(shown.code, 5, "{command:?}: {shown:?}");
         let expected = format!(
             "error: no operator answers at {server}: start one with `redisctl local` or `redisctl operator ...`, \
-             or name another with --server\n"
+             or name another with --server (Connection refused (os error 111))\n"
         );
         assert_eq!(shown.err, expected, "{command:?}");
     }

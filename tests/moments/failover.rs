@@ -556,6 +556,22 @@ fn a_switchover_records_the_new_master_then_hands_over() {
 }
 
 #[test]
+fn a_failover_of_what_has_had_no_master_is_refused_at_once() {
+    let mut scene = Scene::running(2, "");
+    scene.instance.nodes.clear();
+    scene.offers.clear();
+    (scene.record().initialized, scene.record().master) = (false, None);
+    asks_for(&mut scene, None);
+    let plan = scene.plan();
+    assert!(events(&plan).contains(&"SwitchoverRefused"), "{:?}", plan.view());
+    let status = plan.status.unwrap();
+    for kind in [ConditionType::UpToDate, ConditionType::ConfigApplied] {
+        let told = condition(&status, kind);
+        assert_eq!((told.status, told.reason.as_str()), (ConditionStatus::Unknown, "NoNode"), "there is none yet");
+    }
+}
+
+#[test]
 fn a_switchover_to_whom_it_cannot_be_is_refused_with_the_reason() {
     for (to, why) in [
         (Some("orders-0"), "orders-0 is the master already"),

@@ -21,11 +21,13 @@ pub enum PasswordCommand {
     /// Print the newest password
     Show {
         /// The instance
+        #[arg(value_parser = super::instance)]
         name: String,
     },
     /// Make new ones on all nodes; the former ones stay valid for a while, and no client is cut off
     Rotate {
         /// The instance
+        #[arg(value_parser = super::instance)]
         name: String,
         /// How long the former ones stay valid; 0s, when one has leaked: all former ones end at once, whatever was
         /// asked for before, and clients are cut
