@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::clock::now;
 use crate::model::{Answer, Gauges, InstanceEvent, Role, Timestamp};
+use crate::reconcile::draft::FROZEN;
 use crate::spec::RedisInstance;
 use crate::status::InstanceStatus;
 use crate::store::Candidate;
@@ -173,7 +174,11 @@ impl Board {
     }
 
     /// Puts up a view; an equal one is not announced.
-    pub fn set(&self, view: InstanceView) {
+    pub fn set(&self, mut view: InstanceView) {
+        // Where nobody plans, that is what is waited for.
+        if view.status.waiting.is_empty() && self.operator.read().expect("no writer panics").frozen.is_some() {
+            view.status.waiting.push(FROZEN.to_string());
+        }
         let mut instances = self.instances.write().expect("no writer panics");
         if instances.get(&view.name).is_some_and(|old| **old == view) {
             return;
@@ -241,13 +246,18 @@ impl Board {
     /// Changes what is said of the operator.
     pub fn set_operator(&self, change: impl FnOnce(&mut OperatorView)) {
         let mut operator = self.operator.write().expect("no writer panics");
-        let synced = operator.store_synced;
+        let (synced, frozen) = (operator.store_synced, operator.frozen.is_some());
         change(&mut operator);
+        let freezes = !frozen && operator.frozen.is_some();
         operator.stale_since = match operator.store_synced {
             true => None,
             false if synced => Some(now()),
             false => operator.stale_since,
         };
+        drop(operator);
+        if freezes {
+            self.list().into_iter().for_each(|view| self.set((*view).clone()));
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<InstanceView>>> {

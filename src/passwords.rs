@@ -115,6 +115,7 @@ const CLIENT_RULES: &[&str] = &[
     "+acl|help",
     "+acl|whoami",
     "-client|kill",
+    "-client|no-evict",
     "-client|pause",
     "-client|unpause",
     "-cluster",

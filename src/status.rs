@@ -118,11 +118,19 @@ pub enum ConditionType {
     NoSafeCandidate,
     /// Only while it is true: nodes answer that Mesos calls gone. They take no writes.
     GoneNodeLives,
-    /// Only while it is true: the master's memory is used up, and it evicts nothing.
+    /// Only while it is true: the memory of nodes is used up, and they evict nothing.
     MemoryFull,
     /// Only while it is true: one master after the other fell silent and was replaced. The next is waited for
     /// longer.
     FailoverChain,
+}
+
+impl ConditionType {
+    /// Whether it is left out where it does not hold.
+    pub fn is_only_while_true(self) -> bool {
+        use ConditionType::{FailoverChain, GoneNodeLives, MemoryFull, NoSafeCandidate};
+        matches!(self, NoSafeCandidate | GoneNodeLives | MemoryFull | FailoverChain)
+    }
 }
 
 impl std::fmt::Display for ConditionType {

@@ -23,6 +23,10 @@ const POSTING: usize = 3;
 const LABELS: usize = 4400;
 /// Instances of two nodes that are none.
 const HOSTILE: usize = 3;
+/// Instances of one crowd, their constraints, and the values of each.
+const CROWD: usize = 40;
+const CONSTRAINTS: usize = 10;
+const VALUES: usize = 20;
 /// For what an attacker waits at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -39,7 +43,7 @@ pub struct Victim {
 }
 
 /// One kind of attack: its row in the table.
-pub const ALL: [(&str, &str); 9] = [
+pub const ALL: [(&str, &str); 10] = [
     ("1.1", "a setting that Redis refuses, of the same instance"),
     ("1.2", "documents of 4,400 wrong labels, by the API"),
     ("1.3", "such a document in the store"),
@@ -49,6 +53,7 @@ pub const ALL: [(&str, &str); 9] = [
     ("1.7", "4,194 half-open connections to the API"),
     ("1.8", "a client that calls itself an operator"),
     ("1.9", "CLIENT PAUSE 20000 ALL at replicas"),
+    ("1.11", "40 valid documents that change with each request, by the API"),
 ];
 
 /// An attack that is under way.
@@ -78,6 +83,11 @@ impl Attack {
                 attack.after.push(("evil".to_string(), None));
             }
             "1.4" => attack.post(victim, &vec!["[".repeat(60_000); 16].join("\n---\n")),
+            "1.11" => {
+                attack.post(victim, &crowd(0));
+                attack.post(victim, &crowd(1));
+                attack.after.extend((0..CROWD).map(|i| (crowded(i), None)));
+            }
             "1.5" => {
                 for i in 0..HOSTILE {
                     let name = format!("hostile-{i}");
@@ -169,6 +179,26 @@ impl Drop for Attack {
             let _ = thread.join(); // It ended by a panic: that is reported already.
         }
     }
+}
+
+/// Documents of instances that find no place, long ones, which differ by what they are called for.
+fn crowd(time: usize) -> String {
+    let values: Vec<String> = (0..VALUES).map(|i| format!("v{i}")).collect();
+    let constraint = |i| format!("{{attribute: a{i}, operator: in, values: [{}]}}", values.join(", "));
+    let constraints: Vec<String> = (0..CONSTRAINTS).map(constraint).collect();
+    let document = |i| {
+        let name = crowded(i);
+        format!(
+            "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {{name: {name}, labels: {{time: t{time}}}}}\nspec: \
+             {{memory: 900Gi, replicas: 10, placement: {{constraints: [{}]}}}}\n",
+            constraints.join(", ")
+        )
+    };
+    (0..CROWD).map(document).collect::<Vec<_>>().join("---\n")
+}
+
+fn crowded(i: usize) -> String {
+    format!("crowd-{i}")
 }
 
 fn labels(name: &str) -> String {

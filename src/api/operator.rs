@@ -110,6 +110,9 @@ pub(super) async fn plan(
     if headers.contains_key(PASSED_ON) {
         return Err(no_leader("this operator was taken for it, and is not any more: try again"));
     }
+    if !operator.store_synced {
+        return Err(no_leader("this operator cannot read the store, and knows of none that leads"));
+    }
     match operator.leader {
         Some(leader) => leaders_plan(&shared, &leader.api, &name, headers.get(header::AUTHORIZATION)).await.map(Json),
         None => Err(no_leader("none is known now")),

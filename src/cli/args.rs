@@ -101,6 +101,7 @@ pub enum Command {
 }
 
 /// The name of an instance, also as we print it.
+#[allow(clippy::unnecessary_wraps)] // clap asks for a Result.
 pub(super) fn instance(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.strip_prefix("redisinstance/").unwrap_or(text).to_string())
 }
@@ -238,7 +239,7 @@ pub enum Output {
 pub enum Form {
     /// For people.
     Text,
-    /// As the API has it; with --watch one line each.
+    /// As the API has it.
     Json,
     /// As the API has it.
     Yaml,

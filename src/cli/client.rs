@@ -250,7 +250,7 @@ impl Client {
             causes.push(next.to_string());
             cause = next.source();
         }
-        unreachable(&Unanswered { server: &server, connected: !error.is_connect(), causes: &causes.join(": ") })
+        unreachable(&Unanswered { server, connected: !error.is_connect(), causes: &causes.join(": ") })
     }
 }
 

@@ -75,6 +75,7 @@ fn head(instance: &Instance, now: Timestamp) -> String {
         (declared, observed) => format!("{declared}, acted upon up to {observed}"),
     };
     let phase = styled(&status.phase.to_string(), text::phase_style(status.phase));
+    let replicas = instance.spec["replicas"].as_u64().unwrap_or(0);
     let deleting = if metadata.deleting { ", deletion asked for" } else { "" };
     [
         ("Name", instance.name().to_string()),
@@ -85,7 +86,7 @@ fn head(instance: &Instance, now: Timestamp) -> String {
         ("Master", status.master.clone().unwrap_or_else(|| "none".to_string())),
         ("Epoch", status.epoch.to_string()),
         ("Login", login(instance)),
-        ("Failover", status.failover.map_or_else(|| "-".to_string(), |failover| promise(&failover))),
+        ("Failover", status.failover.map_or_else(|| "-".to_string(), |failover| promise(&failover, replicas))),
     ]
     .iter()
     .map(|(name, value)| format!("{} {value}\n", styled(&format!("{:LABEL_WIDTH$}", format!("{name}:")), STRONG)))
@@ -103,17 +104,23 @@ fn login(instance: &Instance) -> String {
 }
 
 /// What a failover may cost, and how long it may take.
-fn promise(failover: &FailoverStatus) -> String {
+fn promise(failover: &FailoverStatus, replicas: u64) -> String {
     let FailoverStatus { durability, confirmations, worst_case, window, unreplicated } = failover;
+    if replicas == 0 {
+        return format!(
+            "durability {durability}: it has no replicas: all data is lost with its node, and a hung one is not replaced"
+        );
+    }
     let confirmed = match confirmations {
         0 => "no write is promised to outlive its master".to_string(),
         k => format!("writes that WAIT {k} confirms are never lost"),
     };
     let unreplicated = unreplicated.map_or_else(|| "all".to_string(), size);
-    let window = window.map_or_else(|| "without end".to_string(), |window| format!("for {window} at most"));
+    let window = window.map_or_else(|| "for as long as it hangs".to_string(), |window| format!("for {window} at most"));
     format!(
-        "durability {durability}: {confirmed}\n{:LABEL_WIDTH$} others can be: {unreplicated} on no replica when last \
-         asked, and what a hung master takes, {window}\n{:LABEL_WIDTH$} a hung master is replaced within {worst_case}",
+        "durability {durability}: {confirmed}\n{:LABEL_WIDTH$} unconfirmed writes can be lost: {unreplicated} were on no \
+         replica when last asked, and what a hung master takes, {window}\n{:LABEL_WIDTH$} a hung master is replaced \
+         within {worst_case}",
         "", ""
     )
 }

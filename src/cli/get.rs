@@ -13,7 +13,7 @@ use super::text::{Cell, Table, age, cell, phase_style, print, size};
 use super::view::Instance;
 use crate::clock::now;
 use crate::model::{Role, Timestamp};
-use crate::status::NodeState;
+use crate::status::{ConditionStatus, ConditionType, NodeState};
 
 const COLUMNS: [&str; 7] = ["NAME", "PHASE", "READY", "MASTER", "MEMORY", "EPOCH", "AGE"];
 const WIDE_COLUMNS: [&str; 12] =
@@ -207,10 +207,12 @@ impl Rows {
     }
 }
 
-/// The phase, and that the document is not valid where it is not.
+/// The phase, and what somebody has to do something about.
 fn phase(instance: &Instance) -> String {
-    let phase = instance.status.phase;
-    if instance.invalid.is_some() { format!("{phase},SpecInvalid") } else { phase.to_string() }
+    let full = instance.has_condition(ConditionType::MemoryFull, ConditionStatus::True);
+    let more = [("SpecInvalid", instance.invalid.is_some()), ("MemoryFull", full)];
+    let more = more.iter().filter(|(_, holds)| *holds).map(|(word, _)| *word);
+    [instance.status.phase.to_string().as_str()].into_iter().chain(more).collect::<Vec<_>>().join(",")
 }
 
 /// The columns that only `-o wide` has.

@@ -85,7 +85,8 @@ impl Instance {
 
     /// Whether a condition is reported with this status.
     pub fn has_condition(&self, kind: ConditionType, status: ConditionStatus) -> bool {
-        self.status.condition(kind).is_some_and(|condition| condition.status == status)
+        let absent = || kind.is_only_while_true() && status == ConditionStatus::False;
+        self.status.condition(kind).map_or_else(absent, |condition| condition.status == status)
     }
 
     /// Whether the document of this revision, or a later one, is in force and fully acted upon,

@@ -87,6 +87,12 @@ pub fn choose(d: &Draft, master: &Master, forced: Option<u32>) -> Choice {
     unseen.extend(dead.map(|ordinal| format!("{} is dead", d.node_name(*ordinal))));
     seen.retain(|(node, _)| voters.contains(&node.ordinal));
     let count = seen.len();
+    if let Some(lost) = d.master().filter(|_| voters.is_empty() && coming.is_empty()) {
+        return Choice::Nobody(format!(
+            "it has no replica that could. Let it go on, or end its process on {} ({}): then it starts again empty",
+            lost.hostname, lost.address
+        ));
+    }
     if count < needed {
         let (all, unseen) = (voters.len(), unseen.join(", "));
         let lone = d.record.as_ref().is_some_and(|record| record.unsettled) && needed > all;

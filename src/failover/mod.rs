@@ -26,5 +26,5 @@ mod takeover;
 pub use gone::{LOOKED_FOR_MS, fence_gone, fence_master_first, gone_and_answers, looked_for_until, may_live};
 pub use handover::hand_over_to;
 pub use judge::{Master, chain, chain_message, judge, patience_ms, proved_empty};
-pub use promise::{caught_up, confirmations, keep_promise, may_forget, window_ms, worst_case_ms};
+pub use promise::{caught_up, confirmations, keep_promise, let_go, may_forget, window_ms, worst_case_ms};
 pub use takeover::take_over;

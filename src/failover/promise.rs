@@ -3,6 +3,7 @@
 use crate::failover::gone::gone_and_answers;
 use crate::failover::judge::{Master, UNHEARD_MS, judge};
 use crate::model::{Answer, NodeRecord, Role, TaskRecord, Timestamp};
+use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch::MIN_REPLICAS;
 use crate::spec::InstanceSpec;
@@ -10,11 +11,12 @@ use crate::spec::InstanceSpec;
 /// Whether others have caught up is looked at again after this time: nothing else may happen by then.
 const LOOK_AGAIN_MS: u64 = 250;
 
-/// The k of the promise in force: a write that k replicas have confirmed is lost by no failover.
+/// The k of the promise in force: a write that k replicas have confirmed is lost by no failover. What a document
+/// asks for while the master is lost does not change what was confirmed before.
 pub fn confirmations(d: &Draft) -> u32 {
     let Some(record) = &d.record else { return 0 };
     let applied = d.master().map_or(record.confirmations, applied);
-    record.confirmations.min(record.spec.confirmations()).min(applied)
+    record.confirmations.min(applied)
 }
 
 /// `min-replicas-to-write` of a node, as far as is recorded.
@@ -22,15 +24,21 @@ fn applied(node: &NodeRecord) -> u32 {
     node.owned.get(MIN_REPLICAS).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Records which promise is in force. A lower one is at once; a higher one when the master keeps to
+/// Records which promise is in force. A lower one is as soon as there is a master; a higher one when that keeps to
 /// it and so many replicas have all that was confirmed under the lower.
 pub fn keep_promise(d: &mut Draft) {
     let Some((known, declared)) = d.record.as_ref().map(|r| (r.confirmations, r.spec.confirmations())) else { return };
-    if declared < known {
+    let available = judge(d) == Master::Available;
+    if declared < known && available {
         d.record.as_mut().expect("it was read above").confirmations = declared;
+    } else if declared < known && d.no_candidate.is_some() {
+        d.wait(format!(
+            "the document promises {declared} confirmations now: the {known} that were promised when the master was lost \
+             count until there is another"
+        ));
     }
     let unsettled = d.record.as_ref().is_some_and(|record| record.unsettled);
-    if (declared <= known && !unsettled) || judge(d) != Master::Available {
+    if (declared <= known && !unsettled) || !available {
         return;
     }
     if caught_up(d, Timestamp(0)) >= known.min(declared) as usize {
@@ -98,6 +106,30 @@ pub fn may_forget(d: &Draft, node: &NodeRecord) -> bool {
     let over = !answers || fenced_at.is_some();
     let needed = confirmations(d) as usize;
     needed == 0 || !node.joined || !ran || (over && caught_up(d, fenced_at.unwrap_or(died_at)) >= needed)
+}
+
+/// A replica that is to end goes when others have what it may have confirmed: it is taken from the master first,
+/// and confirms nothing more. Answers what is still waited for.
+pub fn let_go(d: &mut Draft, ordinal: u32) -> Option<String> {
+    let node = d.nodes.get(&ordinal)?.clone();
+    let needed = if d.record.as_ref()?.deleting { 0 } else { confirmations(d) as usize };
+    // While the master is lost it stays as it is; and one that does not answer is out of sight already.
+    if needed == 0 || !node.joined || judge(d) != Master::Available || d.answer(ordinal)?.role == Role::Master {
+        return None;
+    }
+    let name = node.name();
+    match d.seen(ordinal)?.detached_since {
+        Some(since) if caught_up(d, since) >= needed => {
+            d.nodes.get_mut(&ordinal)?.joined = false;
+            return None;
+        }
+        Some(_) => d.revisit(d.o.now.plus_ms(LOOK_AGAIN_MS)),
+        None => {
+            let action = Action::Detach { task_id: node.task_id, node: node.address, cut_clients: false };
+            d.step(action, format!("{name} is to end, and confirms nothing more"));
+        }
+    }
+    Some(format!("{name} is to be stopped when {needed} others have all that it may have confirmed"))
 }
 
 /// The longest time from a master's fault to another's promotion that follows from the spec, in

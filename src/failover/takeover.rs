@@ -5,13 +5,15 @@ use crate::failover::gone::fence_master_first;
 use crate::failover::handover::{close_request, hand_over, named, refuse_request, switch_over};
 use crate::failover::judge::{Master, fell_silent, judge, patience_ms};
 use crate::failover::promise::{confirmations, voters};
-use crate::model::{Answer, DataSet, Deposed, EventKind, NodeRecord, RequestKind, Role};
+use crate::model::{Answer, DataSet, Deposed, EventKind, NoAnswer, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch::master_password;
 
 /// A change of role is repeated after this time when it had no effect.
 pub(super) const TURN_AGAIN_MS: u64 = 1000;
+/// A script that goes on, or the next one, is ended after this time.
+const END_AGAIN_MS: u64 = 200;
 /// What replicas say of a silent master is looked at so often.
 const LOOK_AGAIN_MS: u64 = 250;
 
@@ -28,7 +30,8 @@ pub fn take_over(d: &mut Draft) {
         return;
     }
     let master = judge(d);
-    if let Some(ordinal) = forced(d).filter(|_| master != Master::Available) {
+    end_scripts(d, &master);
+    if let Some(ordinal) = forced(d).filter(|ordinal| master != Master::Available || is_apart(d, *ordinal)) {
         return replace_by(d, &master, Some(ordinal));
     }
     if let Some(former) = never_stepped_back(d).filter(|_| master.is_lost()) {
@@ -47,10 +50,38 @@ pub fn take_over(d: &mut Draft) {
     }
 }
 
+/// A replica that is busy with a client's script cannot say what it has, and has written nothing by it: it is ended
+/// when its word is needed.
+fn end_scripts(d: &mut Draft, master: &Master) {
+    if !master.is_lost() {
+        return;
+    }
+    let busy = |node: &&NodeRecord| {
+        let silent = d.silence(node.ordinal).is_some_and(|(why, _)| why == NoAnswer::Busy);
+        silent && node.joined && !d.is_master(node.ordinal) && !node.task.is_dead()
+    };
+    for node in d.nodes.values().filter(busy).cloned().collect::<Vec<_>>() {
+        let ended_at = d.seen(node.ordinal).and_then(|seen| seen.cut_at);
+        if let Some(again) = ended_at.map(|at| at.plus_ms(END_AGAIN_MS)).filter(|again| *again > d.o.now) {
+            d.revisit(again);
+        } else {
+            let why = format!("{} is busy, and is asked what it has of the lost master's", node.name());
+            d.step(Action::EndScript { task_id: node.task_id, node: node.address }, why);
+        }
+    }
+}
+
 /// The node that the user wants to be the master whatever is lost.
 fn forced(d: &Draft) -> Option<u32> {
     let request = d.o.instance.requests.get(&RequestKind::Failover).filter(|request| request.value.force)?;
     named(d, request.value.to.as_deref()?)
+}
+
+/// It has data of its own, and does not follow the master, who is well: nothing can be handed over to it.
+fn is_apart(d: &Draft, ordinal: u32) -> bool {
+    let master = d.master().map(|master| &master.address);
+    let apart = |answer: &Answer| !answer.is_blank() && answer.follows.as_ref() != master;
+    !d.is_master(ordinal) && d.answer(ordinal).is_some_and(apart)
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -130,14 +161,16 @@ fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
         }
         Choice::Nobody(why) => {
             refuse_request(d, &why);
-            d.wait(format!(
-                "the master {master}; nobody can take its place: {why}; `redisctl failover {} --force --to NODE` says \
-                 what would be lost, and does it",
-                d.o.name
-            ));
+            let others = d.nodes.values().any(|node| !d.is_master(node.ordinal) && !node.task.is_dead());
+            let way_out = if others { way_out(d) } else { String::new() };
+            d.wait(format!("the master {master}; nobody can take its place: {why}{way_out}"));
             d.no_candidate = Some(why);
         }
     }
+}
+
+fn way_out(d: &Draft) -> String {
+    format!("; `redisctl failover {} --force --to NODE` says what would be lost, and does it", d.o.name)
 }
 
 /// Takes the replicas from a master that may still serve clients: it stops taking writes, and none
@@ -182,10 +215,20 @@ fn promote(d: &mut Draft, ordinal: u32, offset: u64, data: Option<DataSet>, why:
     let message = format!("{new_name} (offset {offset}) takes the place of {old_name}, which {why}: epoch {epoch}");
     d.event(EventKind::Warning, "FailedOver", d.o.name.to_string(), message);
     close_request(d);
+    fence_living(d, old);
     let node = &d.nodes[&ordinal];
     let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone(), data };
     d.step(action, format!("{old_name} {why}"));
     point_siblings(d, old, ordinal);
+}
+
+/// Somebody wants another though the master is well: it takes no more writes before the other takes any.
+fn fence_living(d: &mut Draft, old: u32) {
+    let well = d.answer(old).is_some_and(|answer| answer.role == Role::Master);
+    if let Some(node) = d.nodes.get(&old).filter(|node| well && !node.task.is_dead()).cloned() {
+        let action = Action::Detach { task_id: node.task_id.clone(), node: node.address.clone(), cut_clients: true };
+        d.step(action, format!("{} is the master no more", node.name()));
+    }
 }
 
 /// The new master and its epoch are recorded, and what follows from it for the old one.

@@ -167,6 +167,13 @@ pub enum Action {
         /// Where it listens.
         node: Address,
     },
+    /// End the script of a client that the node is busy with: its word is needed.
+    EndScript {
+        /// Its task.
+        task_id: String,
+        /// Where it listens.
+        node: Address,
+    },
     /// Hand the master's role over, without losing a write. The record names the new one already.
     SwitchOver {
         /// Where the master of now listens.
@@ -212,6 +219,7 @@ impl Action {
             | Action::Detach { task_id, .. }
             | Action::CutForeign { task_id, .. }
             | Action::MakeRoom { task_id, .. }
+            | Action::EndScript { task_id, .. }
             | Action::SwitchOver { task_id, .. }
             | Action::Configure { task_id, .. }
             | Action::Acknowledge { task_id, .. } => Some(task_id),
@@ -246,6 +254,7 @@ impl Action {
             Action::Detach { .. } => "detach",
             Action::CutForeign { .. } => CUT_FOREIGN,
             Action::MakeRoom { .. } => MAKE_ROOM,
+            Action::EndScript { .. } => "endScript",
             Action::SwitchOver { .. } => "switchOver",
             Action::Configure { .. } => CONFIGURE,
             Action::Acknowledge { .. } => "acknowledge",
@@ -265,6 +274,7 @@ impl fmt::Display for Action {
             Action::Promote { task_id, .. } => write!(f, "make task {task_id} the master"),
             Action::Detach { task_id, .. } => write!(f, "make task {task_id} follow nobody"),
             Action::MakeRoom { task_id, .. } => write!(f, "cut connections of task {task_id} that nobody uses"),
+            Action::EndScript { task_id, .. } => write!(f, "end the script that task {task_id} is busy with"),
             Action::CutForeign { task_id, .. } => write!(f, "cut replicas of task {task_id} that are not ours"),
             Action::SwitchOver { from, task_id, .. } => {
                 write!(f, "hand the master's role from {from} to task {task_id}")

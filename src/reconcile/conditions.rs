@@ -10,6 +10,11 @@ use crate::reconcile::rolling::outdated;
 use crate::spec;
 use crate::status::{Condition, ConditionStatus, ConditionType, NodeState, NodeStatus};
 
+/// Reasons of `MasterAvailable`: it answers.
+pub const AVAILABLE: &str = "Available";
+/// It is silent for longer than is waited for.
+pub const GONE: &str = "Gone";
+
 struct Verdict(ConditionType, ConditionStatus, &'static str, String);
 
 /// What is true of the instance, one by one.
@@ -91,13 +96,13 @@ fn master_available(d: &Draft, master: &Master) -> Verdict {
             let why = format!("{name} answers, and takes no more connections: end some, or raise maxclients");
             return Verdict(ConditionType::MasterAvailable, ConditionStatus::False, "Full", why);
         }
-        Master::Available => (ConditionStatus::True, "Available"),
+        Master::Available => (ConditionStatus::True, AVAILABLE),
         Master::Unplaced => (ConditionStatus::False, "NotPlaced"),
         Master::Starting => (ConditionStatus::False, "Starting"),
         Master::Loading => (ConditionStatus::False, "Loading"),
         Master::Demoted => (ConditionStatus::False, "RoleChanged"),
         Master::Silent(..) => (ConditionStatus::Unknown, "NotAnswering"),
-        Master::Gone(..) => (ConditionStatus::Unknown, "Gone"),
+        Master::Gone(..) => (ConditionStatus::Unknown, GONE),
         Master::Dead(_) => (ConditionStatus::False, "Dead"),
     };
     let message = d.no_candidate.as_ref().map(|why| format!("; nobody can take its place: {why}"));
@@ -124,10 +129,11 @@ fn no_safe_candidate(d: &Draft) -> Option<Verdict> {
     let data: Vec<String> =
         d.nodes.values().filter(|node| !d.is_master(node.ordinal)).map(|node| what_it_has(d, node)).collect();
     let name = d.o.name;
-    let message = format!(
-        "{why}. Seen: {}. `redisctl failover {name} --force --to NODE` makes a node the master and loses what others have more",
+    let others = format!(
+        ". Seen: {}. `redisctl failover {name} --force --to NODE` makes a node the master and loses what others have more",
         data.join(", ")
     );
+    let message = format!("{why}{}", if data.is_empty() { "" } else { &others });
     Some(Verdict(ConditionType::NoSafeCandidate, ConditionStatus::True, "NoSafeCandidate", message))
 }
 
@@ -148,19 +154,28 @@ fn gone_lives(d: &Draft) -> Option<Verdict> {
     ))
 }
 
-/// The master's memory is used up, and what makes more data is refused. (One that may evict makes room by itself.)
+/// Memory is used up where keys are not evicted: the master refuses what makes more, and a replica would as the master.
 fn memory_full(d: &Draft) -> Option<Verdict> {
-    let node = d.master()?;
-    let answer = d.answer(node.ordinal).filter(|answer| answer.is_out_of_memory())?;
-    let evicts = node.config.get("maxmemory-policy").is_some_and(|policy| policy != "noeviction");
-    let crowd = if answer.is_crowded() { " Its connections take more than an eighth of it." } else { "" };
+    let evicts = |node: &NodeRecord| node.config.get("maxmemory-policy").is_some_and(|policy| policy != "noeviction");
+    let full = |node: &&NodeRecord| {
+        let answer = d.answer(node.ordinal).filter(|_| node.stop.is_none() && !node.task.is_dead());
+        answer.is_some_and(Answer::is_out_of_memory) && !evicts(node)
+    };
+    let full: Vec<&NodeRecord> = d.nodes.values().filter(full).collect();
+    let names = full.iter().map(|node| node.name()).collect::<Vec<_>>().join(", ");
+    let refuses = if full.iter().any(|node| d.is_master(node.ordinal)) {
+        "the master refuses writes (OOM)"
+    } else {
+        "as the master it would refuse writes (OOM)"
+    };
+    let crowded = full.iter().any(|node| d.answer(node.ordinal).is_some_and(Answer::is_crowded));
+    let crowd = if crowded { ". Connections take more than an eighth of it" } else { "" };
     let message = format!(
-        "{name} uses all of its memory and refuses writes (OOM).{crowd} Delete keys, `redisctl scale {} --memory` more, or \
-         declare a maxmemory-policy that evicts",
+        "{names}: all memory is used, and {refuses}{crowd}. Delete keys, `redisctl scale {} --memory` more, or declare a \
+         maxmemory-policy that evicts",
         d.o.name,
-        name = node.name(),
     );
-    (!evicts).then_some(Verdict(ConditionType::MemoryFull, ConditionStatus::True, "MemoryFull", message))
+    (!full.is_empty()).then_some(Verdict(ConditionType::MemoryFull, ConditionStatus::True, "MemoryFull", message))
 }
 
 fn what_it_has(d: &Draft, node: &NodeRecord) -> String {

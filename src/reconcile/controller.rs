@@ -4,31 +4,44 @@
 //! controller never waits for a pass: its outcome comes back as an event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
 use crate::board::Measured;
 use crate::clock::now;
-use crate::model::{MesosCall, MesosEvent, TaskState, Timestamp};
+use crate::model::{MesosEvent, TaskState, Timestamp};
 use crate::reconcile::draft::Observed;
 use crate::reconcile::execute::{Failure, Input, Ports, Work};
 use crate::reconcile::gaps::Gaps;
 use crate::reconcile::invariants::{self, Broken};
-use crate::reconcile::offers::{Asked, plan_session};
+use crate::reconcile::offers::Asked;
 use crate::reconcile::parts::{Exit, Parts, Settings};
 use crate::reconcile::plan::plan_instance;
 use crate::reconcile::schedule::Schedule;
 use crate::reconcile::transaction::transaction;
-use crate::reconcile::world::{Dirty, Done, Event, Note, Session, World};
-use crate::reconcile::{framework, pulse::Pulse, repeats::Repeats, view};
+use crate::reconcile::world::{Dirty, Done, Event, Note, World};
+use crate::reconcile::{pulse::Pulse, repeats::Repeats, view};
 
 /// Inputs folded in before the next round: bounds how long a flood delays planning.
 const INPUTS_PER_ROUND: usize = 1024;
+/// So long the loop does what is not urgent before it looks for what is: many documents that change are many
+/// plans, and a death is seen, planned and begun between any two turns.
+const TURN: Duration = Duration::from_millis(5);
+/// ... or so long, once offers are used: those who are launched together share them.
+const LAUNCHES: Duration = Duration::from_millis(50);
+/// So long a lost master is urgent: what cannot be mended for longer waits its turn.
+const URGENT_MS: u64 = 60_000;
+/// Writes of what is not urgent that are under way at once: more would be in the way of what is.
+const CROWD: usize = 8;
 /// A new instance is recorded together with its first nodes, if offers come that soon: half the
 /// writes, and nobody waits for the first half.
 const OFFERS_WAIT_MS: u64 = 50;
+
+mod session;
 
 /// The loop's state.
 pub struct Controller {
@@ -53,6 +66,8 @@ pub struct Controller {
     /// Something has come since the last round that something may follow from.
     news: bool,
     next_resync: Instant,
+    /// Places for writes of what is not urgent.
+    crowd: Arc<Semaphore>,
 }
 
 impl Controller {
@@ -77,6 +92,7 @@ impl Controller {
             watching: false,
             news: false,
             next_resync,
+            crowd: Arc::new(Semaphore::new(CROWD)),
         }
     }
 
@@ -85,7 +101,7 @@ impl Controller {
         let mut held = self.parts.leadership.held.clone();
         let mut pulse = Pulse::new(self.parts.metrics.clone());
         loop {
-            let wake = self.next_wake();
+            let wake = if self.news { Duration::ZERO } else { self.next_wake() };
             let due = Instant::now() + wake;
             tokio::select! {
                 biased;
@@ -115,15 +131,18 @@ impl Controller {
         }
     }
 
-    /// Folds in what else has come already, so that a burst is one round.
+    /// Folds in what else has come already, so that a burst is one round: what may be a death first.
     fn drain(&mut self) {
+        let began = Instant::now();
         for _ in 0..INPUTS_PER_ROUND {
-            if let Ok(input) = self.parts.inputs.1.try_recv() {
-                self.input(input);
-            } else if let Ok(event) = self.parts.mesos.1.try_recv() {
+            if let Ok(event) = self.parts.mesos.1.try_recv() {
                 self.learn(Event::Mesos(event));
             } else if let Ok(probe) = self.parts.probes.1.try_recv() {
                 self.learn(Event::Probed(probe));
+            } else if began.elapsed() > TURN {
+                break;
+            } else if let Ok(input) = self.parts.inputs.1.try_recv() {
+                self.input(input);
             } else {
                 break;
             }
@@ -238,42 +257,47 @@ impl Controller {
         }
     }
 
-    /// The framework id is stored before anything is done under it. Answers whether that is so.
-    async fn store_framework(&mut self) -> Result<bool> {
-        let Session::Subscribed { .. } = self.world.session else { return Ok(true) };
-        if self.world.frozen.is_some() || self.framework_stored == self.world.framework_id {
-            return Ok(true);
-        }
-        let Some(id) = self.world.framework_id.clone() else { return Ok(false) };
-        let recorded = framework::record(&self.parts.store, &self.parts.leadership, &id).await?;
-        self.framework_stored = recorded.then_some(id);
-        Ok(recorded)
-    }
-
+    /// Plans who is to be planned: who has lost its master, and then the others for a turn. What is left over
+    /// is first the next time.
     fn round(&mut self) {
-        let now = now();
-        let (mut launching, mut others) = (Vec::new(), Vec::new());
-        for name in self.schedule.take(now) {
+        let (now, began) = (now(), Instant::now());
+        let mut launching = Vec::new();
+        let (urgent, others): (Vec<_>, Vec<_>) = self
+            .schedule
+            .take(now)
+            .into_iter()
+            .map(|name| (self.is_urgent(&name, now), name))
+            .partition(|(urgent, _)| *urgent);
+        for (urgent, name) in urgent.into_iter().chain(others) {
+            let over = began.elapsed() > if launching.is_empty() { TURN } else { LAUNCHES };
             // Passes that wait for nodes that hang do not hold up who has lost its master.
-            let urgent = self.world.instances.get(&name).is_some_and(|instance| instance.lost_at().is_some());
-            if !urgent && self.schedule.is_full(self.settings.passes_max) {
-                self.schedule.mark(&name); // A pass that ends starts the next round.
+            if !urgent && (over || self.schedule.is_full(self.settings.passes_max)) {
+                self.news |= over; // A pass that ends starts the next round otherwise.
+                self.schedule.mark(&name);
                 continue;
+            }
+            if !urgent {
+                self.schedule.had_turn(&name);
             }
             let Some(work) = self.plan(&name, now) else { continue };
             self.schedule.begin(&name);
             self.begun.insert(name, Instant::now());
-            if work.plan.claims.is_empty() { others.push(work) } else { launching.push(work) }
+            if work.plan.claims.is_empty() {
+                tokio::spawn(self.ports().perform_round(vec![work]));
+            } else {
+                launching.push(work);
+            }
         }
         self.take_claimed(&launching);
         if !launching.is_empty() {
             tokio::spawn(self.ports().perform_round(launching));
         }
-        for work in others {
-            tokio::spawn(self.ports().perform_round(vec![work]));
-        }
         self.session_round(now);
         self.parts.report(&self.world, self.watching, self.schedule.depth());
+    }
+
+    fn is_urgent(&self, name: &str, now: Timestamp) -> bool {
+        self.world.instances.get(name).is_some_and(|instance| instance.has_just_lost_its_master(now, URGENT_MS))
     }
 
     fn plan(&mut self, name: &str, now: Timestamp) -> Option<Work> {
@@ -332,7 +356,8 @@ impl Controller {
         let instance = self.world.instances.get(name);
         let secret = instance.and_then(|instance| self.world.secret(instance));
         self.parts.probes.0.update(name, instance, secret);
-        (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
+        let urgent = self.is_urgent(name, now);
+        (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn, urgent })
     }
 
     fn gone(&mut self, name: &str) {
@@ -365,35 +390,7 @@ impl Controller {
             redis: self.parts.redis.clone(),
             out: self.parts.inputs.0.clone(),
             metrics: self.parts.metrics.clone(),
+            crowd: self.crowd.clone(),
         }
-    }
-
-    fn session_round(&mut self, now: Timestamp) {
-        let busy = self.schedule.undecided();
-        let plan = plan_session(&mut self.world, &mut self.asked, &self.wanting, &busy, now);
-        self.session_revisit = plan.revisit_at;
-        let Some(subscription) = self.world.subscription() else { return };
-        for call in plan.calls {
-            self.note_call(&call, now);
-            if let Err(error) = self.parts.mesos.0.send(subscription, call) {
-                warn!("Mesos: {error}");
-            }
-        }
-    }
-
-    fn note_call(&mut self, call: &MesosCall, now: Timestamp) {
-        let note = match call {
-            MesosCall::Decline { offer_ids, .. } => {
-                let reason = if self.wanting.is_empty() { "nobody waits" } else { "does not fit" };
-                return self.parts.metrics.offers("declined", reason, offer_ids.len() as u64);
-            }
-            MesosCall::AcceptInverse(ids) => return info!(?ids, "nothing is left on the agents that Mesos asks for"),
-            MesosCall::Kill { task_id, .. } => return warn!(task_id, "killing a task that was superseded"),
-            MesosCall::Acknowledge { task_id, uuid, .. } => {
-                Note { task_id: task_id.clone(), done: Done::Acknowledged(uuid.clone()) }
-            }
-            _ => return,
-        };
-        self.world.apply(Event::Noted(note), now);
     }
 }

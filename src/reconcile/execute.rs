@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures::future::join_all;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use crate::failover::redis::{Redis, SwitchError};
 use crate::mesos::Session;
 use crate::metrics::Metrics;
-use crate::model::{Address, Launch, MesosCall, Role};
+use crate::model::{Address, Answer, Launch, MesosCall, Role};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
 use crate::reconcile::world::{Done, Event, Note};
@@ -46,6 +46,8 @@ pub struct Ports {
     pub out: mpsc::Sender<Input>,
     /// Counts and durations.
     pub metrics: Arc<Metrics>,
+    /// Places for writes of what is not urgent.
+    pub crowd: Arc<Semaphore>,
 }
 
 /// What the controller is told.
@@ -96,6 +98,8 @@ pub struct Work {
     pub plan: Plan,
     /// The writes as a transaction; empty when there is nothing to write.
     pub txn: Txn,
+    /// It has lost its master: its writes wait for nobody's.
+    pub urgent: bool,
 }
 
 impl Ports {
@@ -143,6 +147,8 @@ impl Ports {
         if work.txn.ops.is_empty() {
             return Ok(());
         }
+        // The semaphore is never closed.
+        let _place = if work.urgent { None } else { self.crowd.acquire().await.ok() };
         let started = Instant::now();
         let outcome = self.store.commit(work.txn.clone()).await;
         let answered = matches!(outcome, Ok(_) | Err(store::Error::Conflict(_) | store::Error::NotLeader));
@@ -308,17 +314,12 @@ impl Ports {
                 self.cut(task_id, self.redis.cut_foreign(&node, &ours)).await?;
             }
             Action::MakeRoom { task_id, node } => self.cut(task_id, self.redis.make_room(&node)).await?,
+            Action::EndScript { task_id, node } => {
+                self.cut(task_id, async { self.redis.end_script(&node).await.map(|()| 0) }).await?;
+            }
             Action::SwitchOver { from, task_id, node, epoch, password } => {
                 let answer = self.redis.switch_over(&from, &node, password.as_deref(), SWITCH_PATIENCE).await;
-                self.note(task_id.clone(), Done::Pointed).await;
-                match answer {
-                    Ok(answer) => self.note(task_id, Done::Turned(answer)).await,
-                    Err(SwitchError::BackedOut(why)) => {
-                        self.note(task_id.clone(), Done::SwitchFailed(epoch, why.clone())).await;
-                        bail!("hand the master's role to task {task_id}: {why}");
-                    }
-                    Err(SwitchError::Unknown(why)) => bail!("hand the master's role to task {task_id}: {why}"),
-                }
+                self.switched(task_id, epoch, answer).await?;
             }
             Action::Configure { task_id, node, settings } => {
                 self.configure(task_id, &node, &settings).await?;
@@ -332,11 +333,24 @@ impl Ports {
         Ok(())
     }
 
-    /// Connections are cut: of replicas that are not ours, or of those who have not said who they are.
+    async fn switched(&self, task_id: String, epoch: u64, answer: Result<Answer, SwitchError>) -> anyhow::Result<()> {
+        self.note(task_id.clone(), Done::Pointed).await;
+        match answer {
+            Ok(answer) => self.note(task_id, Done::Turned(answer)).await,
+            Err(SwitchError::BackedOut(why)) => {
+                self.note(task_id.clone(), Done::SwitchFailed(epoch, why.clone())).await;
+                bail!("hand the master's role to task {task_id}: {why}");
+            }
+            Err(SwitchError::Unknown(why)) => bail!("hand the master's role to task {task_id}: {why}"),
+        }
+        Ok(())
+    }
+
+    /// Connections are cut, of replicas that are not ours, or of those who have not said who they are; or a script is.
     async fn cut(&self, task_id: String, cut: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<()> {
         let done = cut.await;
         self.note(task_id.clone(), Done::Cut).await;
-        let count = done.with_context(|| format!("cut connections of task {task_id}"))?;
+        let count = done.with_context(|| format!("task {task_id}"))?;
         if count > 0 {
             info!(task_id, count, "connections were cut");
         }

@@ -66,7 +66,7 @@ pub async fn find(store: &Store, settings: &mesos::Settings) -> Result<Result<Op
             });
             Ok(ours.map_or(Ok(None), |f| {
                 Err(format!(
-                    "the store is empty, but Mesos runs {} tasks of framework {} ({}): the store was lost, or --store names another one. Restore it, or tear that framework down",
+                    "the store is empty, but Mesos runs {} tasks of framework {} ({}): if the store was lost, or --store names another one than before, restore it; a second installation beside another needs a --framework-name of its own. (To tear that framework down ends its tasks, with all their data)",
                     f.tasks.len(), f.id, f.name
                 ))
             }))

@@ -254,18 +254,17 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
     if handed || resumes {
         return;
     }
-    if acting {
-        broken.push(format!("{} would take the place of a master that answers, and does not follow it", name(new)));
-    }
     let forced = o.instance.requests.get(&RequestKind::Failover).is_some_and(|request| request.value.force);
     if forced {
         return;
     }
+    if acting {
+        broken.push(format!("{} would take the place of a master that answers, and does not follow it", name(new)));
+    }
     if taking.keys == 0 && taking.offset <= 1 && before.replid.as_ref() != Some(&taking.replid) {
         broken.push(format!("{} is empty and would be the master", name(new)));
     }
-    let declared = after.record.as_ref().map_or(0, |record| record.spec.confirmations());
-    let k = before.confirmations.min(declared).min(applied_confirmations(old)) as usize;
+    let k = before.confirmations.min(applied_confirmations(old)) as usize;
     let may_have_confirmed = |node: &&Node| {
         let record = &node.record.value;
         let dead = node.update.as_ref().is_some_and(|update| update.state.meaning() == Meaning::Dead);
@@ -308,6 +307,7 @@ fn roles_follow_the_record(o: &Observed, plan: &Plan, after: &After, broken: &mu
     let is_master = |task: &str| master.is_some_and(|master| master.task_id == task);
     let is_gone =
         |task: &str| after.nodes.values().any(|node| node.task_id == task && node.task.gone_since().is_some());
+    let is_to_end = |task: &str| after.nodes.values().any(|node| node.task_id == task && node.stop.is_some());
     for step in &plan.steps {
         match &step.action {
             Action::Promote { task_id, .. } | Action::SwitchOver { task_id, .. } if !is_master(task_id) => {
@@ -315,6 +315,8 @@ fn roles_follow_the_record(o: &Observed, plan: &Plan, after: &After, broken: &mu
             }
             // What Mesos calls gone, and answers, is fenced whatever it was.
             Action::Detach { task_id, .. } if is_gone(task_id) => {}
+            // Who is to end confirms nothing more before it does.
+            Action::Detach { task_id, .. } if is_to_end(task_id) => {}
             Action::Detach { task_id, .. } if is_master(task_id) => {
                 broken.push(format!("{task_id} is the recorded master and would be made to follow nobody"));
             }

@@ -25,6 +25,10 @@ const NOT_TOLD_YET: &str = "not-told-yet";
 /// another can take its place though nobody can ask it. A ping each second lets a replica tell a
 /// silent master from an idle one.
 ///
+/// What a client hands to RESTORE is checked: a damaged one ends the process that reads it, and those of the
+/// replicas that have it. Refused logins are not kept: their names may be as long as anybody likes, and no
+/// client can be cut to free what they take.
+///
 /// Users are recorded by the generations of their passwords and the revision of a secret of the user's own,
 /// and made of these where they are used.
 pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Option<i64>) -> BTreeMap<String, String> {
@@ -32,6 +36,8 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Opt
         (MIN_REPLICAS.to_string(), spec.confirmations().to_string()),
         (MAX_LAG.to_string(), spec.failover.max_lag.0.div_ceil(1000).to_string()),
         (PING_PERIOD.to_string(), "1".to_string()),
+        (CHECKED_PAYLOADS.to_string(), "clients".to_string()),
+        (ACL_LOG.to_string(), "0".to_string()),
     ]);
     if let Some(auth) = auth {
         let generations: Vec<String> = auth.generations().iter().map(ToString::to_string).collect();
@@ -52,6 +58,8 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Opt
 pub const MIN_REPLICAS: &str = "min-replicas-to-write";
 const MAX_LAG: &str = "min-replicas-max-lag";
 const PING_PERIOD: &str = "repl-ping-replica-period";
+const CHECKED_PAYLOADS: &str = "sanitize-dump-payload";
+const ACL_LOG: &str = "acllog-max-len";
 
 /// By which password the node lets replicas in: the newest that it is known to have. None: it wants none.
 pub fn master_password(node: &NodeRecord) -> Option<String> {
@@ -61,7 +69,7 @@ pub fn master_password(node: &NodeRecord) -> Option<String> {
 
 /// Whether the setting is one that the operator owns.
 pub fn is_owned(key: &str) -> bool {
-    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, USERS, MASTER_PASSWORD, CUT_CLIENTS].contains(&key)
+    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, CHECKED_PAYLOADS, ACL_LOG, USERS, MASTER_PASSWORD, CUT_CLIENTS].contains(&key)
 }
 
 /// The record of a node that is placed there.

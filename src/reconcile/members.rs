@@ -316,7 +316,7 @@ pub fn kill_stopped(d: &mut Draft) {
             d.wait(format!("{name} cannot be killed now: {}", d.may_act().err().unwrap_or_default()));
             continue;
         }
-        if let Some(why) = spared(d, ordinal) {
+        if let Some(why) = spared(d, ordinal).or_else(|| failover::let_go(d, ordinal)) {
             d.wait(why);
             continue;
         }

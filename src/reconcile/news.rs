@@ -74,7 +74,11 @@ impl World {
             }
             MesosEvent::Update(update) => self.updated(update, now),
             MesosEvent::LastWords(words) => self.heard_last(words, now),
-            MesosEvent::AgentFailed(_) => Dirty::default(), // A hint; the updates say the same.
+            // Of its tasks the updates tell. It may never offer anything again.
+            MesosEvent::AgentFailed(agent_id) => {
+                self.pool.forget_agent(&agent_id);
+                Dirty::default()
+            }
             MesosEvent::CallFailed { task_ids, .. } => {
                 for task_id in &task_ids {
                     if let Some((_, node)) = self.node_of(task_id) {

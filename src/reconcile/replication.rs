@@ -135,7 +135,12 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
             d.nodes.get_mut(&node.ordinal).expect("listed above").deposed = None; // It was handed over.
         }
         if stray && answer.keys > 0 && !master_has_data {
-            d.wait(format!("{} has {} keys and does not follow the master, which is empty: not pointed to it, so as not to lose them", node.name(), answer.keys));
+            let (name, keys, master, instance) = (node.name(), answer.keys, d.node_name(at.0), d.o.name);
+            d.wait(format!(
+                "{name} has {keys} keys and does not follow the master {master}, which is empty: not pointed to it, so \
+                 as not to lose them. The first write to {master} ends that: `redisctl failover {instance} --force --to \
+                 {name}` makes {name} the master"
+            ));
         } else if stray || !node.joined {
             admit(d, &node, answer);
             d.step(
@@ -248,7 +253,8 @@ fn admit(d: &mut Draft, node: &NodeRecord, answer: &Answer) {
     let offset = master.and_then(|master| answer.parts_from(master)).unwrap_or(known);
     let taken = answer.offset.saturating_sub(offset);
     if taken == 0 {
-        return;
+        let message = format!("was a master beside that of epoch {epoch}, and took nothing: it joins as a replica");
+        return d.event(EventKind::Normal, "FormerMasterJoined", node.name(), message);
     }
     let stream = format!("{taken} bytes of its replication stream, from offset {offset} to {}", answer.offset);
     if may_be_pings(taken) {

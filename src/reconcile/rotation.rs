@@ -66,6 +66,16 @@ fn end(d: &mut Draft) {
         d.wait(format!("the former passwords stay valid, for {} may still use them", behind.join(", ")));
         return;
     }
+    let silent = |node: &&NodeRecord| d.answer(node.ordinal).is_none() && !node.task.is_dead();
+    let silent: Vec<String> = d.nodes.values().filter(silent).map(NodeRecord::name).collect();
     d.record.as_mut().expect("it was read above").auth = Some(Passwords { former_until: None, ..auth });
-    d.event(EventKind::Normal, "FormerPasswordsVoid", d.o.name.to_string(), "their time is over".to_string());
+    let (kind, message) = if silent.is_empty() {
+        (EventKind::Normal, "their time is over".to_string())
+    } else {
+        let names = silent.join(", ");
+        let message =
+            format!("their time is over, but {names} cannot be told: there they open until it can, or its end");
+        (EventKind::Warning, message)
+    };
+    d.event(kind, "FormerPasswordsVoid", d.o.name.to_string(), message);
 }

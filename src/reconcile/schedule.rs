@@ -13,6 +13,8 @@ const BACKOFF_MS: (u64, u64) = (100, 1000);
 #[derive(Debug, Default)]
 pub struct Schedule {
     dirty: BTreeSet<String>,
+    /// Who had the last turn: the next is that of who comes after.
+    turn: String,
     /// Those whose pass is under way.
     busy: BTreeSet<String>,
     /// Those of which a commit's outcome is not known: not planned until the store is listed.
@@ -59,17 +61,24 @@ impl Schedule {
         self.by_time.first().map(|(at, _)| *at).into_iter().chain(retries).min()
     }
 
-    /// Takes out those that may be planned now.
+    /// Takes out those that may be planned now, in the order of their turns.
     pub fn take(&mut self, now: Timestamp) -> Vec<String> {
         let free = |name: &&String| {
             let waits = self.backoffs.get(*name).is_some_and(|(_, at)| *at > now);
             !waits && !self.busy.contains(*name) && !self.unknown.contains(*name)
         };
-        let names: Vec<String> = self.dirty.iter().filter(free).cloned().collect();
+        let mut names: Vec<String> = self.dirty.iter().filter(free).cloned().collect();
+        let next = names.partition_point(|name| *name <= self.turn);
+        names.rotate_left(next);
         for name in &names {
             self.dirty.remove(name);
         }
         names
+    }
+
+    /// It had its turn.
+    pub fn had_turn(&mut self, name: &str) {
+        name.clone_into(&mut self.turn);
     }
 
     /// Whether so many passes are under way that no more may begin.
@@ -130,6 +139,21 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_left_over_comes_before_who_had_a_turn() {
+        let mut schedule = Schedule::default();
+        let mark = |schedule: &mut Schedule| ["a", "b", "c", "d"].iter().for_each(|name| schedule.mark(name));
+        mark(&mut schedule);
+        let mut planned = Vec::new();
+        for _ in 0..4 {
+            let names = schedule.take(Timestamp(0));
+            schedule.had_turn(&names[0]); // There was no time for more.
+            planned.push(names[0].clone());
+            mark(&mut schedule);
+        }
+        assert_eq!(planned, ["a", "b", "c", "d"], "though each is dirty all the time");
+    }
 
     #[test]
     fn a_backoff_delays_its_own_instance_only_and_doubles() {

@@ -108,8 +108,16 @@ impl Instance {
     }
 
     /// When it was learned that the recorded master does not answer.
-    pub fn lost_at(&self) -> Option<Timestamp> {
+    fn lost_at(&self) -> Option<Timestamp> {
         self.nodes.get(&self.record.as_ref()?.value.master?)?.noticed_at
+    }
+
+    /// Whether it was learned within that time that the recorded master does not answer, or is dead.
+    pub fn has_just_lost_its_master(&self, now: Timestamp, within_ms: u64) -> bool {
+        let master = self.record.as_ref().and_then(|record| self.nodes.get(&record.value.master?));
+        let just = |at: Timestamp| now.since_ms(at) < within_ms;
+        let dead = |node: &Node| node.update.as_ref().is_some_and(|update| update.state.meaning() == Meaning::Dead);
+        master.is_some_and(|node| node.noticed_at.map_or_else(|| dead(node), just))
     }
 
     /// Whether the node is watched closely: the recorded master, once it was ready, and whoever was it

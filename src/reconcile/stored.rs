@@ -386,6 +386,9 @@ fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
 }
 
 fn set_newer<T: DeserializeOwned>(slot: &mut Option<Stored<T>>, item: &KeyValue) -> Result<(), String> {
+    if slot.as_ref().is_some_and(|known| known.revision >= item.revision) {
+        return Ok(()); // Mostly our own write, of which the watch tells.
+    }
     keep_newer(slot, decode(&item.value)?, item.revision);
     Ok(())
 }

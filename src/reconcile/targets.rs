@@ -131,6 +131,8 @@ fn is_disturbed(instance: &Instance) -> bool {
         || instance.nodes.values().any(another)
         || master.is_some_and(|master| master.silent.is_some())
         || instance.nodes.values().any(|node| dead(node) && (node.record.value.joined || !node.may_live()))
+        // Others are to have what one has that is to end.
+        || instance.nodes.values().any(|node| node.record.value.stop.is_some() && node.record.value.joined)
 }
 
 /// The bound for the silence of a node that is watched.

@@ -1,6 +1,7 @@
 //! What people are told beside the status: why one waits, until when, and what was done to a node. Pure.
 
 use crate::model::{EventKind, NoAnswer, NodeRecord, TaskRecord, Timestamp};
+use crate::reconcile::conditions::{AVAILABLE, GONE};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
 use crate::reconcile::sight::STARTS_WITHIN_MS;
@@ -89,6 +90,7 @@ pub fn tell_replaced(d: &mut Draft) {
 pub fn tell(d: &mut Draft, status: &mut InstanceStatus) {
     tell_stops(d);
     tell_new_silence(d, status);
+    tell_return(d, status);
     let failing =
         status.conditions.iter().find(|c| c.status != ConditionStatus::True && c.kind != ConditionType::Ready);
     if let Some(failing) = failing.filter(|_| d.waiting.is_empty() && d.steps.is_empty()) {
@@ -107,6 +109,19 @@ fn tell_stops(d: &mut Draft) {
     let stops: Vec<(String, String)> = stops.filter_map(|node| Some((node.name(), node.stop.clone()?))).collect();
     for (name, why) in stops {
         d.event(EventKind::Normal, "NodeStopping", name, why);
+    }
+}
+
+/// The master was called gone, and has woken before another took its place.
+fn tell_return(d: &mut Draft, status: &InstanceStatus) {
+    let Some(before) = d.o.instance.status.as_ref().map(|status| &status.value) else { return };
+    let reason = |status: &InstanceStatus| {
+        status.condition(ConditionType::MasterAvailable).map(|condition| condition.reason.clone())
+    };
+    let woke = reason(before).as_deref() == Some(GONE) && reason(status).as_deref() == Some(AVAILABLE);
+    if let Some(name) = d.master().map(NodeRecord::name).filter(|_| woke && before.epoch == status.epoch) {
+        let message = "it answers again, and stays the master: replicas that were taken from it follow it again";
+        d.event(EventKind::Normal, "MasterReturned", name, message.to_string());
     }
 }
 

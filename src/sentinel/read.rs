@@ -72,7 +72,14 @@ impl Reader {
     }
 
     fn line_of_words(&mut self, buffer: &mut BytesMut) -> Result<Option<Request>, Wrong> {
+        // What TLS sends first, for which a browser chooses some of the bytes, is no line of words.
+        if buffer.first().is_some_and(|byte| is_binary(*byte)) {
+            return wrong("this is no command: TLS is not spoken here");
+        }
         let Some(line) = self.line(buffer, REQUEST_BYTES_MAX, "too big inline request")? else { return Ok(None) };
+        if line.iter().any(|byte| is_binary(*byte)) {
+            return wrong("an inline command has no control characters");
+        }
         match split(&String::from_utf8_lossy(&line)) {
             Some(words) if words.len() > 2 && words.last().is_some_and(|word| word.starts_with("HTTP/")) => {
                 Err(Wrong::Http)
@@ -139,6 +146,11 @@ impl Reader {
         line.truncate(if line[..end].ends_with(b"\r") { end - 1 } else { end });
         Ok(Some(line))
     }
+}
+
+/// No text has it.
+fn is_binary(byte: u8) -> bool {
+    byte < b' ' && !matches!(byte, b'\t' | b'\r' | b'\n')
 }
 
 /// What HTTP clients send first, or second: Redis ends such connections, too.

@@ -108,6 +108,8 @@ const OWNED: &[(&[&str], &str)] = &[
         "it would let any client stop a node, or change what it has behind its replicas' backs",
     ),
     (&["key-load-delay", "rdb-key-save-delay"], "they only make Redis slow, for tests of Redis itself"),
+    (&["sanitize-dump-payload"], "the operator has payloads of clients checked: a damaged one would end every node"),
+    (&["acllog-max-len"], "the operator has none kept: anybody could fill a node's memory with refused names"),
     (&["socket-mark-id"], "it wants rights that a task does not have: Redis would not start"),
 ];
 
@@ -131,7 +133,6 @@ const REFUSED: &[(&[&str], &str, &str)] = &[
 /// All others, in the order of the alphabet.
 const DIRECTIVES: &[Directive] = &[
     live("acl-pubsub-default", OneOf(&["allchannels", "resetchannels"])),
-    live("acllog-max-len", Number(0, 10_000)),
     live("active-defrag-cycle-max", Number(1, 99)),
     live("active-defrag-cycle-min", Number(1, 99)),
     live("active-defrag-ignore-bytes", Bytes(1, BYTES_MAX)),
@@ -234,7 +235,6 @@ const DIRECTIVES: &[Directive] = &[
     live("replica-lazy-flush", YesNo),
     live("replica-read-only", YesNo),
     live("replica-serve-stale-data", YesNo),
-    live("sanitize-dump-payload", OneOf(&["no", "yes", "clients"])),
     live("save", Text(Save)),
     at_start("server_cpulist", Text(Cpus)),
     at_start("server-cpulist", Text(Cpus)),

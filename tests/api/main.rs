@@ -344,6 +344,11 @@ async fn events_are_listed_oldest_first_and_watched() {
 #[tokio::test]
 async fn a_standby_asks_the_leader_for_a_plan() {
     let (leader, standby) = (Api::start().await, Api::start().await);
+    let (status, problem) = standby.get("/v1/instances/orders/plan").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(problem["detail"].as_str().unwrap().contains("cannot read the store"));
+    standby.board.set_operator(|operator| operator.store_synced = true);
+    leader.board.set_operator(|operator| operator.store_synced = true);
     let plan = PlanView { steps: vec!["launch orders-0".to_string()], waiting: vec!["an offer".to_string()] };
     leader.board.set(InstanceView { plan: Some(plan), ..view("orders", Phase::Pending) });
     leader.board.set_operator(|operator| operator.leading = true);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::scene::{
-    NOW, Scene, condition, events, killed, launched, node, offer, state, switched_to, task, waits_for, written,
+    NOW, Scene, condition, events, going, killed, launched, node, offer, state, switched_to, task, waits_for, written,
 };
 use redisctl::model::{InverseOffer, Leaving, MesosCall, MesosEvent, TaskState, Timestamp};
 use redisctl::reconcile::leaving::LeavingAgents;
@@ -33,7 +33,7 @@ fn a_replica_on_a_deactivated_agent_gets_a_successor_before_it_goes() {
     (scene.record().next_ordinal, scene.record().rolling) = (4, state(&plan).unwrap().rolling);
     let plan = scene.plan();
     assert!(launched(&plan).is_empty());
-    assert_eq!(killed(&plan), [task(1)]);
+    assert_eq!(going(&plan), [task(1)]);
 }
 
 #[test]

@@ -316,6 +316,67 @@ fn the_user_may_force_what_is_not_safe() {
     assert!(plan.writes.contains(&Write::RequestDone(RequestKind::Failover)));
 }
 
+#[test]
+fn what_was_promised_when_the_master_was_lost_counts_whatever_a_document_says_then() {
+    for (replicas, more) in [(1, ""), (2, ", durability: none"), (0, "")] {
+        let mut scene = crashed(2, "");
+        scene.dies(2);
+        assert!(promoted(&scene.plan()).is_none());
+        scene.declares(replicas, more);
+        let plan = scene.plan();
+        assert!(promoted(&plan).is_none(), "{replicas} {more:?}");
+        assert!(waits_for(&plan, "the 1 that were promised when the master was lost count until there is another"));
+        assert_eq!(state(&plan).map_or(1, |record| record.confirmations), 1);
+    }
+    let mut scene = Scene::running(2, "");
+    scene.declares(2, ", durability: none");
+    assert_eq!(state(&scene.plan()).unwrap().confirmations, 0, "with a master it is as declared, at once");
+}
+
+#[test]
+fn a_script_that_keeps_a_replica_from_saying_what_it_has_is_ended_when_the_master_is_lost() {
+    let mut scene = Scene::running(2, "");
+    scene.is_silent(2, NoAnswer::Busy, Timestamp(NOW.0 - 6000));
+    assert!(kinds(&scene.plan()).is_empty(), "as long as nothing hangs on it, it is the client's");
+    let mut scene = crashed(2, "");
+    scene.is_silent(2, NoAnswer::Busy, BEFORE);
+    assert_eq!(kinds(&scene.plan()), ["endScript"]);
+    scene.node(2).cut_at = Some(NOW);
+    let plan = scene.plan();
+    assert!(kinds(&plan).is_empty());
+    scene.now = plan.revisit_at.expect("again in a moment");
+    assert_eq!(kinds(&scene.plan()), ["endScript"], "or the next one");
+}
+
+#[test]
+fn who_has_data_and_does_not_follow_an_empty_master_is_made_the_master_when_somebody_forces_it() {
+    let mut scene = Scene::running(2, ", durability: none");
+    (scene.answer(0).keys, scene.answer(0).offset) = (0, 1);
+    (scene.answer(2).follows, scene.answer(2).link_up) = (Some(address(2)), false);
+    let plan = scene.plan();
+    assert!(waits_for(&plan, "`redisctl failover orders --force --to orders-2` makes orders-2 the master"), "{plan:?}");
+    asks_for(&mut scene, Some("orders-2"));
+    assert!(
+        promoted(&scene.plan()).is_none() && events(&scene.plan()).contains(&"SwitchoverRefused"),
+        "not without force"
+    );
+    let request = Request { at: NOW, to: Some("orders-2".to_string()), force: true, ..Request::default() };
+    scene.instance.requests.insert(RequestKind::Failover, Stored { value: request, revision: 30 });
+    let plan = scene.plan();
+    assert_eq!(kinds(&plan)[..2], ["detach", "promote"], "no two masters: {:?}", plan.view());
+    assert_eq!(promoted(&plan), Some(task(2).as_str()));
+}
+
+#[test]
+fn a_single_master_that_hangs_is_told_with_what_can_be_done() {
+    let mut scene = hung(0, "");
+    let plan = scene.plan();
+    assert!(waits_for(&plan, "it has no replica that could. Let it go on, or end its process on"), "{:?}", plan.view());
+    let told = condition(plan.status.as_ref().unwrap(), ConditionType::NoSafeCandidate).message.clone();
+    assert!(!told.contains("--force") && !told.contains("Seen"), "{told}");
+    scene.now = NOW;
+}
+
 // --- A death that is not proved -----------------------------------------------------------------
 
 #[test]

@@ -274,10 +274,62 @@ fn scaling_down_removes_the_most_lagging_and_never_the_master() {
 }
 
 #[test]
+fn a_replica_that_is_to_end_confirms_nothing_more_and_goes_when_others_have_what_it_may_have_confirmed() {
+    let mut scene = Scene::running(3, "");
+    scene.accept(&document(2, "").spec);
+    scene.node(3).record.value.stop = Some("1 of 4 nodes are too many".to_string());
+    let plan = scene.plan();
+    assert_eq!(kinds(&plan), ["detach"]);
+    assert!(waits_for(&plan, "orders-3 is to be stopped when 1 others have all that it may have confirmed"));
+    (scene.answer(3).follows, scene.answer(3).link_up) = (Some(address(3)), false);
+    scene.node(3).detached_since = Some(NOW);
+    let plan = scene.plan();
+    assert!(plan.steps.is_empty() && written(&plan, 3).is_none(), "the others were asked before that");
+    // Its master dies just then: it is in sight, and may be the one that has it.
+    let mut lost = scene.clone();
+    lost.answer(3).offset = 1500;
+    lost.dies(0);
+    for ordinal in 1..=3 {
+        lost.node(ordinal).answer.as_mut().unwrap().1 = NOW;
+        lost.answer(ordinal).link_up = false;
+    }
+    let plan = lost.plan();
+    assert!(
+        matches!(&plan.steps[0].action, Action::Promote { task_id, .. } if *task_id == task(3)),
+        "{:?}",
+        plan.view()
+    );
+
+    scene.now = NOW.plus_ms(100);
+    for ordinal in 0..=2 {
+        scene.node(ordinal).answer.as_mut().unwrap().1 = NOW.plus_ms(90);
+    }
+    scene.answer(1).offset = 999;
+    scene.answer(2).offset = 999;
+    assert!(scene.plan().steps.is_empty(), "neither has all that the master has");
+    scene.answer(2).offset = 1000;
+    let plan = scene.plan();
+    assert_eq!(killed(&plan), [task(3)]);
+    assert!(!written(&plan, 3).unwrap().joined, "recorded first: it counts no more");
+}
+
+#[test]
+fn a_replica_that_does_not_answer_or_of_which_nothing_was_promised_is_stopped_at_once() {
+    for (more, silent) in [("", true), (", durability: none", false)] {
+        let mut scene = Scene::running(3, more);
+        scene.node(3).record.value.stop = Some("1 of 4 nodes are too many".to_string());
+        if silent {
+            scene.is_silent(3, NoAnswer::Timeout, BEFORE);
+        }
+        assert_eq!(killed(&scene.plan()), [task(3)], "{more:?}");
+    }
+}
+
+#[test]
 fn among_equals_the_newest_goes() {
     let mut scene = Scene::running(3, "");
     scene.declares(2, "");
-    assert_eq!(killed(&scene.plan()), [task(3)]);
+    assert_eq!(going(&scene.plan()), [task(3)]);
 }
 
 #[test]
@@ -944,9 +996,9 @@ fn a_master_that_refuses_writes_for_want_of_memory_is_told_unless_it_evicts() {
         scene.answer(0).used_memory = max + 6;
         let said = condition(&mut scene);
         assert_eq!(said.is_some(), told, "{policy:?}");
-        assert!(
-            said.is_none_or(|said| said.message.contains("orders-0 uses all of its memory and refuses writes (OOM)"))
-        );
+        assert!(said.is_none_or(|said| {
+            said.message.contains("orders-0: all memory is used, and the master refuses writes (OOM)")
+        }));
         assert_eq!(scene.status().phase, Phase::Ready, "all is as declared");
     }
 }

@@ -1,8 +1,8 @@
 //! Nodes that do not run as declared are replaced: plans of single moments. Pure.
 
 use crate::scene::{
-    BEFORE, NOW, Scene, address, condition, document, events, killed, kinds, launched, node, state, switched_to, task,
-    waits_for, written,
+    BEFORE, NOW, Scene, address, condition, document, events, going, killed, kinds, launched, node, state, switched_to,
+    task, waits_for, written,
 };
 use redisctl::model::{Roll, TaskRecord, Timestamp};
 use redisctl::status::{ConditionStatus, ConditionType};
@@ -47,7 +47,7 @@ fn first_a_new_node_is_placed_beside_the_old_ones() {
 fn an_old_replica_goes_when_the_new_one_is_in_sync_and_never_the_master() {
     let mut scene = with_one_beside(grown(2, 0, ""), 3);
     let plan = scene.plan();
-    assert_eq!(killed(&plan), [task(2)]);
+    assert_eq!(going(&plan), [task(2)]);
     assert!(launched(&plan).is_empty());
     scene.answer(3).link_up = false;
     let plan = scene.plan();

@@ -24,6 +24,7 @@ pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
 /// Long before it.
 pub const BEFORE: Timestamp = Timestamp(NOW.0 - 3_600_000);
 
+#[derive(Clone)]
 pub struct Scene {
     pub instance: Instance,
     pub session: Session,
@@ -311,6 +312,12 @@ pub fn killed(plan: &Plan) -> Vec<&str> {
     steps
         .filter_map(|step| if let Action::Kill { task_id } = &step.action { Some(task_id.as_str()) } else { None })
         .collect()
+}
+
+/// Who is on its way out: taken from its master, or killed.
+pub fn going(plan: &Plan) -> Vec<&str> {
+    let goes = |action: &'_ Action| matches!(action, Action::Kill { .. } | Action::Detach { cut_clients: false, .. });
+    plan.steps.iter().filter(|step| goes(&step.action)).filter_map(|step| step.action.task_id()).collect()
 }
 
 /// Who is to be handed the master's role.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use redisctl::model::Address;
+use redisctl::model::{Address, NoAnswer};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::support::{self, Ports, Redis as Server, wait_until};
 use crate::*;
@@ -81,6 +83,27 @@ async fn a_node_that_hangs_or_is_busy_refuses_nothing_and_is_asked_again() {
         if applied.set.len() == 1 { Ok(()) } else { Err(format!("{applied:?}")) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_script_is_ended_at_a_node_that_is_busy_and_only_one_that_has_not_written() {
+    let redis = commander(TIMEOUT);
+    for (script, ended) in [("while true do end", true), ("redis.call('SET', 'a', 1) while true do end", false)] {
+        let server = Server::start(&["--busy-reply-threshold", "50"]).await;
+        let at = address(&server);
+        redis.probe(&at).await.unwrap();
+        assert!(redis.end_script(&at).await.is_err(), "there is none");
+        let mut client = TcpStream::connect((at.host.as_str(), at.port)).await.unwrap();
+        client.write_all(format!("EVAL \"{script}\" 0\r\n").as_bytes()).await.unwrap();
+        wait_until("it is busy", PATIENCE, async || matches!(redis.probe(&at).await, Err(NoAnswer::Busy))).await;
+        let done = redis.end_script(&at).await;
+        assert_eq!(done.is_ok(), ended, "{done:?}");
+        if ended {
+            wait_until("it answers", PATIENCE, async || redis.probe(&at).await.is_ok()).await;
+        } else {
+            assert!(format!("{:#}", done.unwrap_err()).contains("UNKILLABLE"));
+        }
+    }
 }
 
 #[tokio::test]

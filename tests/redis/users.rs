@@ -17,6 +17,7 @@ const REFUSED: &[&[&str]] = &[
     &["CLIENT", "KILL", "USER", "redisctl"],
     &["CLIENT", "KILL", "TYPE", "replica"],
     &["CLIENT", "KILL", "ID", "1"],
+    &["CLIENT", "NO-EVICT", "ON"],
     &["CLIENT", "PAUSE", "1", "ALL"],
     &["CLIENT", "PAUSE", "1", "WRITE"],
     &["CLIENT", "UNPAUSE"],
@@ -60,7 +61,6 @@ const ALLOWED: &[&[&str]] = &[
     &["ACL", "WHOAMI"],
     &["CLIENT", "LIST"],
     &["CLIENT", "SETNAME", "redisctl:9"],
-    &["CLIENT", "NO-EVICT", "off"],
     &["CONFIG", "GET", "maxmemory"],
     &["INFO"],
     &["MODULE", "LIST"],
@@ -122,4 +122,42 @@ async fn clients_can_neither_break_what_is_promised_nor_take_control_of_a_node()
             assert!(answer.contains("WRONGPASS"), "{user}: {answer}");
         }
     }
+}
+
+/// A hash with an entry that is longer than all of it, and a checksum that is right.
+const DAMAGED: [u8; 27] = [
+    0x10, 0x0f, 0x0f, 0, 0, 0, 2, 0, 0xf0, 0xf0, 0xff, 0xff, 0x7f, 0x61, 0x62, 0x63, 0xff, 0x0a, 0, 0x7c, 0x64, 0x45,
+    0x57, 0x86, 0x92, 0xbc, 0x82,
+];
+
+#[tokio::test]
+async fn what_clients_restore_is_checked_and_the_names_of_refused_logins_take_no_memory() {
+    let document = "apiVersion: redisctl/v1\nkind: RedisInstance\nmetadata: {name: a}\nspec: {memory: 16Mi}\n";
+    let spec = redisctl::spec::parse_document(document.as_bytes()).unwrap().spec;
+    let owned = redisctl::reconcile::launch::owned_settings(&spec, None, None);
+    let users = of_task("orders-0.1", true);
+    let owned: Vec<String> = owned.into_iter().flat_map(|(key, value)| [format!("--{key}"), value]).collect();
+    let args: Vec<&str> = users.iter().chain(&owned).map(String::as_str).collect();
+    let server = Server::start_with(&args, &[]).await;
+    let client = redis::Client::open(("127.0.0.1", server.port())).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let restored =
+        redis::cmd("RESTORE").arg("bad").arg(0).arg(&DAMAGED[..]).query_async::<String>(&mut connection).await;
+    assert!(restored.unwrap_err().to_string().contains("Bad data format"));
+    let mut used = async || {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().to_string();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let before = used().await;
+    for _ in 0..4 {
+        let mut other = client.get_multiplexed_async_connection().await.unwrap();
+        let name = "a".repeat(4 << 20);
+        assert!(redis::cmd("AUTH").arg(name).arg("x").query_async::<String>(&mut other).await.is_err());
+    }
+    wait_until("it is free again", PATIENCE, async || {
+        let now = used().await;
+        if now < before + (1 << 20) { Ok(()) } else { Err(format!("{now} after {before}")) }
+    })
+    .await;
 }

@@ -388,7 +388,7 @@ pub async fn a_switchover_under_load_loses_no_acknowledged_write(kind: Kind) {
     for to in replicas(&before) {
         writer.goes_on().await;
         let said = world.cli(&["failover", "orders", "--to", &to.name], "").await;
-        let expected = format!("instance/orders: {} is the master now (epoch {})", to.name, status.epoch + 1);
+        let expected = format!("redisinstance/orders: {} is the master now (epoch {})", to.name, status.epoch + 1);
         assert_eq!(said.trim_end(), expected);
         status = world.ready("orders", 3).await;
         assert_eq!(master(&status).task_id, to.task_id);

@@ -125,7 +125,7 @@ pub async fn a_password_is_shown_to_who_asks_for_it_and_nowhere_else(kind: Kind)
         assert!(texts.iter().any(|(_, text)| text.contains(REPLICA)), "what Mesos knows of tasks is among them");
     }
     let url = world.cli(&["connect", "orders", "--print", "url"], "").await;
-    assert_eq!(url.trim(), format!("redis://:{password}@{}", master(&status).address));
+    assert_eq!(url.trim(), format!("redis://default:{password}@{}", master(&status).address));
     finish(world).await;
 }
 

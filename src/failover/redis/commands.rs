@@ -15,9 +15,10 @@ use redis::{Cmd, Value};
 use super::connection::Connection;
 use super::info::{Info, SECTIONS};
 use super::login::{MASTER_PASSWORD, setting};
-use super::{INFO, Redis, command, info_commands, reply};
+use super::{INFO, Redis, command, info_commands, packed, reply};
 use crate::model::{Address, Answer, DataSet, NoAnswer, Role};
 use crate::passwords::User;
+use crate::plain::{TEXT_CHARS_MAX, plain};
 
 /// So long a node that hangs delays what the operator does about its siblings: it is tried again soon.
 const REACH_WITHIN: Duration = Duration::from_millis(500);
@@ -87,6 +88,35 @@ impl Redis {
     pub async fn fence(&self, node: &Address) -> Result<Answer> {
         let commands = [cutting_clients(), detaching(node)].concat();
         self.change(node, &commands).await.with_context(|| format!("fence {node}"))
+    }
+
+    /// Ends the script or the function that the node is busy with, unless that has written.
+    ///
+    /// Caveats: a busy node answers nothing by which it could prove who it is. Whoever else has its port hears what
+    /// he hears at each login, and loses a script.
+    pub async fn end_script(&self, node: &Address) -> Result<()> {
+        let ended = tokio::time::timeout(self.timeout, self.end_script_now(node)).await;
+        ended
+            .unwrap_or_else(|_| bail!("{}", NoAnswer::Timeout))
+            .with_context(|| format!("end what {node} is busy with"))
+    }
+
+    async fn end_script_now(&self, node: &Address) -> Result<()> {
+        ensure!((self.term.lasts)(), "this operator leads no more");
+        let mut connection = Connection::dial(node).await.map_err(Failure::Lost)?;
+        let mut commands = self.login(node).map(|login| login.logins()).unwrap_or_default();
+        let logins = commands.len();
+        commands.extend([command(&["SCRIPT", "KILL"]), command(&["FUNCTION", "KILL"])]);
+        let mut replies = Vec::new();
+        connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(Failure::Lost)?;
+        let ends = reply::values(&replies).map_err(Failure::Lost)?.split_off(logins);
+        let words = |end: &Value| match end {
+            Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+            other => format!("{other:?}"),
+        };
+        let told: Vec<String> = ends.iter().map(words).collect();
+        ensure!(ends.contains(&Value::Okay), "{}", plain(&told.join("; "), TEXT_CHARS_MAX));
+        Ok(())
     }
 
     /// Makes the node a replica of `master`, which lets it in by this password, as it is recorded (see

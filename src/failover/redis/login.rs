@@ -68,6 +68,14 @@ impl Login {
         }
     }
 
+    /// The commands of which one logs an operator in.
+    pub(super) fn logins(&self) -> Vec<Cmd> {
+        let auth = |generation: &u64| {
+            command(&["AUTH", User::Operator.name(), self.password(User::Operator, *generation).reveal()])
+        };
+        self.generations.iter().map(auth).collect()
+    }
+
     /// What makes a user as recorded. None: its secret is not known here.
     fn acl(&self, user: User, recorded: &str) -> Option<Vec<String>> {
         let rest = recorded.split_once(';').map(|(_, rest)| rest).filter(|_| user == User::Client);

@@ -81,7 +81,10 @@ impl Redis {
     /// What the node says of itself.
     pub async fn probe(&self, addr: &Address) -> Result<Answer, NoAnswer> {
         let mut replies = self.spare().pop().unwrap_or_default();
-        Connection::room().await;
+        // Whoever has a connection waits for nobody: when it is used it may be given up, for those who wait.
+        if !self.connections().contains_key(addr) {
+            Connection::room().await;
+        }
         let done = tokio::time::timeout(self.timeout, self.inquire_kept(addr, &mut replies)).await;
         let done = done.unwrap_or(Err(NoAnswer::Timeout)).map(|connection| self.keep(addr, connection));
         self.understand(done, replies)

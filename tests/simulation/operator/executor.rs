@@ -83,7 +83,7 @@ impl Operator {
                 doing.steps += 1;
                 if step.action.is_apart() && !doing.apart {
                     let plan = Plan { steps: vec![step.clone()], ..Plan::default() };
-                    let work = Work { name: doing.work.name.clone(), plan, txn: Txn::default() };
+                    let work = Work { name: doing.work.name.clone(), plan, txn: Txn::default(), urgent: false };
                     let alone =
                         Doing { work, committed: Some(Ok(())), steps: 0, roles_end: false, apart: true, done: false };
                     self.rounds.push(Round { subscription, works: vec![alone], accepts: Some(VecDeque::new()) });
@@ -141,9 +141,8 @@ impl Operator {
                 around.redis.follow(at, &master);
             }
             Action::Kick { task_id, node, master, .. } => {
-                let at = around.redis_at(&node);
+                let _ = around.redis_at(&node).map(|at| around.redis.kick(at, &master)); // It tries by itself.
                 self.note(task_id, Done::Pointed);
-                let _ = at.map(|at| around.redis.kick(at, &master)); // It tries by itself.
             }
             Action::Promote { task_id, node, data } => {
                 let at = around.redis_at(&node);
@@ -160,7 +159,9 @@ impl Operator {
                 around.redis.detach(at);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
             }
-            Action::CutForeign { task_id, .. } | Action::MakeRoom { task_id, .. } => self.note(task_id, Done::Cut),
+            Action::CutForeign { task_id, .. }
+            | Action::MakeRoom { task_id, .. }
+            | Action::EndScript { task_id, .. } => self.note(task_id, Done::Cut),
             Action::SwitchOver { from, task_id, node, epoch, .. } => {
                 let (old, new) = (around.redis_at(&from), around.redis_at(&node));
                 self.note(task_id.clone(), Done::Pointed);

@@ -93,6 +93,7 @@ impl Operator {
                         | Action::Kick { .. }
                         | Action::CutForeign { .. }
                         | Action::MakeRoom { .. }
+                        | Action::EndScript { .. }
                         | Action::Configure { .. } => {}
                     }
                 }

@@ -517,7 +517,7 @@ impl Operator {
         self.world.expect(name, &plan.writes);
         self.world.begin(plan.apart(), around.now);
         self.probe_targets(name);
-        (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn })
+        (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn, urgent: false })
     }
 
     fn probe_targets(&mut self, name: &str) {
