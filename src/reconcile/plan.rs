@@ -24,6 +24,9 @@ use crate::reconcile::world::Session;
 use crate::spec::{Auth, RedisInstance};
 use crate::store;
 
+/// A task that is out of sight for less may only not have reached Mesos, which says so when it is asked again.
+const LOST_FOR_LONG_MS: u64 = 60_000;
+
 /// Plans one pass of one instance. `pool` is the round's working set of offers: what a plan
 /// claims, later plans of the same round do not see.
 pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
@@ -189,14 +192,22 @@ fn delete(d: &mut Draft) -> bool {
         d.wait("deletion: nodes that Mesos calls gone answer, and are fenced first");
         return true;
     }
-    let (mut alive, mut lost_agents) = (Vec::new(), BTreeSet::new());
+    let (mut alive, mut lost_agents, mut again) = (Vec::new(), BTreeSet::new(), None);
     d.nodes.retain(|_, node| !node.task.is_dead());
     for node in d.nodes.values_mut() {
         node.stop.get_or_insert_with(|| "its instance is being deleted".to_string());
         alive.push(format!("{} ({})", node.name(), node.task));
-        if matches!(node.task, TaskRecord::Unsure { .. }) {
-            lost_agents.insert(node.agent_id.clone());
+        if let TaskRecord::Unsure { since, .. } = node.task {
+            let told_at = since.plus_ms(LOST_FOR_LONG_MS);
+            if told_at <= d.o.now {
+                lost_agents.insert(node.agent_id.clone());
+            } else {
+                again = again.into_iter().chain([told_at]).min();
+            }
         }
+    }
+    if let Some(at) = again {
+        d.revisit(at);
     }
     if alive.is_empty() {
         d.ending = Some(Ending::Forget(request.map(|request| request.revision)));
@@ -205,7 +216,7 @@ fn delete(d: &mut Draft) -> bool {
         // Nobody but a person can know it, and Mesos is where to say it: then all frameworks hear it.
         for agent in lost_agents {
             d.wait(format!(
-                "if the agent {agent} is dead for good, tell Mesos so (MARK_AGENT_GONE), and its nodes count as dead"
+                "if the agent {agent} is dead for good, and Mesos does not call it active, tell Mesos so (MARK_AGENT_GONE), and its nodes count as dead"
             ));
         }
     }

@@ -438,7 +438,11 @@ fn a_blank_node_that_answers_as_a_master_holds_nothing_of_the_dead_masters_data(
 fn a_deletion_that_waits_for_a_lost_agent_says_how_to_give_the_agent_up() {
     let mut scene = Scene::running(1, "");
     scene.asks(RequestKind::Delete, 0);
-    scene.vanishes(1, BEFORE);
+    scene.vanishes(1, NOW);
+    let plan = scene.plan();
+    assert!(!waits_for(&plan, "MARK_AGENT_GONE"), "it is out of sight since now");
+    assert!(plan.revisit_at.is_some_and(|at| at <= NOW.plus_ms(60_000)));
+    scene.node(1).record.value.task = TaskRecord::Unsure { since: BEFORE, ran: true };
     let plan = scene.plan();
     assert!(waits_for(&plan, "MARK_AGENT_GONE") && waits_for(&plan, "a1"));
 }
