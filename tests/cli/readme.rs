@@ -17,10 +17,12 @@ fn block<'a>(blocks: &[&'a str], words: &str) -> &'a str {
     blocks.iter().find(|block| block.contains(words)).unwrap_or_else(|| panic!("README has commands with {words}"))
 }
 
-/// Runs commands of bash where nobody else has a port; what they told, and whether all went well.
+/// Runs commands of bash where nobody else has a port, and nothing outlives them; what they told, and whether all went well.
 fn in_a_network_of_its_own(script: &str) -> (bool, String) {
     let unshare = if rustix::process::getuid().is_root() { "" } else { "--user --map-root-user" };
-    let program = format!("timeout --kill-after=5 {LIMIT_S} unshare --net {unshare} bash -c \"$SCRIPT\" 2>&1");
+    let program = format!(
+        "timeout --kill-after=5 {LIMIT_S} unshare --net --pid --fork --kill-child --mount-proc {unshare} bash -c \"$SCRIPT\" 2>&1"
+    );
     let folder = Path::new(env!("CARGO_BIN_EXE_redisctl")).parent().expect("it is in a folder");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("there is a PATH"));
     let mut command = Command::new("bash");
@@ -37,8 +39,9 @@ fn what_readme_shows_without_a_cluster_goes_well_as_it_stands() {
     let text = include_str!("../../README.md");
     let blocks = blocks(text);
     let local = block(&blocks, "\nredisctl local").lines().find(|line| line.starts_with("redisctl local"));
+    let local = local.and_then(|line| line.split('#').next());
     let mut script = "ip link set lo up\nlog=$(mktemp)\ntrap 'kill %1; wait; rm -f \"$log\"' EXIT\n".to_string();
-    writeln!(script, "{{\n{}\n}} >\"$log\" 2>&1 &", local.expect("it stands on a line")).unwrap();
+    writeln!(script, "{} >\"$log\" 2>&1 &", local.expect("it stands on a line")).unwrap();
     script += "until grep -q '^Try: ' \"$log\"; do kill -0 %1 || { cat \"$log\"; exit 1; }; sleep 0.1; done\n";
     writeln!(script, "set -ex\n{}", block(&blocks, "apply -f examples/orders.yaml --wait")).unwrap();
     let (well, told) = in_a_network_of_its_own(&script);
