@@ -108,9 +108,7 @@ pub(super) fn instance(text: &str) -> Result<String, std::convert::Infallible> {
 
 /// A number as people mean it: with a sign it could be meant as a change.
 fn whole(text: &str) -> Result<u32, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = digits.then(|| text.parse().ok()).flatten();
-    number.ok_or_else(|| "allowed is a whole number, without a sign".to_string())
+    crate::spec::whole(text).ok_or_else(|| "allowed is a whole number, without a sign".to_string())
 }
 
 /// Arguments of `apply`.

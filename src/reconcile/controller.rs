@@ -279,7 +279,7 @@ impl Controller {
             if !urgent {
                 self.schedule.had_turn(&name);
             }
-            let Some(work) = self.plan(&name, now) else { continue };
+            let Some(work) = self.plan(&name, urgent, now) else { continue };
             self.schedule.begin(&name);
             self.begun.insert(name, Instant::now());
             if work.plan.claims.is_empty() {
@@ -300,7 +300,7 @@ impl Controller {
         self.world.instances.get(name).is_some_and(|instance| instance.has_just_lost_its_master(now, URGENT_MS))
     }
 
-    fn plan(&mut self, name: &str, now: Timestamp) -> Option<Work> {
+    fn plan(&mut self, name: &str, urgent: bool, now: Timestamp) -> Option<Work> {
         let Some(instance) = self.world.instances.get(name) else {
             self.gone(name);
             return None;
@@ -356,7 +356,6 @@ impl Controller {
         let instance = self.world.instances.get(name);
         let secret = instance.and_then(|instance| self.world.secret(instance));
         self.parts.probes.0.update(name, instance, secret);
-        let urgent = self.is_urgent(name, now);
         (!plan.is_empty()).then(|| Work { name: name.to_string(), plan, txn, urgent })
     }
 

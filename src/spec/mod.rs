@@ -21,6 +21,7 @@ pub use directives::{config_words, live_config, reads_as, start_config, start_na
 pub use error::{Path, SpecError, Step, join_errors};
 pub use parse::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX, Parsed, TEXT_BYTES_MAX, parse_document, parse_documents, split};
 pub use schema::{components, schema};
+pub(crate) use size::whole;
 pub use size::{Cpus, Period, Size};
 pub use validate::name as validate_name;
 

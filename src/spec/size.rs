@@ -26,7 +26,7 @@ impl FromStr for Size {
             .iter()
             .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
             .unwrap_or((text, 1 << 20));
-        let number = whole(digits).ok_or_else(|| format!("{text:?} is not {SIZE_FORMS}"))?;
+        let number: u64 = whole(digits).ok_or_else(|| format!("{text:?} is not {SIZE_FORMS}"))?;
         number.checked_mul(unit).map(Size).ok_or_else(|| format!("{text:?} is too large"))
     }
 }
@@ -83,7 +83,7 @@ impl<'de> DeserializeSeed<'de> for Scalar {
 }
 
 /// A whole number as people write it: digits only, where Rust would also take a sign.
-fn whole(digits: &str) -> Option<u64> {
+pub(crate) fn whole<N: FromStr>(digits: &str) -> Option<N> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
@@ -188,7 +188,7 @@ impl FromStr for Period {
             .iter()
             .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits, *unit)))
             .ok_or_else(form)?;
-        let number = whole(digits).ok_or_else(form)?;
+        let number: u64 = whole(digits).ok_or_else(form)?;
         number.checked_mul(unit).map(Period).ok_or_else(|| format!("{text:?} is too long"))
     }
 }

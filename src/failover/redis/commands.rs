@@ -111,7 +111,7 @@ impl Redis {
         connection.ask(&packed(&commands), commands.len(), &mut replies).await.map_err(Failure::Lost)?;
         let ends = reply::values(&replies).map_err(Failure::Lost)?.split_off(logins);
         let words = |end: &Value| match end {
-            Value::ServerError(error) => format!("{} {}", error.code(), error.details().unwrap_or_default()),
+            Value::ServerError(error) => reply::words(error),
             other => format!("{other:?}"),
         };
         let told: Vec<String> = ends.iter().map(words).collect();
@@ -306,7 +306,7 @@ pub(super) const REFUSES: &str = "Redis refuses: ";
 pub(super) fn accepted(replies: &[Value]) -> Result<()> {
     for reply in replies {
         match reply {
-            Value::ServerError(error) => bail!("{REFUSES}{} {}", error.code(), error.details().unwrap_or("")),
+            Value::ServerError(error) => bail!("{REFUSES}{}", reply::words(error)),
             Value::Array(inner) => accepted(inner)?,
             Value::Nil => bail!("Redis gave up the transaction"),
             _ => {}

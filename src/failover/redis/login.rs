@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use redis::{Cmd, Value};
 
 use super::connection::Connection;
-use super::reply::values;
+use super::reply::{values, words};
 use super::{command, packed};
 use crate::model::{Address, NoAnswer};
 use crate::passwords::{Key, MARK_USER, Owner, Password, Secret, User, acl};
@@ -70,10 +70,11 @@ impl Login {
 
     /// The commands of which one logs an operator in.
     pub(super) fn logins(&self) -> Vec<Cmd> {
-        let auth = |generation: &u64| {
-            command(&["AUTH", User::Operator.name(), self.password(User::Operator, *generation).reveal()])
-        };
-        self.generations.iter().map(auth).collect()
+        self.generations.iter().map(|generation| self.auth(*generation)).collect()
+    }
+
+    fn auth(&self, generation: u64) -> Cmd {
+        command(&["AUTH", User::Operator.name(), self.password(User::Operator, generation).reveal()])
     }
 
     /// What makes a user as recorded. None: its secret is not known here.
@@ -100,8 +101,7 @@ pub(super) async fn log_in(logins: &Logins, node: &Address, connection: &mut Con
     let mark = login.task_id.as_ref().map(|task_id| login.key.mark(&login.owner, task_id));
     let mut proof = Err(NoAnswer::Unproved);
     for generation in &login.generations {
-        let password = login.password(User::Operator, *generation);
-        let auth = command(&["AUTH", User::Operator.name(), password.reveal()]);
+        let auth = login.auth(*generation);
         let look = mark.as_ref().map(|_| command(&["ACL", "GETUSER", MARK_USER]));
         let commands: Vec<Cmd> = [auth].into_iter().chain(look).collect();
         let mut replies = Vec::new();
@@ -133,7 +133,7 @@ fn proves(reply: &Value, mark: &str) -> Result<(), NoAnswer> {
         }
         Value::Nil => Err(NoAnswer::Stranger),
         Value::ServerError(error) => {
-            Err(match NoAnswer::of_error(&format!("{} {}", error.code(), error.details().unwrap_or_default())) {
+            Err(match NoAnswer::of_error(&words(error)) {
                 NoAnswer::NoAuth | NoAnswer::NoPerm | NoAnswer::Error => NoAnswer::Unproved,
                 // What has no time or no place for us is asked again.
                 later => later,

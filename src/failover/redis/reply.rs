@@ -230,6 +230,11 @@ impl Lines {
     }
 }
 
+/// An error reply as Redis wrote it.
+pub(super) fn words(error: &redis::ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
