@@ -1,5 +1,7 @@
 //! TLS: HTTP clients that trust a given authority, and a server's side whose certificate may change. I/O.
 
+pub mod words;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

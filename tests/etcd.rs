@@ -106,7 +106,7 @@ async fn wrong_certificates_and_schemes_are_told_in_words_that_name_the_setting(
     let plain = url.replace("etcds://", "etcd://");
     let wrong: [(&str, &str, Credentials, &str); 6] = [
         ("plain", &plain, Credentials::default(), "etcds://"),
-        ("no authority", &url, at.credentials(None, Some("client")), "set --etcd-ca"),
+        ("no authority", &url, at.credentials(None, Some("client")), "by --etcd-ca"),
         ("another authority", &url, at.credentials(Some("theirs.pem"), Some("client")), "no authority in --etcd-ca"),
         ("no certificate", &url, at.credentials(Some("ca.pem"), None), "set --etcd-certificate and --etcd-key"),
         ("a foreign one", &url, at.credentials(Some("ca.pem"), Some("foreign")), "ours (--etcd-certificate)"),

@@ -39,6 +39,8 @@ const YAML: &str = "application/yaml";
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// `--ca-file` is given.
+    given_ca: bool,
 }
 
 /// What became of documents.
@@ -63,7 +65,8 @@ impl Client {
         let http = crate::tls::http_with(ca_file).map_err(usage)?.connect_timeout(CONNECT_TIMEOUT);
         let token = token::header(token_file).map_err(usage)?;
         let http = http.default_headers(token.map(|token| (AUTHORIZATION, token)).into_iter().collect());
-        Ok(Client { http: http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?, base })
+        let http = http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?;
+        Ok(Client { http, base, given_ca: ca_file.is_some() })
     }
 
     /// The address, as in `--server`.
@@ -250,7 +253,8 @@ impl Client {
             causes.push(next.to_string());
             cause = next.source();
         }
-        unreachable(&Unanswered { server, connected: !error.is_connect(), causes: &causes.join(": ") })
+        let (connected, given_ca) = (!error.is_connect(), self.given_ca);
+        unreachable(&Unanswered { server, connected, given_ca, causes: &causes.join(": ") })
     }
 }
 

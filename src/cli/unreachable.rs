@@ -1,6 +1,7 @@
 //! Why an operator could not be asked, in words. Pure.
 
 use super::outcome::{Exit, failure};
+use crate::tls::words;
 
 /// What is known of a request that got no answer.
 pub struct Unanswered<'a> {
@@ -8,6 +9,8 @@ pub struct Unanswered<'a> {
     pub server: &'a str,
     /// A connection stood.
     pub connected: bool,
+    /// `--ca-file` is given.
+    pub given_ca: bool,
     /// All that the HTTP client says.
     pub causes: &'a str,
 }
@@ -18,14 +21,15 @@ pub fn unreachable(of: &Unanswered) -> anyhow::Error {
 }
 
 fn told(of: &Unanswered) -> String {
-    let Unanswered { server, connected, causes } = of;
+    let Unanswered { server, connected, given_ca, causes } = of;
     let has = |word: &str| causes.contains(word);
     let innermost = causes.rsplit(": ").next().unwrap_or(causes);
     let tls = server.starts_with("https:");
     if has("dns error") {
         return format!("the name in --server {server} cannot be looked up: {innermost}");
     }
-    if let Some(why) = certificate(causes) {
+    let settings = words::Settings { authorities: "--ca-file", given: *given_ca, server: "--server" };
+    if let Some(why) = words::distrust(causes, &settings) {
         return format!("what answers at {server} cannot be trusted: {why}");
     }
     if tls && has("InvalidContentType") {
@@ -41,26 +45,6 @@ fn told(of: &Unanswered) -> String {
         "no operator answers at {server}: start one with `redisctl local` or `redisctl operator ...`, or name another \
          with --server ({innermost})"
     )
-}
-
-/// What is wrong with a certificate, and what mends it.
-fn certificate(causes: &str) -> Option<&'static str> {
-    const WORDS: [(&str, &str); 6] = [
-        (
-            "CaUsedAsEndEntity",
-            "its certificate is an authority's own (`openssl req -x509` alone makes such): make one that the authority \
-             signs, as docs/security.md shows, and name the authority's by --ca-file",
-        ),
-        (
-            "UnknownIssuer",
-            "no authority that is trusted has signed its certificate: name the authority's certificate by --ca-file",
-        ),
-        ("BadSignature", "its certificate is not signed by the authority in --ca-file, but by one of the same name"),
-        ("not valid for name", "its certificate is for other names or addresses than --server says"),
-        ("certificate expired", "its certificate has expired, or a clock is wrong"),
-        ("not valid yet", "its certificate is not valid yet, or a clock is wrong"),
-    ];
-    WORDS.iter().find(|(word, _)| causes.contains(word)).map(|(_, words)| *words)
 }
 
 #[cfg(test)]
@@ -88,7 +72,7 @@ mod tests {
             ("http://a:1", true, "connection closed before message completed", "https:// if it has --tls-certificate"),
             ("http://a:1", false, "Connection refused (os error 111)", "redisctl local"),
         ] {
-            let told = told(&Unanswered { server, connected, causes });
+            let told = told(&Unanswered { server, connected, given_ca: false, causes });
             assert!(told.contains(words) && told.contains(server), "{told}");
         }
     }

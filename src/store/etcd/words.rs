@@ -1,5 +1,7 @@
 //! What an error of etcd, of TLS or of gRPC means, and what mends it. Pure.
 
+use crate::tls;
+
 /// What is known of how etcd was asked.
 pub(super) struct Asked<'a> {
     /// With TLS.
@@ -16,18 +18,13 @@ pub(super) struct Asked<'a> {
 
 /// Says what to do about an error. None: the error says it all, or nobody knows.
 pub(super) fn advice(error: &str, asked: &Asked) -> Option<String> {
-    let has = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    // The same condition is told in capitals by the system ("Connection reset by peer"), and not by libraries.
+    let lower = error.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| error.contains(word) || lower.contains(word));
     let who = asked.user.map_or("the user of our certificate".to_string(), |user| format!("user {user}"));
-    let advice = if has(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
-        let (from, hint) =
-            if asked.has_ca { ("in --etcd-ca", "") } else { ("that the system trusts", ": set --etcd-ca") };
-        format!("no authority {from} has signed its certificate{hint}")
-    } else if has(&["not valid for name", "NotValidForName"]) {
-        "its certificate is for other names: --store must name it as the certificate does".to_string()
-    } else if has(&["certificate expired", "invalid peer certificate: Expired"]) {
-        "its certificate has expired, or a clock is wrong".to_string()
-    } else if has(&["not valid yet", "NotValidYet"]) {
-        "its certificate is not valid yet, or a clock is wrong".to_string()
+    let settings = tls::words::Settings { authorities: "--etcd-ca", given: asked.has_ca, server: "--store" };
+    let advice = if let Some(why) = tls::words::distrust(error, &settings) {
+        why
     } else if has(&["received fatal alert"]) {
         let ours = if asked.has_certificate {
             "it refuses ours (--etcd-certificate)"
@@ -78,4 +75,20 @@ pub(super) fn advice(error: &str, asked: &Asked) -> Option<String> {
 pub(super) fn login_is_void(error: &str, asked: &Asked) -> bool {
     let void = ["invalid auth token", "revision of auth store is old", "user name is empty"];
     asked.user.is_some() && void.iter().any(|word| error.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_is_told_alike_whoever_words_it() {
+        let asked = |tls| Asked { tls, has_ca: true, has_certificate: true, user: None, root: "/redisctl" };
+        for error in ["Connection reset by peer (os error 104)", "connection reset", "Broken pipe (os error 32)"] {
+            let told = advice(error, &asked(true)).expect("it is known");
+            assert!(told.contains("ours (--etcd-certificate)"), "{error}: {told}");
+            let told = advice(error, &asked(false)).expect("it is known");
+            assert!(told.contains("etcds:// does"), "{error}: {told}");
+        }
+    }
 }
