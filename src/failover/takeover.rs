@@ -9,6 +9,7 @@ use crate::model::{Answer, DataSet, Deposed, EventKind, NoAnswer, NodeRecord, Re
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch::master_password;
+use crate::reconcile::tries::END_SCRIPT;
 
 /// A change of role is repeated after this time when it had no effect.
 pub(super) const TURN_AGAIN_MS: u64 = 1000;
@@ -61,10 +62,7 @@ fn end_scripts(d: &mut Draft, master: &Master) {
         silent && node.joined && !d.is_master(node.ordinal) && !node.task.is_dead()
     };
     for node in d.nodes.values().filter(busy).cloned().collect::<Vec<_>>() {
-        let ended_at = d.seen(node.ordinal).and_then(|seen| seen.cut_at);
-        if let Some(again) = ended_at.map(|at| at.plus_ms(END_AGAIN_MS)).filter(|again| *again > d.o.now) {
-            d.revisit(again);
-        } else {
+        if !d.did_within(node.ordinal, END_SCRIPT, END_AGAIN_MS) {
             let why = format!("{} is busy, and is asked what it has of the lost master's", node.name());
             d.step(Action::EndScript { task_id: node.task_id, node: node.address }, why);
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::board::PlanView;
 use crate::model::{Address, DataSet, InstanceEvent, InstanceRecord, Launch, NodeRecord, RequestKind, Timestamp};
 use crate::placement::Placement;
-use crate::reconcile::tries::{CONFIGURE, CUT_FOREIGN, MAKE_ROOM};
+use crate::reconcile::tries::{CONFIGURE, CUT_FOREIGN, END_SCRIPT, MAKE_ROOM};
 use crate::status::InstanceStatus;
 
 /// What one pass decided for one instance. Every choice is made: whoever carries it out only does
@@ -254,7 +254,7 @@ impl Action {
             Action::Detach { .. } => "detach",
             Action::CutForeign { .. } => CUT_FOREIGN,
             Action::MakeRoom { .. } => MAKE_ROOM,
-            Action::EndScript { .. } => "endScript",
+            Action::EndScript { .. } => END_SCRIPT,
             Action::SwitchOver { .. } => "switchOver",
             Action::Configure { .. } => CONFIGURE,
             Action::Acknowledge { .. } => "acknowledge",

@@ -7,6 +7,7 @@ use crate::reconcile::draft::Draft;
 use crate::reconcile::members::counts;
 use crate::reconcile::replication::{missing_secret, refusals};
 use crate::reconcile::rolling::outdated;
+use crate::reconcile::tries::{CUT_FOREIGN, WATCH_FOREIGN_MS};
 use crate::spec;
 use crate::status::{Condition, ConditionStatus, ConditionType, NodeState, NodeStatus};
 
@@ -227,8 +228,9 @@ pub fn foreign_replica(d: &Draft) -> Option<String> {
     let foreign = d.o.instance.foreign_replicas();
     // A link of ours that has just been made again may be there twice, until the former one is cut.
     let known = |address: &&Address| d.o.instance.nodes.values().any(|node| node.record.value.address == **address);
-    let cut = d.master().and_then(|node| d.seen(node.ordinal)).is_some_and(|seen| seen.cut_at.is_some());
-    if !cut && foreign.iter().all(|address| known(&address)) {
+    let cut = d.master().and_then(|node| d.seen(node.ordinal)).and_then(|seen| seen.tries.last(CUT_FOREIGN));
+    let stays = cut.is_some_and(|at| d.o.now.since_ms(at) < WATCH_FOREIGN_MS);
+    if !stays && foreign.iter().all(|address| known(&address)) {
         return None;
     }
     let names: Vec<String> = foreign.iter().take(FOREIGN_SAID_MAX).map(ToString::to_string).collect();

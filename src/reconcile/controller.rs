@@ -163,7 +163,7 @@ impl Controller {
                     self.parts.probes.0.now(&update.task_id); // It listens in a moment.
                 }
             }
-            Event::Noted(Note { task_id, done: Done::Pointed | Done::Cut }) => self.parts.probes.0.now(task_id),
+            Event::Noted(Note { task_id, done: Done::Pointed | Done::Cut(_) }) => self.parts.probes.0.now(task_id),
             Event::Listed(_) => {
                 (self.synced, self.watching) = (true, true);
                 self.schedule.listed();

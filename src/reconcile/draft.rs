@@ -267,6 +267,14 @@ impl<'a> Draft<'a> {
         self.revisit_at = Some(self.revisit_at.map_or(at, |known| known.min(at)));
     }
 
+    /// A step of that kind ended at the node within this time: it is looked at again after it.
+    pub fn did_within(&mut self, ordinal: u32, kind: &'static str, pause_ms: u64) -> bool {
+        let last = self.seen(ordinal).and_then(|seen| seen.tries.last(kind));
+        let Some(again) = last.map(|at| at.plus_ms(pause_ms)).filter(|again| *again > self.o.now) else { return false };
+        self.revisit(again);
+        true
+    }
+
     /// Something happened.
     #[allow(clippy::needless_pass_by_value)] // Callers have just made it.
     pub fn event(&mut self, kind: EventKind, reason: &str, object: String, message: String) {

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::{Address, Answer, Launch, MesosCall, Role};
 use crate::reconcile::action::{Action, Plan, Step, Write};
 use crate::reconcile::offers::DECLINE_S;
+use crate::reconcile::tries::{CUT_FOREIGN, END_SCRIPT, MAKE_ROOM};
 use crate::reconcile::world::{Done, Event, Note};
 use crate::status::InstanceStatus;
 use crate::store::{self, Leadership, Store, Txn};
@@ -311,11 +312,11 @@ impl Ports {
                 self.note(task_id, Done::Turned(answer)).await;
             }
             Action::CutForeign { task_id, node, ours } => {
-                self.cut(task_id, self.redis.cut_foreign(&node, &ours)).await?;
+                self.cut(task_id, CUT_FOREIGN, self.redis.cut_foreign(&node, &ours)).await?;
             }
-            Action::MakeRoom { task_id, node } => self.cut(task_id, self.redis.make_room(&node)).await?,
+            Action::MakeRoom { task_id, node } => self.cut(task_id, MAKE_ROOM, self.redis.make_room(&node)).await?,
             Action::EndScript { task_id, node } => {
-                self.cut(task_id, async { self.redis.end_script(&node).await.map(|()| 0) }).await?;
+                self.cut(task_id, END_SCRIPT, async { self.redis.end_script(&node).await.map(|()| 0) }).await?;
             }
             Action::SwitchOver { from, task_id, node, epoch, password } => {
                 let answer = self.redis.switch_over(&from, &node, password.as_deref(), SWITCH_PATIENCE).await;
@@ -347,9 +348,14 @@ impl Ports {
     }
 
     /// Connections are cut, of replicas that are not ours, or of those who have not said who they are; or a script is.
-    async fn cut(&self, task_id: String, cut: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<()> {
+    async fn cut(
+        &self,
+        task_id: String,
+        kind: &'static str,
+        cut: impl Future<Output = anyhow::Result<usize>>,
+    ) -> anyhow::Result<()> {
         let done = cut.await;
-        self.note(task_id.clone(), Done::Cut).await;
+        self.note(task_id.clone(), Done::Cut(kind)).await;
         let count = done.with_context(|| format!("task {task_id}"))?;
         if count > 0 {
             info!(task_id, count, "connections were cut");

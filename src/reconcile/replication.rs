@@ -7,7 +7,7 @@ use crate::reconcile::action::{Action, Step};
 use crate::reconcile::conditions;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
-use crate::reconcile::tries::Refusal;
+use crate::reconcile::tries::{CUT_FOREIGN, MAKE_ROOM, Refusal};
 use crate::spec::{self, OnDataLoss};
 use crate::status::ConditionType;
 
@@ -167,7 +167,7 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
     if let Some(message) = conditions::foreign_replica(d).filter(|why| !conditions::was_said(d, why)) {
         d.event(EventKind::Warning, "ForeignReplica", node.name(), message);
     }
-    if was_cut_just_now(d, &node, CUT_AGAIN_MS) {
+    if d.did_within(node.ordinal, CUT_FOREIGN, CUT_AGAIN_MS) {
         return;
     }
     let others = d.nodes.values().filter(|other| other.ordinal != node.ordinal && !other.task.is_dead());
@@ -176,14 +176,6 @@ pub fn cut_foreign(d: &mut Draft, master: &Master) {
         Action::CutForeign { task_id: node.task_id, node: node.address, ours },
         "they are no nodes of the instance, and would confirm writes",
     );
-}
-
-/// Then it is looked at again in a moment, when what was cut has had the time to end.
-fn was_cut_just_now(d: &mut Draft, node: &NodeRecord, pause_ms: u64) -> bool {
-    let cut_at = d.seen(node.ordinal).and_then(|seen| seen.cut_at);
-    let Some(again) = cut_at.map(|at| at.plus_ms(pause_ms)).filter(|again| *again > d.o.now) else { return false };
-    d.revisit(again);
-    true
 }
 
 /// A master that takes no more connections takes those of its replicas neither, and then no writes; and connections
@@ -209,7 +201,7 @@ pub fn cut_idle(d: &mut Draft, master: &Master) {
         } else {
             continue;
         };
-        if !was_cut_just_now(d, &node, pause_ms) {
+        if !d.did_within(node.ordinal, MAKE_ROOM, pause_ms) {
             d.step(Action::MakeRoom { task_id: node.task_id, node: node.address }, why);
         }
     }

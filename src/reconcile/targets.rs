@@ -9,10 +9,8 @@ use crate::failover::redis::{Login, Pace, Prober, Redis, Target, USERS, Watches,
 use crate::metrics::Metrics;
 use crate::model::{NoAnswer, NodeRecord, Probe, parse_task_id};
 use crate::passwords::{Key, Owner, Secret};
+use crate::reconcile::tries::{CUT_FOREIGN, WATCH_FOREIGN_MS};
 use crate::reconcile::world::{Instance, Node};
-
-/// After others were cut from a master, it is asked often for so long.
-const WATCH_FOREIGN_MS: u64 = 60_000;
 
 /// Keeps the prober's targets and the watched masters in step with the instances' nodes.
 pub struct Targets {
@@ -124,10 +122,11 @@ fn is_disturbed(instance: &Instance) -> bool {
     let history = |node: &Node| node.answer().filter(|a| a.link_up && !a.syncing).map(|answer| answer.replid.clone());
     let newest = master.and_then(history);
     let another = |node: &Node| newest.is_some() && history(node).is_some_and(|replid| Some(replid) != newest);
+    let cut = master.and_then(|master| master.tries.last(CUT_FOREIGN));
     promises
         || !instance.foreign_replicas().is_empty()
         // Who was cut comes back at once, and is not to stay until the next question.
-        || master.is_some_and(|master| master.cut_at.is_some_and(|at| clock::now().since_ms(at) < WATCH_FOREIGN_MS))
+        || cut.is_some_and(|at| clock::now().since_ms(at) < WATCH_FOREIGN_MS)
         || instance.nodes.values().any(another)
         || master.is_some_and(|master| master.silent.is_some())
         || instance.nodes.values().any(|node| dead(node) && (node.record.value.joined || !node.may_live()))

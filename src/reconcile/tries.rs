@@ -26,8 +26,12 @@ pub const CONFIGURE: &str = "configure";
 
 /// The kind of step by which replicas that are not ours are cut.
 pub const CUT_FOREIGN: &str = "cutForeign";
+/// After others were cut from a master, it is asked often for so long, and who is there again has come again.
+pub const WATCH_FOREIGN_MS: u64 = 60_000;
 /// The kind of step by which room is made for replicas.
 pub const MAKE_ROOM: &str = "makeRoom";
+/// The kind of step by which a client's script is ended.
+pub const END_SCRIPT: &str = "endScript";
 
 /// A setting that Redis does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,7 @@ struct Failed {
 pub struct Tries {
     failed: BTreeMap<&'static str, Failed>,
     under_way: BTreeMap<&'static str, Timestamp>,
+    did: BTreeMap<&'static str, Timestamp>,
     refused: BTreeMap<String, (Refusal, Timestamp)>,
 }
 
@@ -101,6 +106,17 @@ impl Tries {
     /// It was not begun after all.
     pub fn leave(&mut self, kind: &'static str) {
         self.under_way.remove(kind);
+    }
+
+    /// A step of that kind has ended, and what it cuts comes again as it likes.
+    pub fn did(&mut self, kind: &'static str, now: Timestamp) {
+        self.under_way.remove(kind);
+        self.did.insert(kind, now);
+    }
+
+    /// When the last step of that kind ended.
+    pub fn last(&self, kind: &'static str) -> Option<Timestamp> {
+        self.did.get(kind).copied()
     }
 
     /// A step of that kind has failed.
@@ -176,11 +192,7 @@ impl World {
                 known.configured.retain(|(name, _)| name != MASTER_PASSWORD);
                 known.configured.push((MASTER_PASSWORD.to_string(), password));
             }
-            Done::Cut => {
-                known.cut_at = Some(now);
-                known.tries.leave(CUT_FOREIGN);
-                known.tries.leave(MAKE_ROOM);
-            }
+            Done::Cut(kind) => known.tries.did(kind, now),
             Done::Failed(kind, why) => known.tries.fail(kind, why, now),
             Done::Left(kind) => known.tries.leave(kind),
             Done::Acknowledged(uuid) => known.unacked.retain(|u| u.uuid.as_deref() != Some(&uuid)),

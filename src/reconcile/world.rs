@@ -77,8 +77,8 @@ pub enum Done {
     Turned(Answer),
     /// It was to be handed the master's role in this epoch, and that was backed out.
     SwitchFailed(u64, String),
-    /// Replicas that are not ours were cut from it.
-    Cut,
+    /// Connections or a script were cut at it, by a step of that kind.
+    Cut(&'static str),
     /// It was told by which password its master lets it in, as it is recorded.
     LogsIn(String),
     /// Settings were made by CONFIG SET, or not.
@@ -184,8 +184,6 @@ pub struct Node {
     pub still_since: Option<Timestamp>,
     /// The last KILL.
     pub killed_at: Option<Timestamp>,
-    /// When replicas that are not ours were last cut from it.
-    pub cut_at: Option<Timestamp>,
     /// The last REPLICAOF.
     pub pointed_at: Option<Timestamp>,
     /// Settings applied by CONFIG SET and not recorded yet.
@@ -200,7 +198,8 @@ impl Node {
         self.answer.as_ref().filter(|_| self.silent.is_none()).map(|(answer, _)| answer)
     }
 
-    pub(super) fn new(record: Stored<NodeRecord>) -> Node {
+    /// Of which no more is known than its record.
+    pub fn new(record: Stored<NodeRecord>) -> Node {
         Node {
             record,
             update: None,
@@ -215,7 +214,6 @@ impl Node {
             detached_since: None,
             still_since: None,
             killed_at: None,
-            cut_at: None,
             pointed_at: None,
             configured: Vec::new(),
             tries: Tries::default(),

@@ -5,6 +5,7 @@ use redisctl::failover::worst_case_ms;
 use redisctl::model::{Deposed, EventKind, NoAnswer, Request, RequestKind, Role, TaskState, Timestamp};
 use redisctl::reconcile::action::{Action, Plan, Write};
 use redisctl::reconcile::sight::Sight;
+use redisctl::reconcile::tries::END_SCRIPT;
 use redisctl::reconcile::world::{Stored, SwitchFailed};
 use redisctl::status::{ConditionStatus, ConditionType};
 
@@ -341,7 +342,7 @@ fn a_script_that_keeps_a_replica_from_saying_what_it_has_is_ended_when_the_maste
     let mut scene = crashed(2, "");
     scene.is_silent(2, NoAnswer::Busy, BEFORE);
     assert_eq!(kinds(&scene.plan()), ["endScript"]);
-    scene.node(2).cut_at = Some(NOW);
+    scene.node(2).tries.did(END_SCRIPT, NOW);
     let plan = scene.plan();
     assert!(kinds(&plan).is_empty());
     scene.now = plan.revisit_at.expect("again in a moment");

@@ -7,7 +7,7 @@ use redisctl::model::{
 };
 use redisctl::reconcile::action::{Action, Write};
 use redisctl::reconcile::launch::owned_settings;
-use redisctl::reconcile::tries::{Applied, Refusal};
+use redisctl::reconcile::tries::{Applied, CUT_FOREIGN, MAKE_ROOM, Refusal, WATCH_FOREIGN_MS};
 use redisctl::reconcile::world::{Document, Session};
 use redisctl::status::{ConditionStatus, ConditionType, NodeState, Phase};
 
@@ -920,7 +920,7 @@ fn a_replica_that_is_no_node_of_the_instance_is_cut_and_said_once() {
     assert!(condition.message.contains("10.66.6.6:6379"), "{}", condition.message);
 
     scene.store_status();
-    scene.node(0).cut_at = Some(NOW);
+    scene.node(0).tries.did(CUT_FOREIGN, NOW);
     let plan = scene.plan();
     assert_eq!((kinds(&plan), events(&plan)), (vec![], vec![]));
     assert!(plan.revisit_at.is_some(), "it is looked at again");
@@ -939,8 +939,12 @@ fn a_link_of_ours_that_is_there_twice_is_cut_and_alarms_nobody_until_it_stays() 
     let plan = scene.plan();
     assert_eq!((kinds(&plan), events(&plan)), (vec!["cutForeign"], vec![]));
     assert_eq!(plan.status.unwrap().phase, Phase::Ready);
-    scene.node(0).cut_at = Some(NOW);
+    scene.node(0).tries.did(MAKE_ROOM, NOW);
+    assert!(events(&scene.plan()).is_empty(), "what was cut was something else");
+    scene.node(0).tries.did(CUT_FOREIGN, NOW);
     assert_eq!(events(&scene.plan()), ["ForeignReplica"]);
+    scene.now = NOW.plus_ms(WATCH_FOREIGN_MS);
+    assert!(events(&scene.plan()).is_empty(), "it was cut then, and this is another");
 }
 
 #[test]
@@ -964,7 +968,7 @@ fn a_master_that_is_full_is_told_and_makes_room_for_replicas_that_cannot_log_in(
     let plan = scene.plan();
     assert_eq!(kinds(&plan), ["makeRoom"]);
     assert!(waits_for(&plan, "takes no more connections"));
-    scene.node(0).cut_at = Some(NOW);
+    scene.node(0).tries.did(MAKE_ROOM, NOW);
     assert!(kinds(&scene.plan()).is_empty(), "not all the time");
 }
 
@@ -979,7 +983,7 @@ fn connections_that_take_a_nodes_memory_are_looked_at_now_and_then_whatever_its_
         let plan = scene.plan();
         assert_eq!(kinds(&plan), ["makeRoom"]);
         assert_eq!(plan.status.unwrap().phase, Phase::Ready, "nobody waits for it");
-        scene.node(node).cut_at = Some(NOW);
+        scene.node(node).tries.did(MAKE_ROOM, NOW);
         let plan = scene.plan();
         assert!(kinds(&plan).is_empty(), "not all the time");
         scene.now = plan.revisit_at.expect("again in a while");

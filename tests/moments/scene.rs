@@ -14,7 +14,6 @@ use redisctl::reconcile::launch::owned_settings;
 use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::plan::plan_instance;
 use redisctl::reconcile::sight::Sight;
-use redisctl::reconcile::tries::Tries;
 use redisctl::reconcile::world::{Document, Instance, Node, Session, Stored};
 use redisctl::spec::{InstanceSpec, RedisInstance, parse_document};
 use redisctl::status::{Condition, ConditionType, InstanceStatus};
@@ -114,25 +113,8 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         disk_fails: false,
         gauges: Gauges::default(),
     };
-    Node {
-        record: Stored { value: record, revision: 10 + i64::from(ordinal) },
-        update: None,
-        unacked: Vec::new(),
-        heard: true,
-        answer: Some((answer, NOW)),
-        silent: None,
-        silent_until: Timestamp(0),
-        fails: 0,
-        noticed_at: None,
-        switch_failed: None,
-        detached_since: None,
-        still_since: None,
-        killed_at: None,
-        cut_at: None,
-        pointed_at: None,
-        configured: Vec::new(),
-        tries: Tries::default(),
-    }
+    let record = Stored { value: record, revision: 10 + i64::from(ordinal) };
+    Node { heard: true, answer: Some((answer, NOW)), ..Node::new(record) }
 }
 
 impl Scene {

@@ -159,9 +159,9 @@ impl Operator {
                 around.redis.detach(at);
                 self.note(task_id, Done::Turned(around.redis.answer(at, around.now)));
             }
-            Action::CutForeign { task_id, .. }
-            | Action::MakeRoom { task_id, .. }
-            | Action::EndScript { task_id, .. } => self.note(task_id, Done::Cut),
+            Action::CutForeign { ref task_id, .. }
+            | Action::MakeRoom { ref task_id, .. }
+            | Action::EndScript { ref task_id, .. } => self.note(task_id.clone(), Done::Cut(action.kind())),
             Action::SwitchOver { from, task_id, node, epoch, .. } => {
                 let (old, new) = (around.redis_at(&from), around.redis_at(&node));
                 self.note(task_id.clone(), Done::Pointed);
