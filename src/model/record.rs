@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -107,9 +108,9 @@ pub struct NodeRecord {
     pub launched_at: Timestamp,
     /// What is known of its task.
     pub task: TaskRecord,
-    /// Settings of Redis that the operator owns, as last applied to this node.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub owned: BTreeMap<String, String>,
+    /// Settings of Redis that the operator owns, as last applied to this node. Shared: each plan copies records.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub owned: Arc<BTreeMap<String, String>>,
     /// It may follow the master of this epoch, and so have writes that clients have confirmed. Set
     /// before it is told to.
     #[serde(default)]
@@ -134,6 +135,10 @@ pub struct Deposed {
     /// The replication offset at which the new master began; none: the role is handed over, and the
     /// new master begins where this one ends.
     pub offset: Option<u64>,
+}
+
+fn is_none(settings: &BTreeMap<String, String>) -> bool {
+    settings.is_empty()
 }
 
 impl NodeRecord {

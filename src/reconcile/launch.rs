@@ -1,6 +1,7 @@
 //! A node's launch: its record, its task and the redis-server command line. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::failover::redis::{CUT_CLIENTS, MASTER_PASSWORD, OPEN, USERS, generations};
 use crate::model::{Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id};
@@ -106,7 +107,7 @@ pub fn node_record(
             .collect(),
         launched_at: now,
         task: TaskRecord::Launching,
-        owned,
+        owned: Arc::new(owned),
         joined: true,
         deposed: None,
         marked: record.auth.is_some(),
@@ -270,7 +271,7 @@ mod tests {
         assert!(line.ends_with("|--replicaof|10.0.0.8|20002"), "{line}");
         assert!(!line.contains("masterauth"), "a master without users would refuse it: {line}");
 
-        let owned = BTreeMap::from([(USERS.to_string(), "1".to_string())]);
+        let owned = Arc::new(BTreeMap::from([(USERS.to_string(), "1".to_string())]));
         let line = launch(&NodeRecord { owned, ..node }, &placement, &record, Some(&master), &PlanSettings::default());
         let told = ["--masteruser", "redisctl-replica", "--masterauth", "not-told-yet", "--replicaof"];
         assert!(line.argv.windows(5).any(|words| words == told), "{:?}", line.argv);

@@ -1,5 +1,7 @@
 //! News of tasks become records: what is known is settled before anything is decided. Pure.
 
+use std::sync::Arc;
+
 use crate::model::{Address, EventKind, LastDeath, Meaning, TaskRecord, TaskState, TaskUpdate, parse_task_id};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
@@ -26,7 +28,7 @@ pub fn settle_tasks(d: &mut Draft) {
             let node = d.nodes.get_mut(&ordinal).expect("listed above");
             let applied = seen.configured.iter().cloned();
             let (owned, config): (Vec<_>, Vec<_>) = applied.partition(|(key, _)| launch::is_owned(key));
-            node.owned.extend(owned);
+            Arc::make_mut(&mut node.owned).extend(owned);
             node.config.extend(config);
         }
     }

@@ -1,5 +1,7 @@
 //! Who becomes the master, when, and when not: plans of single moments. Pure.
 
+use std::sync::Arc;
+
 use crate::scene::{BEFORE, NOW, Scene, address, condition, events, kinds, state, task, waits_for, written};
 use redisctl::failover::worst_case_ms;
 use redisctl::model::{Deposed, EventKind, NoAnswer, Request, RequestKind, Role, TaskState, Timestamp};
@@ -677,7 +679,8 @@ fn min_replicas_is_raised_only_when_the_replicas_have_all() {
         let mut scene = Scene::running(2, "");
         scene.record().confirmations = 0;
         for ordinal in 0..=2 {
-            scene.node(ordinal).record.value.owned.insert("min-replicas-to-write".to_string(), "0".to_string());
+            Arc::make_mut(&mut scene.node(ordinal).record.value.owned)
+                .insert("min-replicas-to-write".to_string(), "0".to_string());
         }
         scene.answer(1).offset -= lag;
         scene.answer(2).offset -= lag;
@@ -692,7 +695,7 @@ fn min_replicas_is_raised_only_when_the_replicas_have_all() {
     let plan = scene.plan();
     assert_eq!(configured(&plan), 1);
     assert!(state(&plan).is_none_or(|record| record.confirmations == 0), "not before the master keeps to it");
-    scene.node(0).record.value.owned.insert("min-replicas-to-write".to_string(), "1".to_string());
+    Arc::make_mut(&mut scene.node(0).record.value.owned).insert("min-replicas-to-write".to_string(), "1".to_string());
     assert_eq!(state(&scene.plan()).unwrap().confirmations, 1);
 }
 

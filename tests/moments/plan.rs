@@ -1,5 +1,7 @@
 //! The planner: what it does and what it waits for, one fact each. Pure.
 
+use std::sync::Arc;
+
 use crate::scene::*;
 use proptest::prelude::*;
 use redisctl::model::{
@@ -1042,14 +1044,14 @@ fn who_is_to_follow_a_master_is_told_the_password_of_that_master_alone() {
     for ordinal in 0..3 {
         let node = &mut scene.node(ordinal).record.value;
         node.marked = ordinal != 2;
-        node.owned.insert("users".to_string(), "2,1".to_string());
+        Arc::make_mut(&mut node.owned).insert("users".to_string(), "2,1".to_string());
     }
     scene.answer(1).follows = Some(address(9));
     assert_eq!(followed(&scene), Some((task(1), Some(format!("2@{}", task(0))))));
     // One that was launched before nodes had passwords of their own.
     scene.node(0).record.value.marked = false;
     assert_eq!(followed(&scene), Some((task(1), Some("2".to_string()))));
-    scene.node(0).record.value.owned.remove("users");
+    Arc::make_mut(&mut scene.node(0).record.value.owned).remove("users");
     assert_eq!(followed(&scene), Some((task(1), None)));
 }
 // --- What fails, hangs or is refused --------------------------------------------------------------
@@ -1207,7 +1209,7 @@ fn with_passwords(generation: u64, former_until: Option<Timestamp>) -> Scene {
     scene.record().auth = Some(auth);
     let spec = scene.record().spec.clone();
     for ordinal in 0..3 {
-        scene.node(ordinal).record.value.owned = owned_settings(&spec, Some(&auth), None);
+        scene.node(ordinal).record.value.owned = Arc::new(owned_settings(&spec, Some(&auth), None));
     }
     scene.store_status();
     scene
@@ -1237,7 +1239,7 @@ fn an_emergency_rotation_is_possible_after_any_rotation_before_and_ends_all_form
             for step in &plan.steps {
                 let Action::Configure { task_id, settings, .. } = &step.action else { continue };
                 let ordinal = (0..3).find(|ordinal| task(*ordinal) == *task_id).unwrap();
-                scene.node(ordinal).record.value.owned.extend(settings.iter().cloned());
+                Arc::make_mut(&mut scene.node(ordinal).record.value.owned).extend(settings.iter().cloned());
             }
             if let Some(record) = state(&plan) {
                 *scene.record() = record.clone();
@@ -1257,8 +1259,8 @@ fn a_node_that_is_to_end_keeps_no_former_password_valid() {
     let mut scene = with_passwords(6, Some(BEFORE));
     for (ordinal, password) in [(1, "6@orders-0.1"), (2, "5@orders-0.1")] {
         let node = &mut scene.node(ordinal).record.value;
-        node.owned.insert("masterauth".to_string(), password.to_string());
-        node.owned.insert("users".to_string(), "6,5".to_string());
+        Arc::make_mut(&mut node.owned).insert("masterauth".to_string(), password.to_string());
+        Arc::make_mut(&mut node.owned).insert("users".to_string(), "6,5".to_string());
     }
     assert!(waits_for(&scene.plan(), "the former passwords stay valid, for orders-2"));
     scene.node(2).record.value.stop = Some("it is one too many".to_string());

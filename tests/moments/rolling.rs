@@ -1,5 +1,7 @@
 //! Nodes that do not run as declared are replaced: plans of single moments. Pure.
 
+use std::sync::Arc;
+
 use crate::scene::{
     BEFORE, NOW, Scene, address, condition, document, events, going, killed, kinds, launched, node, state, switched_to,
     task, waits_for, written,
@@ -98,7 +100,7 @@ fn without_room_a_replica_makes_room_after_a_while_if_the_promise_allows_it() {
     let more = ", cpus: 0.5, durability: one";
     scene.declares(1, more);
     scene.record().confirmations = 1;
-    scene.node(0).record.value.owned.insert("min-replicas-to-write".to_string(), "1".to_string());
+    Arc::make_mut(&mut scene.node(0).record.value.owned).insert("min-replicas-to-write".to_string(), "1".to_string());
     let plan = scene.plan();
     assert!(written(&plan, 1).is_none_or(|node| node.stop.is_none()), "the master would refuse writes");
 }

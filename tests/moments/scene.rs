@@ -1,6 +1,7 @@
 //! One instance at one moment, built by hand: for tests of the planner. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use redisctl::model::{
     Address, Amount, Answer, Gauges, InstanceRecord, Launch, NoAnswer, NodeRecord, Offer, Piece, Request, RequestKind,
@@ -88,7 +89,7 @@ pub fn node(spec: &InstanceSpec, ordinal: u32, master: u32) -> Node {
         config: spec.redis.config.clone(),
         launched_at: BEFORE,
         task: TaskRecord::Running,
-        owned: owned_settings(spec, None, None),
+        owned: Arc::new(owned_settings(spec, None, None)),
         joined: true,
         deposed: None,
         marked: false,
