@@ -35,7 +35,7 @@ use crate::reconcile::reflector::reflect;
 use crate::reconcile::repeats::Repeats;
 use crate::reconcile::targets::Targets;
 use crate::reconcile::view::stored_view;
-use crate::reconcile::world::World;
+use crate::reconcile::world::{Seen, World};
 use crate::reconcile::{framework, keys};
 use crate::sentinel;
 use crate::settings::{Listen, OperatorSettings};
@@ -62,7 +62,7 @@ struct Operator {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
     /// What this process has seen of the store: see [`World::resuming`].
-    seen: Arc<Mutex<Option<(u64, i64)>>>,
+    seen: Arc<Mutex<Seen>>,
 }
 
 /// Runs the operator until it is told to stop (SIGINT, SIGTERM). Nodes run on without it.
@@ -162,10 +162,10 @@ fn host_of(url: &str) -> &str {
 
 impl Operator {
     async fn lead_for_ever(&self) -> Result<()> {
-        let candidate =
-            Candidate { id: candidate_id(), api: self.settings.advertise.clone(), process: Process::this() };
+        let (api, process) = (self.settings.advertise.clone(), Process::this());
+        let me = Candidate { id: candidate_id(), api, process, frozen: false };
         loop {
-            let leadership = Box::pin(self.stand_by(&candidate)).await;
+            let (leadership, candidate) = Box::pin(self.stand_by(&me)).await;
             info!(id = candidate.id, "elected: this operator leads");
             self.board.set_operator(|o| {
                 o.leading = true;
@@ -181,42 +181,56 @@ impl Operator {
         }
     }
 
+    fn seen(&self) -> Seen {
+        self.seen.lock().expect("no holder panics").clone()
+    }
+
     /// Shows what the store says until elected.
-    async fn stand_by(&self, candidate: &Candidate) -> Leadership {
-        let ttl = Duration::from_millis(self.settings.leader_ttl.0);
-        self.board.set_operator(|o| {
-            o.mesos = "standby".to_string();
-            o.mesos_message = String::new();
-            o.frozen = None; // Whoever leads says whether it is.
-        });
-        let campaign = async {
-            let mut repeats = Repeats::default();
-            loop {
-                match self.store.campaign(candidate, ttl).await {
-                    Ok(leadership) => return leadership,
-                    Err(error) => {
-                        if let Some(why) = repeats.say("campaign", &error.to_string(), now()) {
-                            warn!("campaign: {why}; trying again");
-                        }
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
+    async fn stand_by(&self, me: &Candidate) -> (Leadership, Candidate) {
+        let mut mirror = Mirror::new(self.seen());
+        loop {
+            // It stands as what it knows: who leads by a store that is not sound is no proof that it is.
+            let unsound = self.seen().unsound;
+            let candidate = Candidate { frozen: unsound.is_some(), ..me.clone() };
+            self.board.set_operator(|o| {
+                o.mesos = "standby".to_string();
+                o.mesos_message = String::new();
+                o.frozen = unsound;
+            });
+            tokio::select! {
+                leadership = self.campaign(&candidate) => {
+                    let seen = mirror.world.seen().store;
+                    let mut known = self.seen.lock().expect("no holder panics");
+                    known.store = seen.or(known.store);
+                    return (leadership, candidate);
                 }
+                () = self.mirror(&mut mirror) => {}
             }
-        };
-        tokio::select! {
-            leadership = campaign => leadership,
-            () = self.mirror() => unreachable!("mirrors for ever"),
         }
     }
 
-    /// Puts on the board what the store says, for ever.
-    async fn mirror(&self) {
+    async fn campaign(&self, candidate: &Candidate) -> Leadership {
+        let (ttl, mut repeats) = (Duration::from_millis(self.settings.leader_ttl.0), Repeats::default());
+        loop {
+            match self.store.campaign(candidate, ttl).await {
+                Ok(leadership) => return leadership,
+                Err(error) => {
+                    if let Some(why) = repeats.say("campaign", &error.to_string(), now()) {
+                        warn!("campaign: {why}; trying again");
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+
+    /// Puts on the board what the store says, until it is known to be sound no more, or to be sound again.
+    async fn mirror(&self, mirror: &mut Mirror) {
         let (out, mut inputs) = mpsc::channel(INPUTS_MAX);
-        let relist = Arc::new(Notify::new());
-        let reflector = reflect(self.store.clone(), out.clone(), relist.clone());
+        let reflector = reflect(self.store.clone(), out.clone(), Arc::default());
         let _reflector = AbortOnDropHandle::new(tokio::spawn(reflector));
         let _keep = out;
-        let (mut mirror, mut repeats) = (Mirror::default(), Repeats::default());
+        let mut repeats = Repeats::default();
         while let Some(input) = inputs.recv().await {
             let event = match input {
                 Input::Event(event) => event,
@@ -238,12 +252,18 @@ impl Operator {
                     self.show(&mirror.world, dirty);
                 }
                 Mirrored::Old(why) => {
+                    self.board.set_operator(|o| o.store_synced = false);
                     if let Some(why) = why {
                         warn!("{why}");
+                        self.seen.lock().expect("no holder panics").unsound = Some(why);
+                        return;
                     }
-                    self.board.set_operator(|o| o.store_synced = false);
                 }
-                Mirrored::ListAgain => relist.notify_one(),
+                Mirrored::ListAgain => {
+                    info!("an operator that was started since leads: the store is taken for sound again");
+                    *self.seen.lock().expect("no holder panics") = Seen::default();
+                    return;
+                }
             }
         }
     }
@@ -307,7 +327,7 @@ impl Operator {
             passes_max: self.settings.reconcile_concurrency,
             rolling_max: self.settings.rolling_max,
         };
-        let seen = *self.seen.lock().expect("no holder panics");
+        let seen = self.seen();
         let leaving = LeavingAgents::new(self.settings.drain_ahead.0);
         Controller::new(settings, parts, World::resuming(seen, framework_id, leaving)).run().await
     }

@@ -95,14 +95,28 @@ impl User {
     /// What it may do, as Redis' ACL rules.
     fn rules(self) -> &'static [&'static str] {
         match self {
-            User::Operator => {
-                &["+info", "+ping", "+client", "+config", "+replicaof", "+acl", "+multi", "+exec", "+role", "+wait"]
-            }
+            User::Operator => OPERATOR_RULES,
             User::Replica => &["+ping", "+psync", "+replconf"],
             User::Client => CLIENT_RULES,
         }
     }
 }
+
+/// What operators do at nodes: `tests/redis/users.rs` tries each command that is in their code.
+const OPERATOR_RULES: &[&str] = &[
+    "+acl",
+    "+client",
+    "+config",
+    "+exec",
+    "+function|kill",
+    "+info",
+    "+multi",
+    "+ping",
+    "+replicaof",
+    "+role",
+    "+script|kill",
+    "+wait",
+];
 
 /// Clients may do everything but this: docs/security.md says of each why, and `tests/redis/users.rs` tries it.
 const CLIENT_RULES: &[&str] = &[
@@ -132,7 +146,6 @@ const CLIENT_RULES: &[&str] = &[
     "+cluster|slaves",
     "+cluster|slots",
     "-config",
-    "+config|get",
     "+config|help",
     "-debug",
     "-failover",
@@ -152,6 +165,9 @@ const CLIENT_RULES: &[&str] = &[
     "-slaveof",
     "-sync",
 ];
+
+/// Digits of a hash by which two versions of the rights differ.
+const RIGHTS_DIGITS: usize = 12;
 
 /// The user whose password is a task's mark.
 pub const MARK_USER: &str = "redisctl-task";
@@ -246,6 +262,18 @@ pub fn acl(user: User, passwords: Option<&[Password]>) -> Vec<String> {
     let passwords = passwords.map_or_else(|| vec!["nopass".to_string()], |p| p.iter().map(Password::hash).collect());
     let rules = user.rules().iter().map(ToString::to_string);
     fixed.into_iter().chain(passwords).chain(rules).collect()
+}
+
+/// What all users may do, in a few letters: it differs where another version of ours gave other rights.
+pub fn rights() -> String {
+    let rules: Vec<&str> = User::ALL.iter().flat_map(|user| user.rules()).copied().collect();
+    crate::access::sha256_hex(&rules.join(" "))[..RIGHTS_DIGITS].to_string()
+}
+
+/// Gives a user these rights, and no others, and leaves its passwords as they are.
+pub fn rights_acl(user: User) -> Vec<String> {
+    let fixed = [user.name(), "resetkeys", "resetchannels", "nocommands"].into_iter();
+    fixed.chain(user.rules().iter().copied()).map(String::from).collect()
 }
 
 /// The same of the user that bears the mark.

@@ -232,7 +232,7 @@ impl Guarded {
 }
 
 fn candidate() -> Candidate {
-    Candidate { id: "a".into(), api: "http://a:1".into(), process: None }
+    Candidate { id: "a".into(), api: "http://a:1".into(), process: None, frozen: false }
 }
 
 /// Writes as the leader every now and then, with pauses in which tokens end, for so long.

@@ -65,7 +65,8 @@ impl Both {
         let board = Arc::new(Board::default());
         board.set(view(&master.address(), &replica.address()));
         board.set_operator(|operator| {
-            operator.leader = Some(Candidate { id: "me".into(), api: "http://127.0.0.1:1".into(), process: None });
+            operator.leader =
+                Some(Candidate { id: "me".into(), api: "http://127.0.0.1:1".into(), process: None, frozen: false });
         });
         let stop = CancellationToken::new();
         let (address, folder) = serve(&board, Limit::new(u32::MAX), &stop).await;

@@ -64,7 +64,7 @@ fn file_url(path: &std::path::Path) -> String {
 }
 
 fn candidate(id: &str) -> Candidate {
-    Candidate { id: id.into(), api: format!("http://{id}:5656"), process: None }
+    Candidate { id: id.into(), api: format!("http://{id}:5656"), process: None, frozen: false }
 }
 
 fn put_op(key: &str, value: &str) -> Op {

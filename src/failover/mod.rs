@@ -4,6 +4,7 @@
 //! - `promise.rs` knows which writes may be lost by no failover, and who has them.
 //! - `candidate.rs` chooses who takes its place, or says why nobody may.
 //! - `takeover.rs` plans the change: record first, then promote.
+//! - `unfinished.rs` ends a change that was recorded, and finds a master that was not.
 //! - `gone.rs` looks for processes that Mesos calls gone, and fences them.
 //! - `handover.rs` plans the change that somebody wants, of a master that is well.
 //! - `redis/` asks and commands nodes.
@@ -22,6 +23,7 @@ mod judge;
 mod promise;
 pub mod redis;
 mod takeover;
+mod unfinished;
 
 pub use gone::{LOOKED_FOR_MS, fence_gone, fence_master_first, gone_and_answers, looked_for_until, may_live};
 pub use handover::hand_over_to;

@@ -1,10 +1,11 @@
 //! Plans how the master's role moves: the new master is recorded first, then made one. Pure.
 
-use crate::failover::candidate::{Choice, choose, follows_itself, lost_at, may_finish};
+use crate::failover::candidate::{Choice, choose, follows_itself, lost_at};
 use crate::failover::gone::fence_master_first;
-use crate::failover::handover::{close_request, hand_over, named, refuse_request, switch_over};
+use crate::failover::handover::{close_request, hand_over, named, refuse_request};
 use crate::failover::judge::{Master, fell_silent, judge, patience_ms};
 use crate::failover::promise::{confirmations, voters};
+use crate::failover::unfinished::{adopt, finish, leads_instead, never_stepped_back, reinstate};
 use crate::model::{Answer, DataSet, Deposed, EventKind, NoAnswer, NodeRecord, RequestKind, Role};
 use crate::reconcile::action::{Action, Cause};
 use crate::reconcile::draft::Draft;
@@ -37,6 +38,10 @@ pub fn take_over(d: &mut Draft) {
     }
     if let Some(former) = never_stepped_back(d).filter(|_| master.is_lost()) {
         return reinstate(d, former, "the other was lost before the role was handed over");
+    }
+    if let Some(leader) = leads_instead(d).filter(|_| master.is_lost()) {
+        let recorded = d.record.as_ref().and_then(|record| record.master).expect("a master that is lost is recorded");
+        return adopt(d, leader, recorded);
     }
     match &master {
         Master::Available => hand_over(d),
@@ -137,7 +142,7 @@ fn call_back(d: &mut Draft) {
     }
 }
 
-fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
+pub(super) fn replace_by(d: &mut Draft, master: &Master, forced: Option<u32>) {
     match choose(d, master, forced) {
         Choice::Node(ordinal, offset) => {
             d.failover = Some(match master {
@@ -258,137 +263,4 @@ pub(super) fn point_siblings(d: &mut Draft, old: u32, new: u32) {
         let (master, password) = (master.clone(), password.clone());
         d.step(Action::Follow { task_id: node.task_id, node: node.address, master, password }, why);
     }
-}
-
-// ---------------------------------------------------------------------------------------------
-// A change that was recorded, and is not done
-
-/// The recorded master answers as a replica.
-fn finish(d: &mut Draft) {
-    let Some((epoch, new)) = d.record.as_ref().and_then(|record| Some((record.epoch, record.master?))) else { return };
-    if let Some(master) = promoted_unrecorded(d, new) {
-        return adopt(d, master, new);
-    }
-    if let Some(old) = acting(d) {
-        let failed = d.seen(new).and_then(|seen| seen.switch_failed.as_ref()).filter(|failed| failed.epoch == epoch);
-        let from = d.nodes[&old].address.clone();
-        let follows = d.answer(new).is_some_and(|a| a.follows.as_ref() == Some(&from) && a.link_up && !a.syncing);
-        return match failed {
-            Some(failed) => reinstate(d, old, &failed.why),
-            None if !follows => reinstate(d, old, &format!("{} does not follow it", d.node_name(new))),
-            None => switch_over(d, old, new, epoch),
-        };
-    }
-    if let Some(former) = unasked(d) {
-        d.wait(format!(
-            "{} is to be the master; {former}, which was the master, has not been asked yet",
-            d.node_name(new)
-        ));
-        return;
-    }
-    if let Some(former) = may_still_act(d, new) {
-        return reinstate(d, former, "it does not answer, and may not have stepped back");
-    }
-    match may_finish(d, new) {
-        Ok(()) if recently_turned(d, new) => d.revisit(d.o.now.plus_ms(TURN_AGAIN_MS)),
-        Ok(()) => {
-            let (node, data) = (&d.nodes[&new], d.answer(new).map(Answer::data));
-            let action = Action::Promote { task_id: node.task_id.clone(), node: node.address.clone(), data };
-            d.step(action, "it is the recorded master, and answers as a replica");
-            point_siblings(d, new, new);
-        }
-        Err(why) => {
-            d.wait(format!("{} is the recorded master, answers as a replica, and {why}", d.node_name(new)));
-            replace_by(d, &Master::Demoted, None);
-        }
-    }
-}
-
-/// The node that the recorded master follows, and has the history of, and that is a master though nobody recorded it: the
-/// store has gone back behind a promotion (it was restored from a backup), or somebody else has moved the role.
-fn promoted_unrecorded(d: &Draft, recorded: u32) -> Option<u32> {
-    let follower = d.answer(recorded)?;
-    let is = |node: &&NodeRecord| {
-        let Some(answer) = d.answer(node.ordinal) else { return false };
-        let leads = answer.role == Role::Master && !answer.loading && answer.replid == follower.replid;
-        leads && follower.follows.as_ref() == Some(&node.address) && answer.offset >= follower.offset
-    };
-    let may = |node: &&NodeRecord| node.deposed.is_none() && node.stop.is_none() && !node.task.is_dead();
-    d.nodes.values().filter(may).find(is).map(|node| node.ordinal)
-}
-
-/// It has all that the recorded master has, and takes writes: it is recorded, and nothing is lost.
-fn adopt(d: &mut Draft, master: u32, recorded: u32) {
-    let epoch = depose(d, recorded, master, None);
-    if let Some(node) = d.nodes.get_mut(&recorded) {
-        node.deposed = None; // It follows already.
-    }
-    // Whatever happened between is not known: others may have confirmed to it what these have not.
-    d.record.as_mut().expect("there is a master, so there is a record").unsettled = true;
-    let (master, recorded) = (d.node_name(master), d.node_name(recorded));
-    let message = format!(
-        "{master} is the master and {recorded}, which is the recorded one, follows it: the store has gone back behind that, \
-         or somebody else has moved the role; it is recorded, epoch {epoch}"
-    );
-    d.event(EventKind::Warning, "MasterAdopted", d.o.name.to_string(), message);
-}
-
-/// The former master, if it still is one and the recorded one never was: a promotion begins another
-/// history, and the recorded one has none that is newer.
-fn acting(d: &Draft) -> Option<u32> {
-    let record = d.record.as_ref()?;
-    let known = record.replid.as_ref();
-    let new = d.answer(record.master?)?;
-    let acts = |node: &&NodeRecord| {
-        let Some(old) = d.answer(node.ordinal).filter(|old| old.role == Role::Master && !old.loading) else {
-            return false;
-        };
-        let newest = known == Some(&old.replid) || known == Some(&old.replid2);
-        let never_promoted = known == Some(&new.replid) || new.replid == old.replid;
-        node.deposed.is_some() && !node.task.is_dead() && newest && never_promoted
-    };
-    d.nodes.values().find(acts).map(|node| node.ordinal)
-}
-
-/// The former master that was to hand its role over in this epoch.
-fn handing_over<'a>(d: &'a Draft) -> Option<&'a NodeRecord> {
-    let handing_over = Deposed { epoch: d.record.as_ref()?.epoch, offset: None };
-    d.nodes.values().find(|node| node.deposed == Some(handing_over))
-}
-
-/// It still has its role: before another is promoted, it is detached.
-fn never_stepped_back(d: &Draft) -> Option<u32> {
-    let former = handing_over(d).filter(|node| !node.task.is_dead())?.ordinal;
-    d.answer(former).filter(|answer| answer.role == Role::Master && !answer.loading).map(|_| former)
-}
-
-/// It does not answer, and may take writes still: it is judged like any master that is silent.
-fn may_still_act(d: &Draft, new: u32) -> Option<u32> {
-    let known = d.record.as_ref()?.replid.as_ref();
-    let never_promoted = d.answer(new).is_none_or(|answer| known == Some(&answer.replid));
-    let silent = |node: &&NodeRecord| node.task.is_dead() || d.answer(node.ordinal).is_none();
-    handing_over(d).filter(silent).filter(|_| never_promoted).map(|node| node.ordinal)
-}
-
-/// A former master that was to hand its role over in whatever epoch, and of which an operator that has
-/// just started knows nothing: it may take writes.
-fn unasked(d: &Draft) -> Option<String> {
-    let known = |ordinal: u32| d.answer(ordinal).is_some() || d.silence(ordinal).is_some();
-    let unasked = |node: &&NodeRecord| {
-        let handed_over = node.deposed.is_some_and(|deposed| deposed.offset.is_none());
-        handed_over && !node.task.is_dead() && !known(node.ordinal)
-    };
-    d.nodes.values().find(unasked).map(NodeRecord::name)
-}
-
-/// The former master keeps its role: nothing was lost, and nothing is.
-fn reinstate(d: &mut Draft, old: u32, why: &str) {
-    let Some(new) = d.record.as_ref().and_then(|record| record.master) else { return };
-    let epoch = depose(d, new, old, None);
-    if let Some(node) = d.nodes.get_mut(&new) {
-        node.deposed = None; // It never was one.
-    }
-    let (old, new) = (d.node_name(old), d.node_name(new));
-    let message = format!("{old} stays the master instead of {new}, epoch {epoch}: {why}");
-    d.event(EventKind::Warning, "SwitchoverFailed", d.o.name.to_string(), message);
 }

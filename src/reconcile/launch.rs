@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::failover::redis::{CUT_CLIENTS, MASTER_PASSWORD, OPEN, USERS, generations};
+use crate::failover::redis::{CUT_CLIENTS, MASTER_PASSWORD, OPEN, RIGHTS, USERS, generations};
 use crate::model::{Address, InstanceRecord, Launch, NodeRecord, Passwords, TaskRecord, Timestamp, node_name, task_id};
-use crate::passwords::{Owner, Password, User, acl, mark_acl};
+use crate::passwords::{self, Owner, Password, User, acl, mark_acl};
 use crate::placement::Placement;
 use crate::reconcile::draft::PlanSettings;
 use crate::spec::{self, InstanceSpec};
@@ -48,6 +48,7 @@ pub fn owned_settings(spec: &InstanceSpec, auth: Option<&Passwords>, secret: Opt
             None => String::new(),
         };
         settings.insert(USERS.to_string(), generations.join(",") + &clients);
+        settings.insert(RIGHTS.to_string(), passwords::rights());
         if let Some(generation) = auth.cut_before.filter(|_| auth.former_until.is_none()) {
             settings.insert(CUT_CLIENTS.to_string(), generation.to_string());
         }
@@ -70,7 +71,9 @@ pub fn master_password(node: &NodeRecord) -> Option<String> {
 
 /// Whether the setting is one that the operator owns.
 pub fn is_owned(key: &str) -> bool {
-    [MIN_REPLICAS, MAX_LAG, PING_PERIOD, CHECKED_PAYLOADS, ACL_LOG, USERS, MASTER_PASSWORD, CUT_CLIENTS].contains(&key)
+    let owned =
+        [MIN_REPLICAS, MAX_LAG, PING_PERIOD, CHECKED_PAYLOADS, ACL_LOG, USERS, RIGHTS, MASTER_PASSWORD, CUT_CLIENTS];
+    owned.contains(&key)
 }
 
 /// The record of a node that is placed there.
@@ -163,7 +166,7 @@ fn argv(node: &NodeRecord, record: &InstanceRecord, follows: Option<&Address>, s
     // A replica that comes is served at once: by default the first waits 5 s for others.
     add("repl-diskless-sync", &["yes"]);
     add("repl-diskless-sync-delay", &["0"]);
-    for (key, value) in node.owned.iter().filter(|(key, _)| ![USERS, CUT_CLIENTS].contains(&key.as_str())) {
+    for (key, value) in node.owned.iter().filter(|(key, _)| ![USERS, RIGHTS, CUT_CLIENTS].contains(&key.as_str())) {
         add(key, &[value]);
     }
     for user in users(node, record, settings) {

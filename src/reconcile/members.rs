@@ -6,7 +6,7 @@ use crate::placement::{Needs, Occupied, Placement, Pool, place};
 use crate::reconcile::action::Action;
 use crate::reconcile::draft::Draft;
 use crate::reconcile::launch;
-use crate::reconcile::rolling::outdated;
+use crate::reconcile::rolling::{ROOM_WAIT_MS, outdated};
 use crate::reconcile::told::{is_a_reason, tell_replaced, tell_silence};
 use crate::reconcile::world::Session;
 
@@ -96,6 +96,35 @@ pub fn stop_hung(d: &mut Draft, master: &Master) {
     for ordinal in hung {
         let node = d.nodes.get_mut(&ordinal).expect("listed above");
         node.stop = Some("it does not answer, and another has taken its place".to_string());
+    }
+}
+
+/// One that hangs is in its own successor's way where no agent has room for another beside it: after a while it ends,
+/// when others have all that it may have confirmed. Until then a master's death could not be told from its silence.
+pub fn give_up_hung(d: &mut Draft, master: &Master) {
+    if d.unplaced.is_none() || *master != Master::Available || d.may_act().is_err() {
+        return;
+    }
+    let Some(after_ms) = d.spec().map(|spec| spec.replace_unreachable_after.0 + ROOM_WAIT_MS) else { return };
+    let hung = d.nodes.values().find(|node| node.stop.is_none() && hangs(d, node));
+    let Some((ordinal, name, hostname, address)) =
+        hung.map(|node| (node.ordinal, node.name(), node.hostname.clone(), node.address.clone()))
+    else {
+        return;
+    };
+    let end_it = format!("end its process on {hostname} ({address}), or add an agent");
+    let at = d.silence(ordinal).map_or(d.o.now, |(_, since)| since.plus_ms(after_ms));
+    if at > d.o.now {
+        d.wait(format!("no agent has room for another beside {name}: it is ended at {at}; or {end_it}"));
+        d.revisit(at);
+    } else if failover::caught_up(d, Timestamp(0)) < (failover::confirmations(d) as usize).max(1) {
+        d.wait(format!(
+            "no agent has room for another beside {name}, and it is not ended, as no others have all that it may have \
+             confirmed: {end_it}"
+        ));
+    } else {
+        let node = d.nodes.get_mut(&ordinal).expect("found above");
+        node.stop = Some("it does not answer, and no agent has room for another beside it".to_string());
     }
 }
 

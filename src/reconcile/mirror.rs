@@ -1,11 +1,13 @@
 //! What a standby shows of the store: all that it says, unless it has gone back. Pure.
 //!
 //! A store that was restored from a backup names masters of before. The leader that was there freezes, and writes
-//! nothing; who stands by keeps what it knew, and says that it is old, until somebody leads by the restored store.
+//! nothing; who stands by keeps what it knew, and says that it is old, until somebody leads by the restored store who
+//! knows of nothing else: an operator that people have started since. Until then whoever was there leads frozen.
 
 use crate::model::Timestamp;
-use crate::reconcile::world::{Dirty, Event, World};
-use crate::store::{Change, LEADER_KEY, Listing};
+use crate::reconcile::leaving::LeavingAgents;
+use crate::reconcile::world::{Dirty, Event, Seen, World};
+use crate::store::{Candidate, Change, LEADER_KEY, Listing};
 
 /// The store, as a standby has read it.
 #[derive(Default)]
@@ -32,24 +34,34 @@ pub enum Mirrored {
 }
 
 impl Mirror {
+    /// Knows nothing yet but what this process has seen of the store.
+    pub fn new(seen: Seen) -> Mirror {
+        let gone_back = seen.unsound.is_some();
+        Mirror { world: World::resuming(seen, None, LeavingAgents::default()), gone_back }
+    }
+
     /// Takes what the store says.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Mirrored {
         let mut leader = false;
         match &event {
             Event::Listed(listing) => {
-                if let Some(why) = self.goes_back(listing) {
-                    let news = !std::mem::replace(&mut self.gone_back, true);
-                    return Mirrored::Old(news.then_some(why));
+                let why = self.goes_back(listing).filter(|_| !self.gone_back);
+                if self.gone_back || why.is_some() {
+                    self.gone_back = true;
+                    return Mirrored::Old(why);
                 }
-                self.gone_back = false;
                 // It judges nothing: it shows whatever the store says.
                 self.world = std::mem::take(&mut self.world).afresh();
                 leader = true;
             }
             Event::Changed(changes) => {
-                let leads = |change: &Change| matches!(change, Change::Put(item) if item.key == LEADER_KEY);
+                let sound = |candidate: Candidate| !candidate.frozen;
+                let leads = |change: &Change| match change {
+                    Change::Put(item) if item.key == LEADER_KEY => serde_json::from_slice(&item.value).is_ok_and(sound),
+                    _ => false,
+                };
                 if self.gone_back && changes.changes.iter().any(leads) {
-                    self.world.store_id = None; // Whichever is listed next is the one.
+                    *self = Mirror::default(); // Whichever is listed next is the one.
                     return Mirrored::ListAgain;
                 }
                 if self.gone_back {
@@ -63,11 +75,14 @@ impl Mirror {
     }
 
     fn goes_back(&self, listing: &Listing) -> Option<String> {
-        let (id, revision) = self.world.seen()?;
+        let (id, revision) = self.world.seen().store?;
         let (now, other) = (listing.revision, listing.store_id != id);
         let what = if other { "is another one".to_string() } else { format!("has gone back to revision {now}") };
         (other || now < revision).then(|| {
-            format!("the store {what} from {revision}: what is shown is of before, until an operator leads by it")
+            format!(
+                "the store {what} from {revision}: what is shown is of before, and nothing is done by it. Restart the \
+                 operators when the store is sound"
+            )
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::model::{MesosEvent, Probe};
 use crate::reconcile::draft::PlanSettings;
 use crate::reconcile::execute::Input;
 use crate::reconcile::targets::Targets;
-use crate::reconcile::world::{Session, World};
+use crate::reconcile::world::{Seen, Session, World};
 use crate::store::{Leadership, Store};
 
 /// What the controller needs to know.
@@ -46,7 +46,7 @@ pub struct Parts {
     /// Makes the reflector list the store again.
     pub relist: Arc<Notify>,
     /// What this process has seen of the store: see [`World::resuming`].
-    pub seen: Arc<Mutex<Option<(u64, i64)>>>,
+    pub seen: Arc<Mutex<Seen>>,
     /// Where views are put up.
     pub board: Arc<Board>,
     /// Counts and durations.

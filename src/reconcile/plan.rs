@@ -12,7 +12,7 @@ use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, Pass
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, FROZEN, Observed, SETTLE_MS};
-use crate::reconcile::members::{forget_dead, kill_stopped, scale_down, scale_up, stop_hung};
+use crate::reconcile::members::{forget_dead, give_up_hung, kill_stopped, scale_down, scale_up, stop_hung};
 use crate::reconcile::replication::{
     configure, cut_foreign, cut_idle, handle_data_loss, note_initialized, repair_roles,
 };
@@ -62,6 +62,7 @@ pub fn plan_instance(o: Observed, pool: &mut Pool) -> Plan {
         scale_down(&mut draft, &master);
         scale_up(&mut draft, &master, pool);
         make_room(&mut draft);
+        give_up_hung(&mut draft, &master);
     }
     kill_stopped(&mut draft);
     tell_changes(&mut draft);

@@ -127,6 +127,10 @@ pub fn repair_roles(d: &mut Draft, master: &Master) {
             d.revisit(d.o.now.plus_ms(POINT_AGAIN_MS));
             continue;
         }
+        if answer.role == Role::Master && was_asked_before_it_handed_over(d, &node) {
+            d.revisit(d.o.now.plus_ms(PROOF_AGAIN_MS));
+            continue;
+        }
         if answer.role == Role::Master && !answer.is_blank() {
             demote(d, &node);
             continue;
@@ -211,6 +215,15 @@ fn keeps_replicas_out(d: &Draft, node: &NodeRecord, answer: &Answer) -> bool {
     let lives = |other: &&NodeRecord| other.ordinal != node.ordinal && !other.task.is_dead() && other.stop.is_none();
     let out = |other: &NodeRecord| d.answer(other.ordinal).is_some_and(|answer| !answer.link_up);
     d.is_master(node.ordinal) && answer.is_full() && d.nodes.values().filter(lives).any(out)
+}
+
+/// The former master of a switchover was asked before the new one was one: what it said then is no news.
+fn was_asked_before_it_handed_over(d: &Draft, node: &NodeRecord) -> bool {
+    let Some((epoch, master)) = d.record.as_ref().and_then(|record| Some((record.epoch, record.master?))) else {
+        return false;
+    };
+    let asked_at = |ordinal: u32| d.seen(ordinal).and_then(|seen| seen.answer.as_ref()).map(|(_, at)| *at);
+    node.deposed == Some(Deposed { epoch, offset: None }) && asked_at(node.ordinal) < asked_at(master)
 }
 
 /// Another than the recorded one thinks that it is the master: it stops taking writes before anything

@@ -13,7 +13,7 @@ use crate::spec;
 /// New nodes that die in a row before the roll is given up.
 const FAILURES_MAX: u32 = 3;
 /// A place beside the old node is waited for so long; then one replica goes first, and its place is used.
-const ROOM_WAIT_MS: u64 = 10_000;
+pub(super) const ROOM_WAIT_MS: u64 = 10_000;
 /// A step may have become possible by something that is no event of its own.
 const LOOK_AGAIN_MS: u64 = 1000;
 

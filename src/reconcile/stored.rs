@@ -23,10 +23,9 @@ impl World {
             _ => None,
         };
         let planned: Vec<Address> = writes.iter().filter_map(address).collect();
-        if planned.is_empty() {
-            self.planned.remove(name)
-        } else {
-            self.planned.insert(name.to_string(), planned)
+        match planned.is_empty() {
+            true => self.planned.remove(name),
+            false => self.planned.insert(name.to_string(), planned),
         };
         let begins = |write: &Write| matches!(write, Write::State(record) if record.rolling.is_some());
         if writes.iter().any(begins) {
@@ -95,10 +94,11 @@ impl World {
 
     /// Stops all acting, for good: only a new start on a sound store ends it.
     pub fn freeze(&mut self, reason: &str) {
+        let why = format!("{reason}. Restart the operators when the store is sound");
         if self.frozen.is_none() || self.doubt {
-            self.frozen = Some(format!("{reason}. Restart the operator when the store is sound"));
-            self.doubt = false;
+            (self.frozen, self.doubt) = (Some(why.clone()), false);
         }
+        self.unsound.get_or_insert(why);
     }
 
     /// Whether acting may start again, when more is known of tasks that are not recorded.

@@ -33,7 +33,7 @@ pub fn tell_silence(d: &mut Draft) {
         } else {
             // When another has it, nothing is waited for.
             if d.nodes.values().filter(|other| counts(d, other)).count() < want {
-                d.wait(format!("{name} {what} since {since}; another takes its place"));
+                d.wait(format!("{name} {what} since {since}; another is to take its place"));
             }
         }
     }

@@ -299,14 +299,26 @@ pub struct World {
     pub(super) tasks: BTreeMap<String, (String, u32)>,
     /// Documents that were read beforehand, by key.
     pub(super) read: BTreeMap<String, Document>,
+    /// Why the store is not sound, if it is not.
+    pub(super) unsound: Option<String>,
+}
+
+/// What a process has seen of the store, for as long as it runs, whoever leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id, and up to which revision.
+    pub store: Option<(u64, i64)>,
+    /// Why it is not sound: it has gone back, or has lost something. Only a new start ends that.
+    pub unsound: Option<String>,
 }
 
 impl World {
-    /// Knows nothing yet but which store this process has seen, and up to which revision: one that
-    /// has gone back since is noticed.
-    pub fn resuming(seen: Option<(u64, i64)>, framework_id: Option<String>, leaving: LeavingAgents) -> World {
-        let (store_id, revision) = seen.map_or((None, 0), |(id, revision)| (Some(id), revision));
-        World { framework_id, leaving, revision, store_id, ..World::default() }
+    /// Knows nothing yet but what this process has seen of the store: one that has gone back since is noticed, and
+    /// one that was not sound before is not sound for being read again, or by somebody else.
+    pub fn resuming(seen: Seen, framework_id: Option<String>, leaving: LeavingAgents) -> World {
+        let (store_id, revision) = seen.store.map_or((None, 0), |(id, revision)| (Some(id), revision));
+        let (frozen, unsound) = (seen.unsound.clone(), seen.unsound);
+        World { framework_id, leaving, revision, store_id, frozen, unsound, ..World::default() }
     }
 
     /// The number of the subscription in force.
@@ -317,9 +329,9 @@ impl World {
         }
     }
 
-    /// Which store has been seen, and up to which revision.
-    pub fn seen(&self) -> Option<(u64, i64)> {
-        self.store_id.map(|id| (id, self.revision))
+    /// What has been seen of the store.
+    pub fn seen(&self) -> Seen {
+        Seen { store: self.store_id.map(|id| (id, self.revision)), unsound: self.unsound.clone() }
     }
 
     /// Folds in one event; answers which instances must be looked at again.

@@ -255,6 +255,9 @@ pub struct Candidate {
     /// Which process it is, so that its end can be proved on its own machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
+    /// It knows that the store is not sound, and does nothing but say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// Where instances are declared and recorded.
@@ -327,9 +330,8 @@ impl Store {
         both!(self, s => s.watch(prefix, revision).await)
     }
 
-    /// Waits until leadership is won, and holds it: see [`Leadership`]. After an error: campaign
-    /// again. Dropping the call ends the campaign. Who campaigns leads no more: a key that is left of
-    /// its former leadership is deleted.
+    /// Waits until leadership is won, and holds it: see [`Leadership`]. After an error: campaign again. Dropping the
+    /// call ends the campaign. Who campaigns leads no more: a key that is left of its former leadership is deleted.
     pub async fn campaign(&self, candidate: &Candidate, ttl: Duration) -> Result<Leadership, Error> {
         both!(self, s => s.campaign(candidate, ttl).await)
     }

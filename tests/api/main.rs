@@ -358,9 +358,9 @@ async fn a_standby_asks_the_leader_for_a_plan() {
     assert!(problem["detail"].as_str().unwrap().contains("none is known"));
 
     let api = leader.base.clone();
-    standby
-        .board
-        .set_operator(|operator| operator.leader = Some(Candidate { id: "a".to_string(), api, process: None }));
+    standby.board.set_operator(|operator| {
+        operator.leader = Some(Candidate { id: "a".to_string(), api, process: None, frozen: false })
+    });
     for api in [&leader, &standby] {
         let (status, plan) = api.get("/v1/instances/orders/plan").await;
         assert_eq!((status, plan), (StatusCode::OK, json!({"steps": ["launch orders-0"], "waiting": ["an offer"]})));
@@ -370,7 +370,9 @@ async fn a_standby_asks_the_leader_for_a_plan() {
     // Neither leads, and each takes the other for the leader: no loop.
     leader.board.set_operator(|operator| operator.leading = false);
     let api = standby.base.clone();
-    leader.board.set_operator(|operator| operator.leader = Some(Candidate { id: "b".to_string(), api, process: None }));
+    leader.board.set_operator(|operator| {
+        operator.leader = Some(Candidate { id: "b".to_string(), api, process: None, frozen: false })
+    });
     assert_eq!(standby.get("/v1/instances/orders/plan").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 

@@ -8,7 +8,7 @@ use crate::scene::{
 use redisctl::model::{InverseOffer, Leaving, MesosCall, MesosEvent, TaskState, Timestamp};
 use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::offers::{Asked, plan_session};
-use redisctl::reconcile::world::{Event, SwitchFailed, World};
+use redisctl::reconcile::world::{Event, Seen, SwitchFailed, World};
 use redisctl::status::ConditionType;
 
 const HOUR: u64 = 3_600_000;
@@ -160,7 +160,7 @@ fn an_agent_that_stays_after_all_is_used_again() {
 fn agents_with_maintenance_far_ahead_still_get_nodes() {
     let placed = |ahead: u64| {
         let mut scene = Scene::declared(0, "");
-        let mut world = World::resuming(None, None, LeavingAgents::new(HOUR));
+        let mut world = World::resuming(Seen::default(), None, LeavingAgents::new(HOUR));
         let mut only = offer(1);
         only.unavailable_from = Some(NOW.plus_ms(ahead));
         world.apply(Event::Mesos(MesosEvent::Offers(vec![only])), NOW);

@@ -490,7 +490,11 @@ fn an_operator_that_has_just_started_asks_the_former_master_before_it_ends_what_
     let answer = former.answer.take();
     let plan = scene.plan();
     assert_eq!((promoted(&plan), kinds(&plan).len()), (None, 0), "{:?}", plan.view());
-    assert!(waits_for(&plan, "orders-0, which was the master, has not been asked yet"), "{:?}", plan.waiting);
+    assert!(
+        waits_for(&plan, "orders-0, which may be it still or already, has not been asked yet"),
+        "{:?}",
+        plan.waiting
+    );
     assert!(state(&plan).is_none());
     scene.node(0).answer = answer;
     assert_eq!(kinds(&scene.plan()), ["switchOver", "follow"]);
@@ -773,6 +777,23 @@ fn handing_over() -> Scene {
 }
 
 #[test]
+fn what_a_former_master_said_before_it_handed_its_role_over_is_no_news() {
+    let mut scene = handing_over();
+    let answer = scene.answer(1);
+    (answer.role, answer.follows, answer.replid2) = (Role::Master, None, "r".to_string());
+    answer.replid = "r2".to_string();
+    scene.node(1).answer.as_mut().unwrap().1 = NOW;
+    scene.node(0).answer.as_mut().unwrap().1 = Timestamp(NOW.0 - 40);
+    let plan = scene.plan();
+    assert!(!kinds(&plan).contains(&"detach") && plan.revisit_at.is_some(), "{:?}", plan.view());
+    assert_eq!(written(&plan, 0).map(|node| node.deposed), None, "and nothing is taken for discarded");
+    // It says so still.
+    scene.node(0).answer.as_mut().unwrap().1 = NOW;
+    let plan = scene.plan();
+    assert!(kinds(&plan).contains(&"detach"), "{:?}", plan.view());
+}
+
+#[test]
 fn a_former_master_that_may_not_have_stepped_back_is_judged_like_any_that_is_silent() {
     let mut scene = handing_over();
     let node = scene.node(0);
@@ -800,25 +821,79 @@ fn when_nobody_has_followed_the_last_master_the_history_before_it_counts() {
     assert!(promoted(&scene.plan()).is_some());
 }
 
-#[test]
-fn a_master_that_the_store_has_forgotten_is_recorded_and_not_deposed() {
+/// The store has gone back behind a promotion of node 1, which all others follow.
+fn gone_back() -> Scene {
     let mut scene = Scene::running(2, "");
-    for ordinal in [0, 2] {
+    for ordinal in 0..3 {
         let answer = scene.answer(ordinal);
+        (answer.replid, answer.replid2, answer.offset) = ("r2".to_string(), "r".to_string(), 2000);
         (answer.role, answer.follows) = (Role::Replica, Some(address(1)));
-        (answer.replid, answer.replid2) = ("r2".to_string(), "r".to_string());
     }
     let answer = scene.answer(1);
-    (answer.role, answer.follows, answer.offset) = (Role::Master, None, 2000);
-    (answer.replid, answer.replid2) = ("r2".to_string(), "r".to_string());
+    (answer.role, answer.follows) = (Role::Master, None);
+    scene
+}
+
+/// It is recorded, and nobody's role is changed.
+fn is_adopted(scene: &Scene) -> bool {
     let plan = scene.plan();
-    let record = state(&plan).unwrap();
-    assert_eq!((record.master, record.epoch, record.unsettled), (Some(1), 2, true));
-    assert!(kinds(&plan).is_empty() && events(&plan).contains(&"MasterAdopted"), "{plan:?}");
-    // One that has less than the recorded one, or another history, is none.
-    scene.answer(1).offset = 10;
-    assert!(!events(&scene.plan()).contains(&"MasterAdopted"));
-    scene.answer(1).offset = 2000;
+    let adopted = events(&plan).contains(&"MasterAdopted");
+    if adopted {
+        let record = state(&plan).unwrap();
+        assert_eq!((record.master, record.epoch), (Some(1), 2));
+        assert!(!kinds(&plan).contains(&"promote") && !kinds(&plan).contains(&"detach"), "{plan:?}");
+    }
+    adopted
+}
+
+#[test]
+fn a_master_that_the_store_has_forgotten_is_recorded_whoever_was_asked_first() {
+    assert!(is_adopted(&gone_back()));
+    // Whoever is asked later has more.
+    for (ordinal, offset) in [(0, 3000), (1, 10), (2, 3000)] {
+        let mut scene = gone_back();
+        scene.answer(ordinal).offset = offset;
+        assert!(is_adopted(&scene), "{ordinal}");
+    }
+    // The recorded one has not yet the newer history.
+    let mut scene = gone_back();
+    let answer = scene.answer(0);
+    (answer.replid, answer.replid2, answer.link_up) = ("r".to_string(), "q".to_string(), false);
+    assert!(is_adopted(&scene));
+    // It has another: nobody is promoted beside it for that.
+    let mut scene = gone_back();
     scene.answer(1).replid = "other".to_string();
-    assert!(!events(&scene.plan()).contains(&"MasterAdopted"));
+    scene.answer(1).replid2 = "another".to_string();
+    assert!(!is_adopted(&scene));
+}
+
+#[test]
+fn a_master_that_the_store_has_forgotten_is_recorded_when_the_recorded_one_has_stepped_back_for_it_or_is_dead() {
+    // A switchover fenced it.
+    let mut scene = gone_back();
+    let answer = scene.answer(0);
+    (answer.replid, answer.replid2, answer.follows, answer.link_up) =
+        ("r".to_string(), "q".to_string(), Some(address(0)), false);
+    (answer.offset, scene.answer(1).offset) = (1500, 2000);
+    assert!(is_adopted(&scene));
+    let mut less = scene;
+    less.answer(1).offset = 1400;
+    assert!(!is_adopted(&less), "it lacks what the recorded one has");
+    let mut scene = gone_back();
+    scene.dies(0);
+    assert!(is_adopted(&scene));
+    scene.answer(2).follows = Some(address(0));
+    assert!(!is_adopted(&scene), "not all follow it");
+}
+
+#[test]
+fn nobody_is_promoted_beside_a_node_that_may_be_a_master_and_has_not_been_asked() {
+    let mut scene = gone_back();
+    scene.node(1).answer = None;
+    let plan = scene.plan();
+    assert!(kinds(&plan).is_empty() && waits_for(&plan, "has not been asked yet"), "{plan:?}");
+    // It does not answer: it is recorded as whom the others follow, and judged like any master that is silent.
+    scene.is_silent(1, NoAnswer::Timeout, NOW);
+    assert!(is_adopted(&scene));
+    assert!(kinds(&scene.plan()).is_empty());
 }

@@ -492,3 +492,29 @@ fn a_forced_failover_is_the_way_out_for_a_master_that_lives_and_does_not_let_us_
     scene.instance.requests.insert(RequestKind::Failover, Stored { value: request, revision: 30 });
     assert_eq!(promoted(&scene.plan()), Some(task(2).as_str()));
 }
+
+#[test]
+fn a_replica_that_hangs_ends_where_no_agent_has_room_beside_it_when_others_have_all_that_it_may_have_confirmed() {
+    let scene = |silent_s: u64, replicas: u32| {
+        let mut scene = Scene::running(replicas, ", replaceUnreachableAfter: 5s");
+        scene.offers.clear();
+        scene.is_silent(replicas, NoAnswer::Timeout, Timestamp(NOW.0 - silent_s * 1000));
+        scene
+    };
+    assert!(killed(&scene(4, 2).plan()).is_empty());
+    let plan = scene(6, 2).plan();
+    assert!(killed(&plan).is_empty() && waits_for(&plan, "it is ended at"), "{:?}", plan.waiting);
+    assert_eq!(plan.revisit_at, Some(NOW.plus_ms(9000)));
+    assert_eq!(killed(&scene(16, 2).plan()), [task(2)]);
+    // Beside the master it has the only copy of what was confirmed.
+    let plan = scene(16, 1).plan();
+    assert!(killed(&plan).is_empty() && waits_for(&plan, "end its process on"), "{:?}", plan.waiting);
+    let mut behind = scene(16, 2);
+    behind.answer(0).offset = 5000;
+    assert!(killed(&behind.plan()).is_empty(), "the other has not all of it");
+    // With room there is no need.
+    let mut room = scene(16, 2);
+    room.offers = Scene::running(2, "").offers;
+    let plan = room.plan();
+    assert!(killed(&plan).is_empty() && launched(&plan).len() == 1, "{plan:?}");
+}

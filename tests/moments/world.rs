@@ -9,9 +9,10 @@ use redisctl::model::{
 };
 use redisctl::placement::{Needs, place};
 use redisctl::reconcile::action::Write;
+use redisctl::reconcile::leaving::LeavingAgents;
 use redisctl::reconcile::mirror::{Mirror, Mirrored};
 use redisctl::reconcile::offers::{Asked, SessionPlan, plan_session};
-use redisctl::reconcile::world::{Document, Done, Event, Note, ReadDocument, World};
+use redisctl::reconcile::world::{Document, Done, Event, Note, ReadDocument, Seen, World};
 use redisctl::spec::Placement;
 use redisctl::store::{Change, Changes, KeyValue, LEADER_KEY, Listing, node_key, request_key, state_key};
 
@@ -203,13 +204,16 @@ fn an_older_change_that_comes_late_does_not_bring_back_what_was_forgotten_since(
 }
 
 #[test]
-fn a_standby_whose_store_has_gone_back_keeps_what_it_knew_until_somebody_leads_by_it() {
+fn a_standby_whose_store_has_gone_back_keeps_what_it_knew_until_somebody_leads_who_knows_of_nothing_else() {
     for (store_id, revision) in [(1, 30), (2, 90)] {
         let restored = || Event::Listed(Listing { store_id, revision, ..listing(&mut Scene::running(0, "")) });
-        let changed = |key: &str, revision| {
-            let item = KeyValue { key: key.to_string(), value: b"{}".to_vec(), created: revision, revision };
+        let put = |key: &str, value: &str, revision| {
+            let value = value.as_bytes().to_vec();
+            let item = KeyValue { key: key.to_string(), value, created: revision, revision };
             Event::Changed(Changes { changes: vec![Change::Put(item)], revision })
         };
+        let changed = |key: &str, revision| put(key, "{}", revision);
+        let later = || Event::Listed(Listing { store_id, revision: 99, ..listing(&mut Scene::running(0, "")) });
         let mut mirror = Mirror::default();
         let shown = |mirrored: Mirrored| matches!(mirrored, Mirrored::Shown { .. });
         assert!(shown(mirror.apply(Event::Listed(listing(&mut Scene::running(1, ""))), NOW)));
@@ -218,7 +222,13 @@ fn a_standby_whose_store_has_gone_back_keeps_what_it_knew_until_somebody_leads_b
         assert_eq!(mirror.apply(restored(), NOW), Mirrored::Old(None), "it is said once");
         assert_eq!(mirror.apply(changed(&state_key("orders"), revision + 1), NOW), Mirrored::Old(None));
         assert_eq!(mirror.world.instances["orders"].nodes.len(), 2);
-        assert_eq!(mirror.apply(changed(LEADER_KEY, revision + 2), NOW), Mirrored::ListAgain);
+        // The store goes on, and whoever was there leads by it: neither makes it the one that it was.
+        assert_eq!(mirror.apply(later(), NOW), Mirrored::Old(None));
+        let frozen = r#"{"id": "a", "api": "http://a:1", "frozen": true}"#;
+        assert_eq!(mirror.apply(put(LEADER_KEY, frozen, revision + 2), NOW), Mirrored::Old(None));
+        assert_eq!(mirror.world.instances["orders"].nodes.len(), 2);
+        let started_since = r#"{"id": "b", "api": "http://b:1"}"#;
+        assert_eq!(mirror.apply(put(LEADER_KEY, started_since, revision + 3), NOW), Mirrored::ListAgain);
         assert!(shown(mirror.apply(restored(), NOW)));
         assert_eq!(mirror.world.instances["orders"].nodes.len(), 1);
     }
@@ -491,7 +501,21 @@ fn a_lost_store_keeps_the_operator_frozen_whatever_becomes_of_a_task() {
     world.apply(update(&stranger(7), TaskState::Running, None), NOW);
     world.freeze("the store has gone back");
     world.apply(update(&stranger(7), TaskState::Killed, None), LATER);
-    assert_eq!(world.frozen.as_deref(), Some("the store has gone back. Restart the operator when the store is sound"));
+    assert_eq!(world.frozen.as_deref(), Some("the store has gone back. Restart the operators when the store is sound"));
+}
+
+#[test]
+fn whoever_knows_that_the_store_is_not_sound_leads_frozen_however_far_it_has_gone_on() {
+    let mut before = world(1);
+    before.apply(Event::Listed(Listing { revision: 20, ..listing(&mut Scene::running(1, "")) }), NOW);
+    let seen = before.seen();
+    assert!(seen.unsound.as_ref().is_some_and(|why| why.contains("gone back")), "{seen:?}");
+    let mut after = World::resuming(seen, None, LeavingAgents::default());
+    after.apply(Event::Listed(Listing { revision: 900, ..listing(&mut Scene::running(1, "")) }), NOW);
+    assert_eq!(after.frozen, before.frozen);
+    let mut restarted = World::resuming(Seen::default(), None, LeavingAgents::default());
+    restarted.apply(Event::Listed(Listing { revision: 900, ..listing(&mut Scene::running(1, "")) }), NOW);
+    assert_eq!(restarted.frozen, None);
 }
 
 #[test]

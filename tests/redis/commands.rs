@@ -89,7 +89,7 @@ async fn a_node_that_hangs_or_is_busy_refuses_nothing_and_is_asked_again() {
 async fn a_script_is_ended_at_a_node_that_is_busy_and_only_one_that_has_not_written() {
     let redis = commander(TIMEOUT);
     for (script, ended) in [("while true do end", true), ("redis.call('SET', 'a', 1) while true do end", false)] {
-        let server = Server::start(&["--busy-reply-threshold", "50"]).await;
+        let server = node(&redis, "orders-0.1", &["--busy-reply-threshold", "50"]).await;
         let at = address(&server);
         redis.probe(&at).await.unwrap();
         assert!(redis.end_script(&at).await.is_err(), "there is none");

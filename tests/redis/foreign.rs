@@ -49,7 +49,14 @@ async fn nobody_is_cut_of_whom_it_is_not_certain() {
     let impatient = commander(SHORT);
     b.freeze();
     assert_eq!(impatient.cut_foreign(&address(&master), &[address(&a), address(&b)]).await.unwrap(), 0);
+    // Whoever comes beside it from there is one too many: it is not known which, and ours comes back.
+    let follow = format!("127.0.0.1 {}", master.port());
+    let mut stranger = Server::start(&["--replicaof", &follow]).await;
+    wait_for_link(&redis, &stranger).await;
+    assert_eq!(impatient.cut_foreign(&address(&master), &[address(&a), address(&b)]).await.unwrap(), 2);
+    stranger.kill();
     b.thaw();
+    wait_for_link(&redis, &b).await;
     // Nor while one of ours has a link that is not seen at the master: here, to another.
     let other = Server::start(&[]).await;
     redis.follow(&address(&a), &address(&other), None).await.unwrap();

@@ -1,5 +1,10 @@
 //! What clients may do at a node, and what not: the table of docs/security.md, on the real Redis. I/O.
 
+use std::collections::BTreeSet;
+
+use redisctl::failover::redis::RIGHTS;
+use redisctl::passwords::rights;
+
 use crate::support::Redis as Server;
 use crate::*;
 
@@ -29,6 +34,8 @@ const REFUSED: &[&[&str]] = &[
     &["CLUSTER", "REPLICATE", "x"],
     &["CLUSTER", "ADDSLOTS", "1"],
     &["CLUSTER", "SAVECONFIG"],
+    &["CONFIG", "GET", "masterauth"],
+    &["CONFIG", "GET", "*"],
     &["CONFIG", "SET", "maxmemory", "1"],
     &["CONFIG", "SET", "min-replicas-to-write", "0"],
     &["CONFIG", "REWRITE"],
@@ -61,7 +68,6 @@ const ALLOWED: &[&[&str]] = &[
     &["ACL", "WHOAMI"],
     &["CLIENT", "LIST"],
     &["CLIENT", "SETNAME", "redisctl:9"],
-    &["CONFIG", "GET", "maxmemory"],
     &["INFO"],
     &["MODULE", "LIST"],
     &["MONITOR"],
@@ -122,6 +128,71 @@ async fn clients_can_neither_break_what_is_promised_nor_take_control_of_a_node()
             assert!(answer.contains("WRONGPASS"), "{user}: {answer}");
         }
     }
+}
+
+/// The words of each `command(&["A", "B", ...` in the code that asks and commands nodes.
+fn commands_in_code() -> BTreeSet<Vec<String>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/failover/redis");
+    let code: String = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_string())
+        .collect();
+    let words = |after: &str| {
+        let list = after.split(']').next().unwrap_or_default();
+        let literals = list.split(',').map_while(|word| word.trim().strip_prefix('"')?.strip_suffix('"'));
+        literals.map(str::to_string).collect::<Vec<_>>()
+    };
+    code.split("command(&[").skip(1).map(words).filter(|words| !words.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn operators_may_do_what_their_code_does_and_not_more() {
+    let server = Server::start(&of_task("orders-0.1", true).iter().map(String::as_str).collect::<Vec<_>>()).await;
+    server.cli(&["ACL", "GETUSER", "redisctl"]).await.unwrap_err();
+    let (key, owner) = key();
+    let password = key.password_at(&owner, "orders-0.1", User::Operator, 1);
+    let login = ["--no-auth-warning", "--user", "redisctl", "--pass", password.reveal()];
+    let may = async |command: &[&str]| {
+        let tried = [&login, &["ACL", "DRYRUN", "redisctl"][..], command].concat();
+        let answer = server.cli(&tried).await.unwrap_or_else(|error| error);
+        !answer.contains("no permissions")
+    };
+    let commands = commands_in_code();
+    for known in ["SCRIPT KILL", "REPLICAOF NO ONE", "CLIENT LIST TYPE", "ACL GETUSER"] {
+        assert!(commands.iter().any(|command| command.join(" ").starts_with(known)), "{known}: {commands:?}");
+    }
+    for command in commands {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        // What stands behind a variable is some word.
+        let padded = [&words[..], &["x"; 3][..3_usize.saturating_sub(words.len())]].concat();
+        assert!(may(&words).await && may(&padded).await, "{command:?}");
+    }
+    for command in [&["GET", "a"][..], &["SET", "a", "1"], &["FLUSHALL"], &["SHUTDOWN"], &["EVAL", "return 1", "0"]] {
+        assert!(!may(command).await, "{command:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_was_launched_with_other_rights_is_given_those_of_now_and_keeps_its_passwords() {
+    let redis = commander(TIMEOUT);
+    // The rights of a former version: operators cannot end scripts, clients read what replicas log in with.
+    let mut users = of_task("orders-0.1", true);
+    users.retain(|word| word != "+script|kill");
+    let at = users.iter().position(|word| word == "+@all").unwrap();
+    users.insert(at + 1, "+config|get".to_string());
+    users.retain(|word| word != "-config");
+    let args: Vec<&str> = users.iter().map(String::as_str).collect();
+    let server = Server::start(&args).await;
+    redis.set_login(&address(&server), Some(login("orders-0.1")));
+    server.cli(&["CONFIG", "GET", "masterauth"]).await.unwrap();
+    let asked = [(RIGHTS.to_string(), rights())];
+    let applied = redis.configure(&address(&server), &asked).await;
+    assert_eq!(applied.set, asked, "{applied:?}");
+    assert!(server.cli(&["CONFIG", "GET", "masterauth"]).await.unwrap_err().contains("NOPERM"));
+    let told = redis.end_script(&address(&server)).await.unwrap_err();
+    assert!(format!("{told:#}").contains("NOTBUSY"), "{told:#}");
+    server.cli(&["SET", "a", "1"]).await.unwrap();
 }
 
 /// A hash with an entry that is longer than all of it, and a checksum that is right.

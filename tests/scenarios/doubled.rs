@@ -427,8 +427,8 @@ pub async fn a_spec_that_goes_back_before_it_was_reached_ends_where_it_began(kin
     println!("epoch {} -> {}", before.epoch, after.epoch);
     all_have_written(&world.ready("orders", 3).await, &writer.end().acknowledged).await;
     for node in &after.nodes {
-        let databases = redis::cli(&node.address, &["CONFIG", "GET", "databases"]).await.expect("the node answers");
-        assert_eq!(databases.lines().last(), Some("16"), "{}", node.name);
+        let databases = world.setting("orders", node, "databases").await.expect("the node answers");
+        assert_eq!(databases, "16", "{}", node.name);
     }
     world.finish().await;
 }

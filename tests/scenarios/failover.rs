@@ -378,6 +378,22 @@ pub async fn a_busy_master_is_not_replaced(kind: Kind) {
     world.finish().await;
 }
 
+pub async fn replicas_that_are_busy_with_a_script_do_not_hold_up_a_failover_for_longer_than_redis_does(kind: Kind) {
+    let (world, before) = orders(kind, Document::new("orders", 2)).await;
+    let mut clients = Vec::new();
+    for replica in replicas(&before) {
+        let mut client = Client::connect(&replica.address).await.expect("the replica listens");
+        client.send(&["EVAL", "while true do end", "0"]).await.expect("it takes it");
+        clients.push(client);
+    }
+    kill_node(master(&before)).await;
+    // These scripts never end by themselves.
+    another_master(&world, "orders", &before).await;
+    drop(clients);
+    world.ready("orders", 3).await;
+    world.finish().await;
+}
+
 // --- Masters that hand their role over
 
 pub async fn a_switchover_under_load_loses_no_acknowledged_write(kind: Kind) {

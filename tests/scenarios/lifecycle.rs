@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cluster::Kind;
 use crate::document::Document;
-use crate::support::{AgentSpec, holds_for, redis, wait_until};
+use crate::support::{AgentSpec, holds_for, wait_until};
 use crate::world::{QUIET, TIMEOUT, World, all_have, instance_key, kill_node, master, replicas, task_ids, write};
 
 /// Twenty instances of two nodes: what they may take on a loaded machine.
@@ -67,14 +67,14 @@ pub async fn configuration_changes_live_or_by_replacing_every_node(kind: Kind) {
         .put("orders", &document.clone().with("redis", json!({"config": {"maxmemory-policy": "allkeys-lru"}})).yaml())
         .await;
     let before = world.ready("orders", 2).await;
-    everywhere(&before, "maxmemory-policy", "allkeys-lru").await;
+    everywhere(&world, &before, "maxmemory-policy", "allkeys-lru").await;
 
     world
         .put("orders", &document.clone().with("redis", json!({"config": {"maxmemory-policy": "volatile-ttl"}})).yaml())
         .await;
     let after = world.ready("orders", 2).await;
     assert_eq!(task_ids(&after), task_ids(&before), "nodes were replaced for what Redis takes live");
-    everywhere(&after, "maxmemory-policy", "volatile-ttl").await;
+    everywhere(&world, &after, "maxmemory-policy", "volatile-ttl").await;
 
     // `databases` is read at the start of redis-server only: every node is replaced, the master last.
     write(&after, "kept", "1").await;
@@ -83,21 +83,21 @@ pub async fn configuration_changes_live_or_by_replacing_every_node(kind: Kind) {
     let rolled = world.ready("orders", 2).await;
     assert!(task_ids(&rolled).is_disjoint(&task_ids(&before)));
     assert_eq!(rolled.epoch, before.epoch + 1, "one switchover");
-    everywhere(&rolled, "databases", "3").await;
+    everywhere(&world, &rolled, "databases", "3").await;
     all_have(&rolled, "kept", "1").await;
 
     world.put("orders", &document.with("redis", json!({"config": {"maxmemory-policy": "volatile-ttl"}})).yaml()).await;
     let back = world.ready("orders", 2).await;
     assert!(back.nodes.iter().all(|node| node.message.is_empty()), "{:?}", back.nodes);
-    everywhere(&back, "databases", "16").await;
+    everywhere(&world, &back, "databases", "16").await;
     all_have(&back, "kept", "1").await;
     world.finish().await;
 }
 
-async fn everywhere(status: &redisctl::status::InstanceStatus, key: &str, value: &str) {
+async fn everywhere(world: &World, status: &redisctl::status::InstanceStatus, key: &str, value: &str) {
     for node in &status.nodes {
-        let answer = redis::cli(&node.address, &["CONFIG", "GET", key]).await.expect("the node answers");
-        assert_eq!(answer.lines().last(), Some(value), "{} of {}", key, node.name);
+        let found = world.setting("orders", node, key).await.expect("the node answers");
+        assert_eq!(found, value, "{} of {}", key, node.name);
     }
 }
 

@@ -116,6 +116,7 @@ scenarios! {
         what_a_replaced_master_took_when_it_woke_is_reported_and_its_clients_are_cut,
         a_hung_master_that_wakes_in_time_stays_the_master,
         a_busy_master_is_not_replaced,
+        replicas_that_are_busy_with_a_script_do_not_hold_up_a_failover_for_longer_than_redis_does,
         a_switchover_under_load_loses_no_acknowledged_write,
         an_operator_killed_amid_failovers_leaves_one_master_and_every_confirmed_write,
         an_operator_killed_amid_switchovers_leaves_one_master_and_every_acknowledged_write,
@@ -174,5 +175,7 @@ scenarios! {
         an_operator_killed_at_random_moments_goes_on_where_it_was,
         an_operator_killed_again_and_again_amid_changes_loses_nothing,
         an_operator_restarted_with_twenty_healthy_instances_only_takes_the_lead,
-        a_store_that_was_restored_behind_a_switchover_deposes_no_master_and_costs_no_write;
+        a_store_that_has_gone_back_stays_frozen_until_operators_are_started_anew,
+        a_store_that_was_restored_behind_a_switchover_deposes_no_master_and_costs_no_write,
+        a_store_that_was_restored_behind_switchovers_costs_no_write_that_goes_on_meanwhile;
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rustix::process::{Pid, Signal};
 
+use crate::client::{Writer, all_have_written};
 use crate::cluster::Kind;
 use crate::document::Document;
 use crate::failover::{another_master, orders};
-use crate::support::{AgentSpec, redis};
+use crate::support::{AgentSpec, redis, wait_until};
 use crate::world::{PREFIX, TIMEOUT, World, all_have, instance_key, kill_node, master, replicas, task_ids, write};
 
 /// Longer than the operator's probe interval.
@@ -165,6 +166,76 @@ pub async fn a_store_that_was_restored_behind_a_switchover_deposes_no_master_and
     let end = world.ready("orders", 3).await;
     assert_eq!((&end.master, task_ids(&end)), (&after.master, task_ids(&before)));
     all_have(&end, "a", "1").await;
+    world.finish().await;
+}
+
+/// The same of many at once, while clients write: nodes are asked one after the other, and have more by then.
+pub async fn a_store_that_was_restored_behind_switchovers_costs_no_write_that_goes_on_meanwhile(kind: Kind) {
+    const INSTANCES: usize = 6;
+    let names: Vec<String> = (0..INSTANCES).map(|i| format!("orders{i}")).collect();
+    let mut world = World::start(kind, &AgentSpec::racks(3)).await;
+    for name in &names {
+        world.put(name, &Document::new(name, 2).yaml()).await;
+    }
+    let mut before = Vec::new();
+    for name in &names {
+        before.push(world.ready(name, 3).await);
+    }
+    world.etcd.back_up().await;
+    let writers: Vec<Writer> = names.iter().map(|name| Writer::start(&world, name)).collect();
+    let mut masters = Vec::new();
+    for (name, before) in names.iter().zip(&before) {
+        world.cli(&["failover", name], "").await;
+        masters.push(another_master(&world, name, before).await.master);
+    }
+    for writer in &writers {
+        writer.goes_on().await;
+    }
+    world.operators[0].kill();
+    world.etcd.restore().await;
+    world.operators[0].spawn_again();
+    for ((name, master), writer) in names.iter().zip(masters).zip(writers) {
+        world.event(name, "MasterAdopted").await;
+        writer.goes_on().await;
+        let end = world.ready(name, 3).await;
+        assert_eq!(end.master, master, "{name}");
+        all_have_written(&end, &writer.end().acknowledged).await;
+    }
+    world.finish().await;
+}
+
+/// Whoever knows that the store is not sound does nothing by it, however far it goes on, and whoever leads.
+pub async fn a_store_that_has_gone_back_stays_frozen_until_operators_are_started_anew(kind: Kind) {
+    let (mut world, before) = orders(kind, Document::new("orders", 2)).await;
+    world.spawn_operator_with(&SHORT_LEASE);
+    world.etcd.back_up().await;
+    world.cli(&["scale", "orders", "--replicas", "1", "--wait"], "").await;
+    world.etcd.restore().await;
+    for i in 0..100 {
+        world.etcd.put(&format!("/somebody/{i}"), "x").await;
+    }
+    let frozen = async || {
+        let mut frozen = 0;
+        for operator in &world.operators {
+            let view = operator.view().await?;
+            frozen += usize::from(view.frozen.is_some_and(|why| why.contains("gone back")));
+        }
+        anyhow::ensure!(frozen == world.operators.len(), "{frozen} are frozen");
+        Ok(())
+    };
+    wait_until("both know it", TIMEOUT, frozen).await;
+    let leads = if world.operators[0].view().await.is_ok_and(|view| view.leading) { 0 } else { 1 };
+    world.operators[leads].kill();
+    world.operators[1 - leads].wait_until_in_charge(TIMEOUT).await;
+    let view = world.operators[1 - leads].view().await.expect("it answers");
+    assert!(view.frozen.is_some_and(|why| why.contains("gone back")));
+    world.settled().await;
+    assert_eq!(world.cluster.running_tasks().await.expect("it answers").len(), 2, "nothing is launched");
+    // People have looked at it.
+    world.operators[1 - leads].kill();
+    world.operators[leads].spawn_again();
+    let end = world.ready("orders", 3).await;
+    assert_eq!(end.master, before.master);
     world.finish().await;
 }
 

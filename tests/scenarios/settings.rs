@@ -43,8 +43,8 @@ pub async fn a_setting_that_redis_refuses_is_told_in_its_words_and_costs_a_failo
     }
     assert_eq!(told.phase, Phase::Degraded);
     for node in &before.nodes {
-        let timeout = redis::cli(&node.address, &["CONFIG", "GET", "timeout"]).await.expect("it answers");
-        assert_eq!(timeout, "timeout\n17", "the other settings are made");
+        let timeout = world.setting("orders", node, "timeout").await.expect("it answers");
+        assert_eq!(timeout, "17", "the other settings are made");
     }
     let events = world.events_of("orders", "SettingRefused").await;
     assert_eq!((events.len(), events.iter().map(|event| event.count).max()), (6, Some(1)), "{events:?}");
@@ -87,13 +87,13 @@ pub async fn a_node_that_hangs_while_settings_are_made_does_not_delay_a_failover
     let before = world.ready("orders", 3).await;
     all_stream(&before).await;
     let (old, hung) = (pid_of(master(&before)).await, pid_of(replicas(&before)[0]).await);
-    let other = replicas(&before)[1].address.clone();
+    let other = replicas(&before)[1];
     freeze_process(hung);
     let config = json!({"config": {"maxmemory-policy": "allkeys-lru"}});
     world.put("orders", &document.clone().with("redis", config).yaml()).await;
     wait_until("the others are told of the setting", AT_ONCE, async || {
-        let policy = redis::cli(&other, &["CONFIG", "GET", "maxmemory-policy"]).await?;
-        if policy.ends_with("allkeys-lru") { Ok(()) } else { Err(policy) }
+        let policy = world.setting("orders", other, "maxmemory-policy").await?;
+        if policy == "allkeys-lru" { Ok(()) } else { Err(policy) }
     })
     .await;
     let killed = Instant::now();

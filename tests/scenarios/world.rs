@@ -94,6 +94,12 @@ impl World {
         redis::cli(&node.address, &[&login, command].concat()).await
     }
 
+    /// What a node has of a setting. Clients have not the right to see it.
+    pub async fn setting(&self, name: &str, node: &NodeStatus, setting: &str) -> Result<String, String> {
+        let answer = self.as_operator(name, node, &["CONFIG", "GET", setting]).await?;
+        Ok(answer.lines().nth(1).unwrap_or_default().to_string())
+    }
+
     // --- what the operator says
 
     /// GET from the operator that leads.

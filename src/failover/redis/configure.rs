@@ -4,7 +4,7 @@ use redis::Value;
 
 use super::commands::{Failure, REFUSES};
 use super::connection::Connection;
-use super::login::{CUT_CLIENTS, MASTER_PASSWORD, USERS, setting};
+use super::login::{CUT_CLIENTS, MASTER_PASSWORD, RIGHTS, USERS, setting};
 use super::{Redis, command};
 use crate::model::Address;
 use crate::plain::plain;
@@ -48,7 +48,7 @@ impl Redis {
         let Some(commands) = setting(self.login(node).as_deref(), name, value) else {
             return Set::Failed("how to log in there is not known".to_string());
         };
-        let secret = [USERS, MASTER_PASSWORD, CUT_CLIENTS].contains(&name);
+        let secret = [USERS, RIGHTS, MASTER_PASSWORD, CUT_CLIENTS].contains(&name);
         match self.order(connection, &commands, self.timeout).await {
             Ok(_) if secret => Set::Done,
             Ok(_) => self.read_back(connection, name, value).await,

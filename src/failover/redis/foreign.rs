@@ -4,7 +4,7 @@
 //! at: a replica of ours says from which address and port it has connected to its master, and whoever is connected
 //! to the master from elsewhere is not ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use redis::Cmd;
@@ -39,15 +39,16 @@ struct Link {
 impl Redis {
     /// Cuts whoever replicates from `master` and is none of `ours`; answers how many.
     ///
-    /// Nobody is cut of whom it is not certain: not from a host where one of ours does not say how it is connected;
-    /// and nobody at all while a link that one of ours has is not seen at the master, for then addresses are
-    /// translated between the two, or it has just connected.
+    /// Nobody is cut of whom it is not certain. As many links from a host as there are nodes of ours that do not say
+    /// how they are connected may be theirs; where there are more, all of them are cut, and ours come back. Nobody is
+    /// cut while a link that one of ours has is not seen at the master, for then addresses are translated between
+    /// the two, or it has just connected.
     pub async fn cut_foreign(&self, master: &Address, ours: &[Address]) -> Result<usize> {
-        let (mut links, mut unknown_hosts) = (BTreeSet::new(), BTreeSet::new());
+        let (mut links, mut unknown) = (BTreeSet::new(), BTreeMap::<&str, usize>::new());
         for node in ours {
             match self.links_of(node, "master").await {
                 Ok(found) => links.extend(found.into_iter().map(|link| link.at)),
-                Err(_) => drop(unknown_hosts.insert(node.host.clone())),
+                Err(_) => *unknown.entry(&node.host).or_default() += 1,
             }
         }
         let replicas = self.links_of(master, "replica").await.with_context(|| format!("look at {master}"))?;
@@ -55,11 +56,13 @@ impl Redis {
         if !links.is_subset(&seen) {
             return Ok(0);
         }
-        let foreign = replicas.iter().filter(|link| {
+        let mut unproved = BTreeMap::<&str, Vec<u64>>::new();
+        for link in replicas.iter().filter(|link| !links.contains(&link.from)) {
             let host = link.from.rsplit_once(':').map_or("", |(host, _)| host.trim_matches(['[', ']']));
-            !links.contains(&link.from) && !unknown_hosts.contains(host)
-        });
-        let foreign: Vec<u64> = foreign.map(|link| link.id).collect();
+            unproved.entry(host).or_default().push(link.id);
+        }
+        unproved.retain(|host, ids| ids.len() > unknown.get(host).copied().unwrap_or(0));
+        let foreign: Vec<u64> = unproved.into_values().flatten().collect();
         if !foreign.is_empty() {
             let mut connection = self.dial(master).await?;
             self.cut(&mut connection, &foreign).await.with_context(|| format!("cut them at {master}"))?;

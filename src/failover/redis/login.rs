@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::reply::{values, words};
 use super::{command, packed};
 use crate::model::{Address, NoAnswer};
-use crate::passwords::{Key, MARK_USER, Owner, Password, Secret, User, acl};
+use crate::passwords::{Key, MARK_USER, Owner, Password, Secret, User, acl, rights_acl};
 
 /// The setting by which users and their passwords are recorded: generations, newest first, as `3,2`. Where
 /// clients have a secret of the user's own, its revision follows, as `3,2;1201`, or 0 where they have none
@@ -23,6 +23,8 @@ pub const USERS: &str = "users";
 /// The setting by which it is recorded with which password a node follows its master: a generation and the
 /// master's task, as `3@orders-0.18f3a2b4c5d`; the generation alone where the master has no passwords of its own.
 pub const MASTER_PASSWORD: &str = "masterauth";
+/// The setting by which it is recorded which rights users have: see [`rights`](crate::passwords::rights).
+pub const RIGHTS: &str = "users-rights";
 /// What follows the generations where clients need no password.
 pub const OPEN: &str = "open";
 /// The setting by which it is recorded that clients were cut that had come before a generation.
@@ -149,13 +151,9 @@ pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<
     match name {
         USERS => {
             let login = login?;
-            let set = |user: User| {
-                let words = login.acl(user, value)?;
-                let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(words.iter().map(String::as_str)).collect();
-                Some(command(&words))
-            };
-            User::ALL.into_iter().map(set).collect()
+            User::ALL.into_iter().map(|user| Some(set_user(&login.acl(user, value)?))).collect()
         }
+        RIGHTS => Some(User::ALL.into_iter().map(|user| set_user(&rights_acl(user))).collect()),
         MASTER_PASSWORD => {
             let (login, (generation, task_id)) = (login?, master_password(value)?);
             let password = match task_id {
@@ -168,6 +166,11 @@ pub(super) fn setting(login: Option<&Login>, name: &str, value: &str) -> Option<
         CUT_CLIENTS => Some(vec![command(&["CLIENT", "KILL", "USER", User::Client.name()])]),
         _ => Some(vec![command(&["CONFIG", "SET", name, value])]),
     }
+}
+
+fn set_user(words: &[String]) -> Cmd {
+    let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    command(&words)
 }
 
 #[cfg(test)]

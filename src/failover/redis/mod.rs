@@ -23,7 +23,9 @@ mod watch;
 use commands::{Failure, REFUSES};
 use connection::Connection;
 use info::{Info, SECTIONS};
-pub use login::{CUT_CLIENTS, Login, MASTER_PASSWORD, OPEN, USERS, generations, master_password, secret_revision};
+pub use login::{
+    CUT_CLIENTS, Login, MASTER_PASSWORD, OPEN, RIGHTS, USERS, generations, master_password, secret_revision,
+};
 use login::{Logins, log_in};
 pub use prober::{Pace, Prober, Target};
 pub use switch::SwitchError;
