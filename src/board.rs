@@ -76,6 +76,10 @@ pub struct OperatorView {
     pub mesos_message: String,
     /// Set: the operator launches and kills nothing, for this reason.
     pub frozen: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub frozen_since: Option<Timestamp>,
     /// The other operators of this store.
     #[serde(default)]
     pub others: Vec<Peer>,
@@ -253,6 +257,11 @@ impl Board {
             true => None,
             false if synced => Some(now()),
             false => operator.stale_since,
+        };
+        operator.frozen_since = match operator.frozen {
+            None => None,
+            Some(_) if frozen => operator.frozen_since,
+            Some(_) => Some(now()),
         };
         drop(operator);
         if freezes {

@@ -131,7 +131,8 @@ where
     }
 }
 
-fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>> {
+/// What all of them hold. An error names the one that cannot be read.
+pub fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>> {
     sources.iter().map(|source| read(&source.path).with_context(|| source.to_string())).collect()
 }
 

@@ -451,3 +451,15 @@ async fn a_sentinel_that_cannot_read_its_store_is_in_tilt_and_goes_on_to_name_th
     assert_eq!(tilt(&mut both).await, (true, false));
     assert_eq!(ask(&mut both.ours, &name).await, named, "a client that gets no name may give up for good");
 }
+
+#[tokio::test]
+async fn a_sentinel_whose_operator_is_frozen_is_in_tilt_until_that_has_ended() {
+    let mut both = Both::start().await;
+    both.board.set_operator(|operator| operator.store_synced = true);
+    for (frozen, words) in [(true, "sentinel_tilt:1"), (false, "sentinel_tilt:0")] {
+        both.board.set_operator(|operator| operator.frozen = frozen.then(|| "the store has lost records".to_string()));
+        let told = format!("{:?}", ask(&mut both.ours, &["INFO", "sentinel"]).await);
+        assert!(told.contains(words), "{told}");
+        assert_eq!(told.contains("sentinel_tilt_since_seconds:-1"), !frozen, "{told}");
+    }
+}

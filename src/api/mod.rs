@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -187,6 +187,7 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
     let access = &shared.state.access;
     let by_page = browser::refusal(&request, access.is_open().then_some(&*shared.state.hosts));
     let caller = access.caller(bearer(&request));
+    let sees_all = caller.as_ref().map(Caller::sees_all);
     let mut response = match (spent, by_page, caller) {
         (Some(wait), ..) => too_many(wait),
         (_, Some(refused), _) => refused.into_response(),
@@ -199,18 +200,13 @@ async fn around(State(shared): Shares, mut request: Request, next: Next) -> Resp
         _ if FOR_ALL.contains(&request.uri().path()) => as_problem(next.run(request).await),
         _ => stranger(),
     };
-    let stale_since = shared.state.board.operator().stale_since.map(|since| HeaderValue::try_from(since.to_string()));
-    if let Some(Ok(since)) = stale_since {
-        response.headers_mut().insert(STALE_SINCE, since);
-    }
+    operator::mark(&mut response, shared.state.board.operator(), sees_all);
     browser::guard(&mut response);
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     shared.state.metrics.http(route, method, response.status().as_u16(), start.elapsed());
     response
 }
 
-/// Of answers that are as old as this: the store cannot be read since then.
-const STALE_SINCE: &str = "redisctl-stale-since";
 /// The longest address: the longest of ours has a selector of 32 terms.
 const ADDRESS_BYTES_MAX: usize = 8 << 10;
 

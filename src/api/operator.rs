@@ -14,6 +14,13 @@ use crate::board::{InstanceView, OperatorView, PlanView};
 /// Marks a request that another operator passed on: it is not passed on again.
 const PASSED_ON: &str = "x-redisctl-passed-on";
 
+/// Of answers that are as old as this: the store cannot be read since then.
+const STALE_SINCE: &str = "redisctl-stale-since";
+/// Of answers of an operator that launches and kills nothing: why.
+const FROZEN: &str = "redisctl-frozen";
+/// Why, to those who may not know every name.
+const UNTOLD: &str = "a token that may read all instances is told why";
+
 /// The state of this operator.
 #[utoipa::path(get, path = "/v1/operator", tag = "operator", responses((status = 200, body = OperatorView)))]
 pub(super) async fn operator(
@@ -30,8 +37,26 @@ fn seen_by(caller: Option<&Caller>, operator: OperatorView) -> OperatorView {
     if caller.is_some_and(Caller::sees_all) {
         return operator;
     }
-    let frozen = operator.frozen.map(|_| "a token that may read all instances is told why".to_string());
+    let frozen = operator.frozen.map(|_| UNTOLD.to_string());
     OperatorView { frozen, mesos_message: String::new(), ..operator }
+}
+
+/// Says in the head of an answer what makes the whole of it less than it seems: that it is old, and that nothing is
+/// carried out. `sees_all`: whether the caller may know every name; None: nobody knows who it is.
+pub(super) fn mark(response: &mut Response, operator: OperatorView, sees_all: Option<bool>) {
+    let headers = response.headers_mut();
+    if let Some(since) = operator.stale_since {
+        headers.insert(STALE_SINCE, in_a_header(&since.to_string()));
+    }
+    if let (Some(why), Some(sees_all)) = (operator.frozen, sees_all) {
+        headers.insert(FROZEN, in_a_header(if sees_all { &why } else { UNTOLD }));
+    }
+}
+
+/// A header is one line of ASCII.
+fn in_a_header(text: &str) -> HeaderValue {
+    let ascii: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+    HeaderValue::try_from(ascii).expect("it is visible ASCII")
 }
 
 /// 200 as long as the process lives.

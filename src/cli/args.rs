@@ -77,7 +77,9 @@ pub enum Command {
     Failover(FailoverArgs),
     /// Change the size of an instance: its memory, its replicas, its CPU share
     Scale(ScaleArgs),
-    /// Delete instances, and their data
+    /// Delete instances and their data, at once and without asking
+    ///
+    /// Their nodes are ended, and all that they hold is lost: there is no way back. Nobody is asked before.
     Delete(DeleteArgs),
     /// Start an instance whose data is lost again, empty (`onDataLoss: hold` waits for this)
     Recreate(NameArgs),

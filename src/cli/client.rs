@@ -4,19 +4,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH, LOCATION};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::answer;
+use super::notes::Notes;
 use super::outcome::{Exit, failure};
-use super::sse::{Message, Parser};
 use super::token;
 use super::unreachable::{Unanswered, unreachable};
 use super::view::{Applied, AppliedAll, Instance, Items, Placement, Problem};
+use super::watch::Watch;
 use crate::board::{OperatorView, PlanView};
 
 /// To reach a machine that is up takes milliseconds; longer means that it is not.
@@ -26,10 +25,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A watch that is silent for so long is given up and taken up again: the operator sends a sign of
 /// life far more often.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(45);
-/// Between attempts to take a watch up again: from the first to the last of these, doubled.
-const RETRY_MS: (u64, u64) = (200, 5000);
-/// After a watch of an instance that does not exist, until we look again.
-const ABSENT_RETRY: Duration = Duration::from_millis(100);
 
 /// How documents are sent.
 const YAML: &str = "application/yaml";
@@ -41,6 +36,8 @@ pub struct Client {
     base: Url,
     /// `--ca-file` is given.
     given_ca: bool,
+    /// What answers say of the operator itself.
+    pub notes: Notes,
 }
 
 /// What became of documents.
@@ -66,7 +63,7 @@ impl Client {
         let token = token::header(token_file).map_err(usage)?;
         let http = http.default_headers(token.map(|token| (AUTHORIZATION, token)).into_iter().collect());
         let http = http.read_timeout(SILENCE_TIMEOUT).build().context("set up the HTTP client")?;
-        Ok(Client { http, base, given_ca: ca_file.is_some() })
+        Ok(Client { http, base, given_ca: ca_file.is_some(), notes: Notes::default() })
     }
 
     /// The address, as in `--server`.
@@ -202,7 +199,13 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        request.timeout(ANSWER_TIMEOUT).send().await.map_err(|error| self.unreachable(&error))
+        let (http, request) = request.timeout(ANSWER_TIMEOUT).build_split();
+        let request = request.context("set up a request")?;
+        let is_tried = request.url().query().is_some_and(|query| query.contains("dryRun"));
+        let writes = request.method() != Method::GET && !is_tried;
+        let response = http.execute(request).await.map_err(|error| self.unreachable(&error))?;
+        self.notes.hear(response.headers(), writes && response.status().is_success());
+        Ok(response)
     }
 
     async fn read_answer<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
@@ -220,7 +223,7 @@ impl Client {
     }
 
     /// The error that a refused request is.
-    async fn refusal(&self, response: Response) -> anyhow::Error {
+    pub(super) async fn refusal(&self, response: Response) -> anyhow::Error {
         let status = response.status();
         let path = response.url().path().to_string();
         if let Some(other) = response.headers().get(LOCATION).filter(|_| status.is_redirection()) {
@@ -241,7 +244,8 @@ impl Client {
         failure(exit, format!("{told}{hint}"))
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+    /// The error that no answer is.
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
         let server = self.server();
         if error.is_timeout() && !error.is_connect() {
             let waited_s = ANSWER_TIMEOUT.as_secs();
@@ -265,121 +269,5 @@ fn events_path(name: Option<&str>) -> Vec<&str> {
     match name {
         Some(name) => vec!["v1", "instances", name, "events"],
         None => vec!["v1", "events"],
-    }
-}
-
-/// What a watch tells.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// A connection stands, and starts with a list.
-    Connected,
-    /// An event came.
-    Message(Message),
-}
-
-/// A stream of events, taken up again whenever it breaks.
-pub struct Watch {
-    client: Client,
-    request: RequestBuilder,
-    stream: Option<BoxStream<'static, reqwest::Result<bytes::Bytes>>>,
-    parser: Parser,
-    pending: std::collections::VecDeque<Signal>,
-    /// Failed attempts since the last connection.
-    failures: u32,
-    /// It has been connected before: from then on a failure is not the end.
-    established: bool,
-}
-
-impl Watch {
-    fn new(client: &Client, request: RequestBuilder) -> Watch {
-        Watch {
-            client: client.clone(),
-            request,
-            stream: None,
-            parser: Parser::default(),
-            pending: std::collections::VecDeque::new(),
-            failures: 0,
-            established: false,
-        }
-    }
-
-    /// What comes next. An error is final: the first connection failed, or the stream is not one
-    /// of an operator.
-    pub async fn next(&mut self) -> Result<Signal> {
-        loop {
-            if let Some(signal) = self.pending.pop_front() {
-                return Ok(signal);
-            }
-            match &mut self.stream {
-                None => self.connect().await?,
-                Some(stream) => match stream.next().await {
-                    Some(Ok(bytes)) => self.take(&bytes)?,
-                    Some(Err(_)) | None => self.lost().await,
-                },
-            }
-        }
-    }
-
-    /// The same as a stream, which can be waited for beside others: it loses nothing by that.
-    pub fn signals(self) -> impl Stream<Item = Result<Signal>> {
-        futures::stream::unfold(self, async |mut watch| Some((watch.next().await, watch)))
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        for message in self.parser.push(bytes).map_err(anyhow::Error::msg)? {
-            if message.event == "resync" {
-                self.stream = None; // The list of the next connection makes up for what we missed.
-                break;
-            }
-            self.pending.push_back(Signal::Message(answer::message(message)?));
-        }
-        Ok(())
-    }
-
-    async fn connect(&mut self) -> Result<()> {
-        self.parser = Parser::default();
-        let request = self.request.try_clone().expect("a request without a body can be sent again");
-        match request.send().await {
-            Ok(response) if response.status().is_success() => {
-                self.stream = Some(response.bytes_stream().boxed());
-                self.pending.push_back(Signal::Connected);
-                self.established = true;
-                self.failures = 0;
-            }
-            Ok(response) if response.status() == StatusCode::NOT_FOUND => self.absent(response).await?,
-            Ok(response) if !self.established || response.status().is_client_error() => {
-                return Err(self.client.refusal(response).await);
-            }
-            Err(error) if !self.established => return Err(self.client.unreachable(&error)),
-            Ok(_) | Err(_) => self.lost().await,
-        }
-        Ok(())
-    }
-
-    /// The watched instance does not exist: an empty list, once; then we look again.
-    async fn absent(&mut self, response: Response) -> Result<()> {
-        let error = self.client.refusal(response).await;
-        if super::outcome::exit_of(&error) != Exit::NotFound {
-            return Err(error);
-        }
-        if self.established && self.failures == 0 {
-            tokio::time::sleep(ABSENT_RETRY).await;
-        }
-        self.established = true;
-        self.failures = 0;
-        let synced = Message { event: "synced".to_string(), data: String::new() };
-        self.pending.extend([Signal::Connected, Signal::Message(synced)]);
-        Ok(())
-    }
-
-    /// The connection is lost: says so once, and waits before the next attempt.
-    async fn lost(&mut self) {
-        self.stream = None;
-        if self.failures == 1 {
-            anstream::eprintln!("the operator at {} does not answer any more: trying again", self.client.server());
-        }
-        let pause_ms = RETRY_MS.0.saturating_mul(1 << self.failures.min(16)).min(RETRY_MS.1);
-        self.failures += 1;
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
     }
 }

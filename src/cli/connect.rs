@@ -29,6 +29,7 @@ pub async fn connect(client: &Client, args: &ConnectArgs) -> Result<Exit> {
         print(&format!("redis://{password}{master}\n"))?;
         return Ok(Exit::Ok);
     }
+    client.notes.tell(); // Who becomes redis-cli tells nothing any more.
     Err(redis_cli(args, master, password.as_deref()))
 }
 

@@ -5,7 +5,6 @@ use serde::Deserialize as _;
 
 use super::client::Client;
 use super::events;
-use super::get::stale;
 use super::outcome::Exit;
 use super::text::{self, Cell, STRONG, Table, age, cell, indent, print, size, styled};
 use super::view::{Instance, Placement};
@@ -23,13 +22,11 @@ pub async fn describe(client: &Client, name: &str) -> Result<Exit> {
     let events = client.events(Some(name)).await?;
     let events = events.iter().map(InstanceEvent::deserialize).collect::<Result<Vec<_>, _>>()?;
     let mut page = page(&instance, &events, now())?;
-    if instance.has_condition(ConditionType::Placed, ConditionStatus::False) {
+    // What goes away wants no place.
+    if instance.has_condition(ConditionType::Placed, ConditionStatus::False) && !instance.is_leaving() {
         // What cannot be told is no reason to tell nothing.
         let told = client.placement(name).await.map_or_else(|error| format!("{error:#}\n"), |told| placement(&told));
         page += &section("Placement", &told);
-    }
-    if let Some(since) = instance.metadata.stale_since {
-        page = format!("Old: {}\n\n{page}", stale(since));
     }
     print(&page)?;
     Ok(Exit::Ok)

@@ -6,9 +6,10 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::args::{EventsArgs, Form};
-use super::client::{Client, Signal};
+use super::client::Client;
 use super::outcome::Exit;
 use super::text::{Cell, Table, age, cell, event_style, print};
+use super::watch::Signal;
 use crate::clock::now;
 use crate::model::{InstanceEvent, Timestamp};
 

@@ -11,12 +11,13 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::args::FailoverArgs;
-use super::client::{Client, Signal};
+use super::client::Client;
 use super::describe;
 use super::follow::{Change, Follower};
 use super::outcome::{Exit, failure};
 use super::text::{indent, print, size};
 use super::view::Instance;
+use super::watch::Signal;
 use crate::model::{InstanceEvent, Role};
 use crate::status::{ConditionStatus, ConditionType, NodeState, NodeStatus};
 
@@ -38,6 +39,7 @@ pub async fn failover(client: &Client, args: &FailoverArgs) -> Result<Exit> {
             return Ok(Exit::Ok);
         }
         if args.force {
+            client.notes.tell();
             print(&losses(&before, to))?;
             confirm(&args.name, args.yes)?;
         }

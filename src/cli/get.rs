@@ -6,11 +6,12 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::args::{GetArgs, Output};
-use super::client::{Client, Signal};
+use super::client::Client;
 use super::follow::{Change, Follower};
 use super::outcome::{Exit, failure};
 use super::text::{Cell, Table, age, cell, phase_style, print, size};
 use super::view::Instance;
+use super::watch::Signal;
 use crate::clock::now;
 use crate::model::{Role, Timestamp};
 use crate::status::{ConditionStatus, ConditionType, NodeState};
@@ -45,19 +46,11 @@ pub async fn get(client: &Client, args: &GetArgs) -> Result<Exit> {
     } else if !(found.is_empty() && is_one) {
         print(&page(&found, args.output, is_one)?)?;
     }
-    if let Some(since) = found.iter().find_map(|instance| instance.metadata.stale_since) {
-        anstream::eprintln!("{}", stale(since));
-    }
     match missing.as_slice() {
         [] => Ok(Exit::Ok),
         [name] => Err(failure(Exit::NotFound, format!("there is no instance {name}"))),
         names => Err(failure(Exit::NotFound, format!("there are no instances {}", names.join(", ")))),
     }
-}
-
-/// What is said of answers that are old.
-pub fn stale(since: Timestamp) -> String {
-    format!("as of {since}: the operator cannot read its store since then, and what has happened is not shown")
 }
 
 /// All of them in one form; one that was asked for by name is not wrapped in a list.

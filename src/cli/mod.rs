@@ -24,6 +24,7 @@ mod failover;
 mod follow;
 mod framework;
 mod get;
+mod notes;
 mod outcome;
 mod password;
 mod scale;
@@ -34,6 +35,7 @@ mod token;
 mod unreachable;
 mod view;
 mod wait;
+mod watch;
 
 use args::{Cli, Color, Command, Form};
 use client::{Client, VERSION};
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = if error.use_stderr() { as_typed(error) } else { error };
             let _ = error.print(); // Help to a closed pipe: nobody is there to be told.
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { Exit::Ok as u8 });
         }
@@ -60,6 +63,18 @@ pub fn main() -> ExitCode {
     set_colours(cli.color);
     let exit = run(cli).unwrap_or_else(|error| report(&error));
     ExitCode::from(exit as u8)
+}
+
+/// The error as it would be without our variables in the environment: what they say would be shown in the usage as if
+/// it had been typed, or had to be. An error that is theirs stays as it is.
+fn as_typed(error: clap::Error) -> clap::Error {
+    let typed = without_variables(Cli::command()).try_get_matches_from(std::env::args_os());
+    typed.err().filter(|typed| typed.kind() == error.kind()).unwrap_or(error)
+}
+
+fn without_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    command.mut_subcommands(without_variables)
 }
 
 fn set_colours(color: Color) {
@@ -92,7 +107,9 @@ fn run(cli: Cli) -> Result<Exit> {
             // Commands mostly wait for one server: a thread of our own is enough, and starts faster.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let client = Client::new(&cli.server, cli.token_file.as_deref(), cli.ca_file.as_deref())?;
-            runtime.context("start the runtime")?.block_on(ask(&client, command))
+            let outcome = runtime.context("start the runtime")?.block_on(ask(&client, command));
+            client.notes.tell();
+            outcome
         }
     }
 }
@@ -180,10 +197,7 @@ async fn recreate(client: &Client, name: &str) -> Result<Exit> {
 
 async fn version(client: &Client) -> Result<Exit> {
     print(&format!("client: {VERSION}\n"))?;
-    match client.operator().await {
-        Ok(operator) => print(&describe::operator(client.server(), &operator))?,
-        Err(error) => print(&format!("operator: {error:#}\n"))?,
-    }
+    print(&describe::operator(client.server(), &client.operator().await?))?;
     Ok(Exit::Ok)
 }
 

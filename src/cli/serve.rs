@@ -1,6 +1,9 @@
 //! `operator` and `local`: settings, logs, and the operator in this process. I/O.
 
-use anyhow::{Context as _, Result};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
 
 use super::args::{LocalArgs, OperatorArgs};
 use super::outcome::{Exit, failure};
@@ -18,6 +21,8 @@ pub fn operator(args: OperatorArgs) -> Result<Exit> {
     }
     telemetry::init(&settings.log)?;
     files::keep_to_ourselves();
+    // Like all other files: what is wrong with them is no trouble of the store's, which is tried again and again.
+    settings.etcd.credentials().check()?;
     run(crate::operator::run(settings))
 }
 
@@ -30,11 +35,27 @@ fn settings_of(config: Option<&std::path::Path>, given: Flags) -> Result<Operato
 pub fn local(args: LocalArgs) -> Result<Exit> {
     let log = settings::log_settings(args.log_level, args.log_format).map_err(|error| usage(&error))?;
     let LocalArgs { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, .. } = args;
+    let redis_server = program("--redis-server", &redis_server).map_err(|error| usage(&error))?;
     telemetry::init(&log)?;
     files::keep_to_ourselves();
     let settings =
         LocalSettings { agents, listen, sentinel_listen, insecure_no_auth, allowed_hosts, dir, redis_server, log };
     run(crate::operator::run_local(settings))
+}
+
+/// The program as tasks start it, which run in folders of their own: a path is made a whole one, a name is looked up
+/// in PATH.
+fn program(flag: &str, given: &str) -> Result<String> {
+    let runs = |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.mode() & 0o111 != 0);
+    if given.contains('/') {
+        let path = std::path::absolute(given).with_context(|| format!("{flag} {given:?}"))?;
+        ensure!(runs(&path), "{flag} {given:?}: there is no program at that path");
+        return Ok(path.to_string_lossy().into_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = !given.is_empty() && std::env::split_paths(&path).any(|folder| runs(&folder.join(given)));
+    ensure!(found, "{flag} {given:?}: no program of that name is in PATH; allowed are such a name and a path");
+    Ok(given.to_string())
 }
 
 fn usage(error: &anyhow::Error) -> anyhow::Error {

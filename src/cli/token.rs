@@ -39,8 +39,11 @@ pub fn header(file: Option<&Path>) -> Result<Option<HeaderValue>> {
         (None, Ok(token)) => (token, TOKEN_VARIABLE.to_string()),
         (None, Err(_)) => return Ok(None),
     };
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
-        .with_context(|| format!("{from}: what it holds is no token"))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).ok().with_context(|| {
+        format!(
+            "{from}: what it holds is no token: allowed is one line, as `redisctl token` shows it, and nothing else"
+        )
+    })?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::answer::one_line;
 use crate::model::Timestamp;
-use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState};
+use crate::status::{ConditionStatus, ConditionType, InstanceStatus, NodeState, Phase};
 
 /// An instance.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -48,9 +48,6 @@ pub struct Metadata {
     /// Deletion has been asked for.
     #[serde(default)]
     pub deleting: bool,
-    /// The operator cannot read its store since then: what it says is as old as this.
-    #[serde(default)]
-    pub stale_since: Option<Timestamp>,
 }
 
 impl Instance {
@@ -97,6 +94,11 @@ impl Instance {
             && !self.metadata.deleting
             && self.invalid.is_none()
             && self.has_condition(ConditionType::Ready, ConditionStatus::True)
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_leaving(&self) -> bool {
+        self.metadata.deleting || self.status.phase == Phase::Deleting
     }
 
     /// Everything that the instance waits for, and what is wrong with its document.

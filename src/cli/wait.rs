@@ -7,14 +7,15 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::args::WaitArgs;
-use super::client::{Client, Signal};
+use super::client::Client;
 use super::follow::{Change, Follower};
 use super::outcome::{Exit, failure};
 use super::text::{count, node_style, print, styled};
 use super::view::Instance;
+use super::watch::Signal;
 use crate::clock::now;
 use crate::spec::Period;
-use crate::status::{ConditionStatus, ConditionType, NodeStatus};
+use crate::status::{ConditionStatus, ConditionType, NodeState, NodeStatus};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +246,17 @@ impl Story {
         failure(Exit::TimedOut, lines.join("\n"))
     }
 
+    /// What is still to be done where all is well.
+    fn unfinished(&self, name: &str, instance: &Instance) -> Vec<String> {
+        let wanted = self.open.get(name).map_or(0, |target| target.revision).max(instance.metadata.revision);
+        let nodes = instance.status.nodes.iter().filter(|node| node.state != NodeState::Ready);
+        let nodes = nodes.map(|node| format!("waits: {}", node_text(node, &node.state.to_string())));
+        let observed = instance.status.observed_revision;
+        let document = (observed < wanted)
+            .then(|| format!("waits: revision {wanted} of its document is not fully acted upon, only {observed}"));
+        nodes.chain(document).collect()
+    }
+
     /// Why an instance has not reached the goal.
     fn still_open(&self, name: &str, timeout: Period) -> String {
         let goal = self.goal;
@@ -260,19 +272,26 @@ impl Story {
         }
         let waiting = instance.waiting();
         let conditions = status.conditions.iter().filter(|c| c.status != ConditionStatus::True);
-        let reasons: Vec<String> = if waiting.is_empty() {
+        let mut reasons: Vec<String> = if waiting.is_empty() {
             conditions.map(|c| format!("{} is {:?}: {}", c.kind, c.status, c.message)).collect()
         } else {
             waiting.iter().map(|reason| format!("waits: {reason}")).collect()
         };
+        if reasons.is_empty() && goal == Goal::Ready {
+            reasons = self.unfinished(name, instance);
+        }
         reasons.iter().fold(text, |text, reason| text + "\n  " + reason)
     }
 }
 
-/// `orders-1: Ready, replica at 10.0.0.2:31001 on agent-2 (r2)`.
+/// `orders-1: Ready, replica at 10.0.0.2:31001 on agent-2 (r2)`, for people who watch.
 fn node_line(node: &NodeStatus) -> String {
-    let state = styled(&node.state.to_string(), node_style(node.state));
+    node_text(node, &styled(&node.state.to_string(), node_style(node.state))) + "\n"
+}
+
+/// The same, with its state as it is given.
+fn node_text(node: &NodeStatus, state: &str) -> String {
     let domain = node.domain.as_deref().map(|domain| format!(" ({domain})")).unwrap_or_default();
     let message = if node.message.is_empty() { String::new() } else { format!(": {}", node.message) };
-    format!("{}: {state}, {} at {} on {}{domain}{message}\n", node.name, node.role, node.address, node.hostname)
+    format!("{}: {state}, {} at {} on {}{domain}{message}", node.name, node.role, node.address, node.hostname)
 }

@@ -197,7 +197,12 @@ impl Http {
                 _ => "it wants a principal and a secret (401), and none are set".to_string(),
             };
         }
-        format!("{status} {}", error_text(response).await)
+        let text = error_text(response).await;
+        // A master would speak of a master::Call.
+        if text.contains("agent::Call") {
+            return "that is a Mesos agent, not a master".to_string();
+        }
+        format!("{status} {text}")
     }
 }
 

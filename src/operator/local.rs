@@ -28,6 +28,7 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     let cluster = Cluster::start(config).context("start the local cluster")?;
     let store = Store::open(&format!("file:{}", dir.join("store.redb").display())).await?;
     forget_nodes(&store).await.context("forget the nodes of an earlier local cluster")?;
+    let declared = store.list("instances/").await.context("list what is declared")?.items.len();
     let flags = Flags {
         insecure_no_auth: Some(settings.insecure_no_auth),
         allowed_hosts: settings.allowed_hosts,
@@ -41,6 +42,11 @@ pub async fn run_local(settings: LocalSettings) -> Result<()> {
     };
     let operator = crate::settings::resolve(flags)?;
     eprintln!("redisctl local: {} agents, API at {url}, files in {}", settings.agents, dir.display());
+    if declared > 0 {
+        eprintln!(
+            "{declared} declared before: launched again, empty and with new passwords, for no data outlives `redisctl local`"
+        );
+    }
     eprintln!("Try: redisctl apply -f examples/orders.yaml --wait --server {url}");
     Box::pin(serve(operator, store, listener, stop)).await
 }
@@ -66,7 +72,8 @@ impl Drop for TemporaryDir {
 }
 
 /// The local cluster ends with its process, nodes and all: what an earlier one has recorded of
-/// nodes is void. What users declared stays, and is launched anew.
+/// nodes is void. What users declared stays, and is launched anew. The key of passwords goes as well: generations
+/// begin again, and a password that was rotated out would be valid once more.
 async fn forget_nodes(store: &Store) -> Result<(), crate::store::Error> {
     for prefix in ["nodes/", "state/", "status/", "operator/"] {
         for chunk in store.list(prefix).await?.items.chunks(TXN_OPS_MAX) {

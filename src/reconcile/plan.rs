@@ -5,10 +5,12 @@
 //! taken down before anything else is considered; then lost data, the master, roles, configuration; and
 //! only then are nodes removed and added. No other place decides whether to act.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::failover;
-use crate::model::{AuditedChange, EventKind, InstanceEvent, InstanceRecord, Passwords, RequestKind, TaskRecord};
+use crate::model::{
+    AuditedChange, EventKind, InstanceEvent, InstanceRecord, Passwords, RequestKind, TaskRecord, Timestamp,
+};
 use crate::placement::Pool;
 use crate::reconcile::action::Plan;
 use crate::reconcile::draft::{Draft, Ending, FROZEN, Observed, SETTLE_MS};
@@ -193,33 +195,39 @@ fn delete(d: &mut Draft) -> bool {
         d.wait("deletion: nodes that Mesos calls gone answer, and are fenced first");
         return true;
     }
-    let (mut alive, mut lost_agents, mut again) = (Vec::new(), BTreeSet::new(), None);
+    let (mut alive, mut lost) = (Vec::new(), BTreeMap::new());
     d.nodes.retain(|_, node| !node.task.is_dead());
     for node in d.nodes.values_mut() {
         node.stop.get_or_insert_with(|| "its instance is being deleted".to_string());
         alive.push(format!("{} ({})", node.name(), node.task));
         if let TaskRecord::Unsure { since, .. } = node.task {
-            let told_at = since.plus_ms(LOST_FOR_LONG_MS);
-            if told_at <= d.o.now {
-                lost_agents.insert(node.agent_id.clone());
-            } else {
-                again = again.into_iter().chain([told_at]).min();
-            }
+            let first = lost.entry(node.agent_id.clone()).or_insert(since);
+            *first = since.min(*first);
         }
-    }
-    if let Some(at) = again {
-        d.revisit(at);
     }
     if alive.is_empty() {
         d.ending = Some(Ending::Forget(request.map(|request| request.revision)));
     } else {
         d.wait(format!("deletion waits until these nodes are seen dead: {}", alive.join(", ")));
-        // Nobody but a person can know it, and Mesos is where to say it: then all frameworks hear it.
-        for agent in lost_agents {
-            d.wait(format!(
-                "if the agent {agent} is dead for good, and Mesos does not call it active, tell Mesos so (MARK_AGENT_GONE), and its nodes count as dead"
-            ));
+        for (agent, since) in lost {
+            tell_how_to_give_up(d, &agent, since.plus_ms(LOST_FOR_LONG_MS));
         }
     }
     true
+}
+
+/// Nobody but a person can know that an agent is dead for good, and Mesos is where to say it: then all frameworks hear
+/// it. Not before it has had its time to be seen again, and then at once.
+fn tell_how_to_give_up(d: &mut Draft, agent: &str, from: Timestamp) {
+    if from > d.o.now {
+        d.revisit(from);
+        d.wait(format!(
+            "if Mesos does not see the agent {agent} again before {from}, this says then how to give it up"
+        ));
+        return;
+    }
+    d.wait(format!(
+        "if the agent {agent} is dead for good, and Mesos does not call it active, tell Mesos so (MARK_AGENT_GONE), and its \
+         nodes count as dead"
+    ));
 }

@@ -61,7 +61,8 @@ pub fn info(sight: &Sight<'_>, client: &mut Client, words: &[String]) -> Outcome
 fn sentinel_section(sight: &Sight<'_>, client: &Client) -> String {
     let views = named(sight, client);
     // A Sentinel's word for not trusting what it knows: it goes on to answer, and its clients go on.
-    let tilt_s = sight.operator.stale_since.map(|since| i64::try_from(sight.now.since_ms(since) / 1000).unwrap_or(0));
+    let doubted = [sight.operator.stale_since, sight.operator.frozen_since].into_iter().flatten().min();
+    let tilt_s = doubted.map(|since| i64::try_from(sight.now.since_ms(since) / 1000).unwrap_or(0));
     let mut text = format!(
         "# Sentinel\r\nsentinel_masters:{}\r\nsentinel_tilt:{}\r\nsentinel_tilt_since_seconds:{}\r\n\
          sentinel_running_scripts:0\r\nsentinel_scripts_queue_length:0\r\nsentinel_simulate_failure_flags:0\r\n",

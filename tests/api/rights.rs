@@ -547,6 +547,15 @@ async fn metrics_and_readiness_tell_what_the_token_may_read() {
         assert_eq!((code.as_u16(), told.contains(HIDDEN)), (503, all), "{told}");
         assert!(told.contains("disconnected") && told.contains("frozen"), "{told}");
     }
+    let heads = async |who: &str| {
+        let asked = guarded.http.get(format!("{}/v1/instances", guarded.base));
+        let asked = if who.is_empty() { asked } else { asked.bearer_auth(guarded.token(who)) };
+        let answer = asked.send().await.unwrap();
+        answer.headers().get("redisctl-frozen").map(|why| why.to_str().unwrap().to_string())
+    };
+    assert_eq!(heads("").await, None, "strangers are told nothing");
+    assert_eq!(heads("shop").await.as_deref(), Some("a token that may read all instances is told why"));
+    assert_eq!(heads("boss").await.as_deref(), Some("task zebra-0.1 runs"));
     let frozen = guarded.ask("shop", Method::GET, "/v1/operator", "").await.1;
     assert_eq!(serde_json::from_str::<Value>(&frozen).unwrap()["mesosMessage"], json!(""));
 }

@@ -38,6 +38,8 @@ pub struct World {
     pub outdated: usize,
     /// Method, path and query, and body of each request.
     pub requests: Vec<(String, String)>,
+    /// What is in the head of each answer.
+    pub heads: Vec<(&'static str, String)>,
     /// How many watches were opened.
     pub watches: usize,
     revision: i64,
@@ -170,7 +172,16 @@ fn routes(shared: Arc<Shared>) -> Router {
         .route("/v1/instances/{name}/events", get(events_of))
         .route("/v1/events", get(events))
         .route("/v1/operator", get(operator))
+        .layer(axum::middleware::from_fn_with_state(shared.clone(), with_heads))
         .with_state(shared)
+}
+
+async fn with_heads(State(shared): Toy, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in &shared.world.lock().unwrap().heads {
+        response.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    response
 }
 
 type Toy = State<Arc<Shared>>;

@@ -6,6 +6,7 @@
 mod changing;
 mod failing_over;
 mod fake;
+mod heads;
 mod readme;
 mod real;
 mod run;

@@ -48,6 +48,21 @@ fn a_dry_run_of_scale_says_so_and_a_wait_waits() {
 }
 
 #[test]
+fn a_wait_that_is_not_over_though_all_is_well_says_what_it_waits_for() {
+    let fake = Fake::start();
+    let mut orders = instance("orders", 3, 5);
+    orders["status"]["nodes"][2]["state"] = json!("Stopping");
+    orders["status"]["nodes"][2]["message"] = json!("one replica less is declared");
+    orders["status"]["observedRevision"] = json!(4);
+    fake.set(orders);
+    let done = run_at(&fake, &["scale", "orders", "--replicas=1", "--wait", "--timeout=200ms"]);
+    let expected = "error: redisinstance/orders not ready after 200ms: Ready, 2/3 nodes ready\n  \
+                    waits: orders-2: Stopping, replica at 10.0.0.2:31000 on agent-2 (r2): one replica less is declared\n  \
+                    waits: revision 6 of its document is not fully acted upon, only 4\n";
+    assert_eq!((done.code, done.err.as_str()), (4, expected));
+}
+
+#[test]
 fn a_document_that_others_change_meanwhile_is_read_again_and_three_times_only() {
     let fake = Fake::start();
     fake.set(instance("orders", 3, 5));

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
-use crate::run::{Ended, ended, redisctl, run};
+use crate::fake::Fake;
+use crate::run::{Ended, Live, ended, redisctl, run};
 
 const GIVEN: [&str; 6] = [
     "operator",
@@ -189,4 +190,87 @@ fn what_etcd_is_told_of_us_is_checked_as_a_whole_and_passwords_are_not_repeated(
     {
         assert_eq!(settings[key], value);
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_ends_the_operator_at_its_start_also_one_that_is_for_etcd() {
+    let start = |flags: &[&str]| {
+        let given =
+            ["operator", "--mesos", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--sentinel-listen", "none"];
+        run(&[&given[..], flags].concat())
+    };
+    let etcd = ["--store", "etcds://127.0.0.1:1/p"];
+    for (flags, name) in [
+        (&["--etcd-ca", "/nofile"][..], "--etcd-ca /nofile: No such file"),
+        (&["--etcd-certificate", "/nofile", "--etcd-key", "/nofile"], "--etcd-certificate /nofile: No such file"),
+        (&["--etcd-user", "u", "--etcd-password-file", "/nofile"], "--etcd-password-file /nofile: No such file"),
+    ] {
+        let ended = start(&[&etcd[..], flags].concat());
+        assert_eq!(ended.code, 1, "{flags:?}: {ended:?}");
+        assert!(ended.err.starts_with(&format!("error: {name}")) && ended.err.lines().count() == 1, "{ended:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", folder.path().join("store").display());
+    let ended = start(&["--store", &store, "--auth-tokens", "/nofile"]);
+    assert!(ended.code == 1 && ended.err.contains("--auth-tokens /nofile: No such file"), "{ended:?}");
+}
+
+#[test]
+fn a_local_cluster_whose_redis_server_cannot_be_run_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no program").unwrap();
+    for (given, words) in [
+        ("nope-redis", "no program of that name is in PATH; allowed are such a name and a path"),
+        ("", "no program of that name is in PATH"),
+        ("./nope/redis-server", "there is no program at that path"),
+        (text.to_str().unwrap(), "there is no program at that path"),
+        (folder.path().to_str().unwrap(), "there is no program at that path"),
+    ] {
+        let ended = run(&["local", "--listen", "127.0.0.1:0", "--sentinel-listen", "none", "--redis-server", given]);
+        let expected = format!("error: --redis-server {given:?}: {words}");
+        assert!(ended.code == 2 && ended.err.starts_with(&expected), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_token_file_of_several_lines_is_refused_in_words() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"one\ntwo\n").unwrap();
+    let shown = run(&["get", "--token-file", file.path().to_str().unwrap()]);
+    let expected = "what it holds is no token: allowed is one line, as `redisctl token` shows it, and nothing else\n";
+    assert!(shown.code == 2 && shown.err.ends_with(expected), "{shown:?}");
+}
+
+#[test]
+fn what_the_environment_says_is_not_shown_as_if_it_had_to_be_typed() {
+    let variables =
+        [("REDISCTL_SERVER", "http://127.0.0.1:1"), ("REDISCTL_TOKEN_FILE", "/t"), ("REDISCTL_CA_FILE", "/c")];
+    for wrong in [&["describe"][..], &["get", "--nope"], &["scale", "orders"], &["secret", "set"]] {
+        let with = ended(redisctl(wrong).envs(variables));
+        assert_eq!((with.code, &with.err), (2, &run(wrong).err), "{wrong:?}");
+        assert!(!with.err.contains("<URL>"), "{}", with.err);
+    }
+    let theirs = ended(redisctl(&["local"]).env("REDISCTL_LISTEN", "nowhere"));
+    assert!(theirs.code == 2 && theirs.err.contains("invalid value 'nowhere'"), "{theirs:?}");
+}
+
+#[test]
+fn a_local_cluster_that_begins_again_in_its_folder_says_that_no_data_has_outlived_the_one_before() {
+    let (folder, nobody) = (tempfile::tempdir().unwrap(), Fake::start());
+    let dir = folder.path().join("local");
+    let local = ["local", "--listen", "127.0.0.1:0", "--sentinel-listen", "none", "--dir", dir.to_str().unwrap()];
+    let document = folder.path().join("orders.yaml");
+    // More than any agent has: what is declared counts here, not what runs.
+    std::fs::write(&document, crate::sample::document("orders").replace("256Mi", "900Gi")).unwrap();
+    let first = Live::start(&nobody, &local);
+    let told = first.until("! Try: ");
+    assert!(!told.iter().any(|line| line.contains("declared before")), "{told:?}");
+    let url = told.last().unwrap().rsplit(' ').next().unwrap().to_string();
+    let applied = run(&["apply", "-f", document.to_str().unwrap(), "--server", &url]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    drop(first); // As kill -9 does.
+    let told = Live::start(&nobody, &local).until("! Try: ");
+    let words = "! 1 declared before: launched again, empty and with new passwords";
+    assert!(told.iter().any(|line| line.starts_with(words)), "{told:?}");
 }

@@ -186,7 +186,9 @@ fn without_an_operator_commands_say_what_to_start_and_end_with_5() {
         assert_eq!(shown.err, expected, "{command:?}");
     }
     let version = run(&["version", "--server", &server]);
-    assert_eq!(version.code, 0, "the client has a version of its own: {version:?}");
+    let own = format!("client: {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!((version.code, version.out), (5, own), "the client has a version of its own");
+    assert!(version.err.starts_with("error: no operator answers at"), "{}", version.err);
 }
 
 #[test]
@@ -267,6 +269,18 @@ fn describe_shows_spec_conditions_nodes_reasons_and_events() {
     ] {
         assert!(shown.out.contains(part), "{part:?} in\n{}", shown.out);
     }
+}
+
+#[test]
+fn describe_says_nothing_of_a_place_for_what_is_being_deleted() {
+    let fake = Fake::start();
+    let mut orders = instance("orders", 1, 5);
+    orders["status"]["conditions"][1]["type"] = json!("Placed");
+    fake.set(orders.clone());
+    assert!(run_at(&fake, &["describe", "orders"]).out.contains("Placement:"));
+    orders["metadata"]["deleting"] = json!(true);
+    fake.set(orders);
+    assert!(!run_at(&fake, &["describe", "orders"]).out.contains("Placement:"));
 }
 
 #[test]

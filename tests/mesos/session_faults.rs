@@ -536,6 +536,17 @@ async fn every_master_is_named_with_its_reason_once() {
 }
 
 #[tokio::test]
+async fn an_agent_in_the_place_of_a_master_is_called_that() {
+    let words = "Failed to validate agent::Call: Expecting 'type' to be present";
+    let agent = FakeMaster::start([plain("400 Bad Request", words)]).await;
+    let (_session, mut events) = start(settings(&[&agent]));
+    assert_eq!(
+        next_disconnection(&mut events).await,
+        format!("{}: that is a Mesos agent, not a master", agent.address)
+    );
+}
+
+#[tokio::test]
 async fn a_master_that_comes_back_is_found_by_the_session_at_once() {
     let cut =
         Answer::Stream { pieces: vec![records(&[subscribed()])], pause: Duration::from_millis(300), stays: false };

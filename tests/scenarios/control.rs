@@ -213,6 +213,8 @@ pub async fn an_emptied_store_freezes_the_operator(kind: Kind) {
     })
     .await;
     holds_for("nothing is launched or killed", QUIET, async || only(&world, &before).await).await;
+    let told = world.operators[0].cli(&["plan", "orders"], "", TIMEOUT).await.expect_err("the store has forgotten it");
+    assert!(told.contains("warning: the operator is frozen: "), "{told}");
     // A document put into the emptied store is not taken for a new instance.
     world.etcd.put(&instance_key("orders"), &document).await;
     holds_for("nothing is launched or killed", QUIET, async || only(&world, &before).await).await;

@@ -103,6 +103,7 @@ scenarios! {
         a_node_on_a_lost_agent_that_returns_in_time_is_taken_back,
         a_node_on_a_lost_agent_that_returns_too_late_leaves_no_surplus,
         a_machine_that_hangs_and_wakes_leaves_no_surplus_node,
+        a_deletion_that_waits_for_a_lost_machine_says_when_it_tells_how_to_give_that_up,
         an_instance_that_lost_every_node_starts_again_empty_and_says_so,
         an_instance_that_is_held_after_data_loss_waits_for_recreate;
     failover:

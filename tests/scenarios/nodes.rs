@@ -115,6 +115,30 @@ pub async fn a_machine_that_hangs_and_wakes_leaves_no_surplus_node(kind: Kind) {
     world.finish().await;
 }
 
+pub async fn a_deletion_that_waits_for_a_lost_machine_says_when_it_tells_how_to_give_that_up(kind: Kind) {
+    let mut world = World::start(kind, &AgentSpec::racks(2)).await;
+    world.put("orders", &Document::new("orders", 1).with("replaceUnreachableAfter", LONG).yaml()).await;
+    let before = world.ready("orders", 2).await;
+
+    let victim = replicas(&before)[0].clone();
+    let machine = agent_of(&victim.hostname);
+    world.cluster.kill_machine(machine);
+    unreachable(&world, &victim).await;
+    world.cli(&["delete", "orders"], "").await;
+    let words = format!("if Mesos does not see the agent {} again before ", victim.agent);
+    wait_until("plan and describe say when", TIMEOUT, async || {
+        for command in ["plan", "describe"] {
+            let told = world.cli(&[command, "orders"], "").await;
+            anyhow::ensure!(told.contains(&words) && !told.contains("Placement:"), "{command}: {told}");
+        }
+        anyhow::Ok(())
+    })
+    .await;
+    world.cluster.restart_agent(machine);
+    world.gone("orders").await;
+    world.finish_deleted().await;
+}
+
 /// A node that came back beside its replacement is taken back, or removed: either is right, as long
 /// as nothing is left over.
 async fn no_surplus(world: &World, before: &InstanceStatus) {

@@ -65,8 +65,8 @@ pub enum SecretCommand {
 /// Arguments of `token`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Prints a line for the file of `redisctl operator --auth-tokens`, which begins with `tokens:`, \
-    and, on the\nstandard error, the token:\n\n  redisctl token alice --access write --instances 'orders*' >>tokens.yaml"
+    after_help = "Prints a line for the file of `redisctl operator --auth-tokens` and, on the standard error, the\n\
+    token. The file is a list of such lines; a line `tokens:` before them is allowed:\n\n  redisctl token alice --access write --instances 'orders*' >>tokens.yaml"
 )]
 pub struct TokenArgs {
     /// Whose it is, for events and logs

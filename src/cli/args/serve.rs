@@ -44,8 +44,9 @@ pub struct LocalArgs {
     /// Names that the API may be asked for by, with commas between, beside addresses and localhost
     #[arg(long, env = "REDISCTL_ALLOWED_HOSTS", value_name = "NAME")]
     pub allowed_hosts: Option<String>,
-    /// Where the store and the files of the nodes are kept [default: a new directory, removed at the
-    /// end]
+    /// Where the store and the files of the nodes are [default: a new directory, removed at the end]. What
+    /// was declared there before is launched again, empty and with new passwords: no data outlives the nodes, which
+    /// end with this command
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// The redis-server to run: a path, or a name that is looked up in PATH

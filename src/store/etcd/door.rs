@@ -13,7 +13,7 @@ use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use rustls::RootCertStore;
 use tracing::warn;
 
-use crate::files::{Followed, Source, Words, secret_of};
+use crate::files::{Followed, Source, Words, read_all, secret_of};
 use crate::tls::{certificates, certified};
 
 /// A TCP connection to a member of the cluster takes milliseconds; a second allows for one lost packet.
@@ -45,6 +45,12 @@ const KEY: &str = "--etcd-key";
 const PASSWORD_FILE: &str = "--etcd-password-file";
 
 impl Credentials {
+    /// Whether the files can be used. An error names the setting that is wrong.
+    pub fn check(&self) -> Result<()> {
+        let files = self.files();
+        read(&files, &read_all(&files)?, self.user.as_deref()).map(drop)
+    }
+
     fn files(&self) -> Vec<Source> {
         let given = [
             (&self.ca, CA, false),
