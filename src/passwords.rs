@@ -267,7 +267,7 @@ pub fn acl(user: User, passwords: Option<&[Password]>) -> Vec<String> {
 /// What all users may do, in a few letters: it differs where another version of ours gave other rights.
 pub fn rights() -> String {
     let rules: Vec<&str> = User::ALL.iter().flat_map(|user| user.rules()).copied().collect();
-    crate::access::sha256_hex(&rules.join(" "))[..RIGHTS_DIGITS].to_string()
+    crate::access::sha256_hex(rules.join(" "))[..RIGHTS_DIGITS].to_string()
 }
 
 /// Gives a user these rights, and no others, and leaves its passwords as they are.

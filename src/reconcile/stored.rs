@@ -23,9 +23,10 @@ impl World {
             _ => None,
         };
         let planned: Vec<Address> = writes.iter().filter_map(address).collect();
-        match planned.is_empty() {
-            true => self.planned.remove(name),
-            false => self.planned.insert(name.to_string(), planned),
+        if planned.is_empty() {
+            self.planned.remove(name)
+        } else {
+            self.planned.insert(name.to_string(), planned)
         };
         let begins = |write: &Write| matches!(write, Write::State(record) if record.rolling.is_some());
         if writes.iter().any(begins) {
@@ -56,9 +57,7 @@ impl World {
             self.freeze("the store is another one than before (its id has changed)");
         } else if listing.revision < self.revision {
             let (before, after) = (self.revision, listing.revision);
-            self.freeze(&format!(
-                "the store has gone back from revision {before} to {after}, as after a restore from a backup"
-            ));
+            self.freeze(&format!("the store has gone back from revision {before} to {after}, as after a restore"));
         }
         let present: BTreeSet<&str> = listing.items.iter().map(|item| item.key.as_str()).collect();
         for key in self.known_keys() {

@@ -359,7 +359,7 @@ async fn a_standby_asks_the_leader_for_a_plan() {
 
     let api = leader.base.clone();
     standby.board.set_operator(|operator| {
-        operator.leader = Some(Candidate { id: "a".to_string(), api, process: None, frozen: false })
+        operator.leader = Some(Candidate { id: "a".to_string(), api, process: None, frozen: false });
     });
     for api in [&leader, &standby] {
         let (status, plan) = api.get("/v1/instances/orders/plan").await;
@@ -371,7 +371,7 @@ async fn a_standby_asks_the_leader_for_a_plan() {
     leader.board.set_operator(|operator| operator.leading = false);
     let api = standby.base.clone();
     leader.board.set_operator(|operator| {
-        operator.leader = Some(Candidate { id: "b".to_string(), api, process: None, frozen: false })
+        operator.leader = Some(Candidate { id: "b".to_string(), api, process: None, frozen: false });
     });
     assert_eq!(standby.get("/v1/instances/orders/plan").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }

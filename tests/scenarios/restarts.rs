@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use redisctl::status::InstanceStatus;
 use rustix::process::{Pid, Signal};
 
 use crate::client::{Writer, all_have_written};
 use crate::cluster::Kind;
 use crate::document::Document;
 use crate::failover::{another_master, orders};
-use crate::support::{AgentSpec, redis, wait_until};
+use crate::support::{AgentSpec, holds_for, redis, wait_until};
 use crate::world::{PREFIX, TIMEOUT, World, all_have, instance_key, kill_node, master, replicas, task_ids, write};
 
 /// Longer than the operator's probe interval.
@@ -224,13 +225,19 @@ pub async fn a_store_that_has_gone_back_stays_frozen_until_operators_are_started
         Ok(())
     };
     wait_until("both know it", TIMEOUT, frozen).await;
-    let leads = if world.operators[0].view().await.is_ok_and(|view| view.leading) { 0 } else { 1 };
+    let leads = usize::from(!world.operators[0].view().await.is_ok_and(|view| view.leading));
     world.operators[leads].kill();
     world.operators[1 - leads].wait_until_in_charge(TIMEOUT).await;
     let view = world.operators[1 - leads].view().await.expect("it answers");
     assert!(view.frozen.is_some_and(|why| why.contains("gone back")));
-    world.settled().await;
-    assert_eq!(world.cluster.running_tasks().await.expect("it answers").len(), 2, "nothing is launched");
+    let says = |status: &InstanceStatus| status.waiting.iter().any(|why| why.contains("the operator is frozen"));
+    world.until("orders", "says why it waits", says).await;
+    holds_for("nothing is launched", LOOK_FOR, async || {
+        let running = world.cluster.running_tasks().await?;
+        anyhow::ensure!(running.len() == 2, "{running:?}");
+        Ok(())
+    })
+    .await;
     // People have looked at it.
     world.operators[1 - leads].kill();
     world.operators[leads].spawn_again();
