@@ -78,8 +78,12 @@ fn leads(d: &Draft, recorded: u32, may: impl Fn(&NodeRecord) -> bool) -> Option<
 }
 
 /// A node that nodes follow, and that does not answer: it may be a master that nobody recorded, and is judged like any
-/// that is silent.
+/// that is silent. (In the middle of a change that was recorded, some may follow a master of long ago.)
 fn may_lead(d: &Draft, recorded: u32) -> Option<u32> {
+    let epoch = d.record.as_ref().map(|record| record.epoch);
+    if d.nodes.values().filter_map(|node| node.deposed).any(|deposed| Some(deposed.epoch) == epoch) {
+        return None;
+    }
     let followed = |node: &NodeRecord| {
         let by = |other: &NodeRecord| {
             other.joined && d.answer(other.ordinal).is_some_and(|a| a.follows.as_ref() == Some(&node.address))

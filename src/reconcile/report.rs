@@ -107,6 +107,9 @@ fn node_status(d: &Draft, node: &NodeRecord, master: &Master) -> NodeStatus {
     if !pending.is_empty() && message.is_empty() && !node.task.is_dead() {
         message = format!("to be replaced: {}", pending.join(", "));
     }
+    if let (TaskRecord::Unsure { since, .. }, true, true) = (&node.task, answer.is_some(), message.is_empty()) {
+        message = format!("its agent is out of Mesos' sight since {since}: it answers, and is left where it is");
+    }
     let last = d.seen(node.ordinal).and_then(|seen| seen.answer.as_ref()).map(|(answer, _)| answer);
     let master_offset = d.record.as_ref().and_then(|r| r.master).and_then(|m| d.answer(m)).map(|a| a.offset);
     let lag = match (is_master, answer, master_offset) {

@@ -896,4 +896,7 @@ fn nobody_is_promoted_beside_a_node_that_may_be_a_master_and_has_not_been_asked(
     scene.is_silent(1, NoAnswer::Timeout, NOW);
     assert!(is_adopted(&scene));
     assert!(kinds(&scene.plan()).is_empty());
+    // A change was recorded in this epoch: it is ended, whomever somebody follows who has not heard of it.
+    scene.node(2).record.value.deposed = Some(Deposed { epoch: 1, offset: Some(1000) });
+    assert!(!is_adopted(&scene));
 }

@@ -518,3 +518,12 @@ fn a_replica_that_hangs_ends_where_no_agent_has_room_beside_it_when_others_have_
     let plan = room.plan();
     assert!(killed(&plan).is_empty() && launched(&plan).len() == 1, "{plan:?}");
 }
+
+#[test]
+fn a_node_whose_agent_mesos_does_not_see_says_so_though_it_answers() {
+    let mut scene = Scene::running(2, "");
+    scene.hears(2, TaskState::Unreachable, "");
+    let status = scene.plan().status.expect("it has changed");
+    assert!(status.nodes[2].message.contains("out of Mesos' sight since"), "{:?}", status.nodes[2]);
+    assert_eq!((status.phase, status.nodes[2].state), (Phase::Ready, NodeState::Ready));
+}

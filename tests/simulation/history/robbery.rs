@@ -1,9 +1,9 @@
 //! A store that loses something while tasks run. Pure.
 
-use redisctl::model::NodeRecord;
+use redisctl::model::{NodeRecord, Role};
 
 use super::{History, STEPS};
-use crate::redis::Data;
+use crate::redis::{Data, Process};
 use crate::store::Store;
 
 impl History {
@@ -25,6 +25,7 @@ impl History {
         if restarted {
             self.crash_operator();
         }
+        let led = self.led();
         self.rob(saved.expect("it was saved"), restarted);
         self.robbed = true;
         let recorded = |h: &History, at: usize| h.store.node(&h.redis.processes[at].task_id).is_some();
@@ -44,12 +45,48 @@ impl History {
                 self.blame(Err(format!("the store was robbed, and {task_id} was killed or wiped")));
             }
         }
+        self.nobody_was_deposed(&led);
         let unknown = self.mesos.running().find(|(id, _)| self.store.node(id).is_none()).map(|(id, _)| id.to_string());
         let frozen = self.operator.as_ref().is_some_and(|operator| operator.world.frozen.is_some());
         if let (Some(task_id), false) = (unknown, frozen) {
             self.blame(Err(format!("{task_id} is not recorded any more, and the operator goes on")));
         }
         self
+    }
+
+    /// The masters that others follow, and what they have.
+    fn led(&self) -> Vec<(usize, Data)> {
+        let follows = |at: usize, by: &Process| by.follows.as_ref() == Some(&self.redis.processes[at].address);
+        let leads = |at: usize| self.redis.living(&self.redis.processes[at].instance).any(|by| follows(at, by));
+        let master = |at: usize| self.redis.processes[at].role == Role::Master && !self.redis.processes[at].hung;
+        self.living().into_iter().filter(|(at, _)| master(*at) && leads(*at)).collect()
+    }
+
+    /// An operator that begins on a store that has gone back finds masters that it knows nothing of: what they have
+    /// stays, whatever was asked of the instance before.
+    fn nobody_was_deposed(&mut self, led: &[(usize, Data)]) {
+        let frozen = self.operator.as_ref().is_some_and(|operator| operator.world.frozen.is_some());
+        if !self.restored || frozen {
+            return;
+        }
+        for (at, data) in led {
+            let p = &self.redis.processes[*at];
+            let Some(stored) = self.store.instances.get(&p.instance) else { continue };
+            let record = stored.record.as_ref().filter(|record| !record.deleting && stored.document.is_some());
+            let known = self.store.node(&p.task_id).is_some();
+            let Some(master) = record.and_then(|record| stored.nodes.get(&record.master?)).filter(|_| known) else {
+                continue;
+            };
+            let kept =
+                self.redis.living(&p.instance).filter(|p| p.task_id == master.task_id).fold(0, |sum, p| sum | p.data);
+            if data & !kept != 0 {
+                let why = format!(
+                    "{} was the master when the store went back, and {} lacks what it had",
+                    p.task_id, master.task_id
+                );
+                self.blame(Err(why));
+            }
+        }
     }
 
     fn rob(&mut self, saved: Store, restarted: bool) {
