@@ -37,6 +37,8 @@ const CONTESTS: u64 = 250;
 const RIVALRIES: u64 = 250;
 /// Of those in which the store loses something.
 const ROBBERIES: u64 = 200;
+/// Of those in which it goes back behind promotions.
+const RESTORATIONS: u64 = 1500;
 /// Histories in which a planted bug must be found.
 const PLANTED_HISTORIES: u64 = 60;
 /// After so many broken ones, no more are played.
@@ -88,6 +90,11 @@ fn a_leader_that_is_stopped_while_another_is_elected_costs_no_confirmed_write() 
 #[test]
 fn a_store_that_loses_something_while_tasks_run_stops_the_operator_and_costs_no_task() {
     simulate(History::robbed, ROBBERIES);
+}
+
+#[test]
+fn a_store_that_was_restored_behind_a_promotion_deposes_no_master_and_costs_no_write() {
+    simulate(History::restored, RESTORATIONS);
 }
 
 #[test]

@@ -54,6 +54,42 @@ impl History {
         self
     }
 
+    /// All goes well, and roles are moved; then no operator runs, the store goes back behind that, and one is started,
+    /// while clients write on where they wrote before.
+    pub fn restored(mut self) -> History {
+        (self.faults, self.changes) = (0, 0);
+        self.live(|_, _| {});
+        let saved = self.store.clone();
+        for name in self.names.clone() {
+            self.ask_for_failover(&name, self.store.revision);
+        }
+        self.settle();
+        if self.broken.is_some() {
+            return self;
+        }
+        self.crash_operator();
+        self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
+        let leader = self.store.leader;
+        self.store = saved;
+        self.store.leader = leader;
+        (self.restored, self.robbed) = (true, true);
+        let mut led = self.led();
+        for _ in 0..STEPS {
+            if self.dice.percent(30) {
+                self.client();
+            }
+            self.step();
+            for (at, data) in &mut led {
+                if self.redis.processes[*at].role == Role::Master {
+                    *data = self.redis.processes[*at].data;
+                }
+            }
+        }
+        self.settle();
+        self.nobody_was_deposed(&led);
+        self
+    }
+
     /// The masters that others follow, and what they have.
     fn led(&self) -> Vec<(usize, Data)> {
         let follows = |at: usize, by: &Process| by.follows.as_ref() == Some(&self.redis.processes[at].address);
