@@ -57,6 +57,7 @@ mod write;
 pub use framework::FrameworkView;
 pub use limit::Limit;
 pub use openapi::openapi;
+pub use operator::{FROZEN, STALE_SINCE};
 pub use passwords::ClientPassword;
 pub use problem::Problem;
 pub use routes::{Needs, routes};

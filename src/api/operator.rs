@@ -15,9 +15,9 @@ use crate::board::{InstanceView, OperatorView, PlanView};
 const PASSED_ON: &str = "x-redisctl-passed-on";
 
 /// Of answers that are as old as this: the store cannot be read since then.
-const STALE_SINCE: &str = "redisctl-stale-since";
+pub const STALE_SINCE: &str = "redisctl-stale-since";
 /// Of answers of an operator that launches and kills nothing: why.
-const FROZEN: &str = "redisctl-frozen";
+pub const FROZEN: &str = "redisctl-frozen";
 /// Why, to those who may not know every name.
 const UNTOLD: &str = "a token that may read all instances is told why";
 

@@ -8,11 +8,8 @@ use std::sync::{Arc, Mutex};
 use reqwest::header::HeaderMap;
 
 use super::text::{FAIR, styled};
+use crate::api::{FROZEN, STALE_SINCE};
 use crate::plain::{TOLD_CHARS_MAX, plain};
-
-/// See the operator's API.
-const STALE_SINCE: &str = "redisctl-stale-since";
-const FROZEN: &str = "redisctl-frozen";
 
 /// What was heard and is not told yet.
 #[derive(Clone, Debug, Default)]

@@ -29,7 +29,7 @@ pub fn may_finish(d: &Draft, ordinal: u32) -> Result<(), String> {
     if answer.loading || answer.syncing {
         return Err("it has no whole data set".to_string());
     }
-    let ours = record.replid.as_ref().is_none_or(|known| [&answer.replid, &answer.replid2].contains(&known));
+    let ours = record.replid.as_ref().is_none_or(|known| answer.goes_on_from(known));
     if !ours {
         return Err(format!("it has data of another history ({})", answer.replid));
     }
@@ -183,7 +183,7 @@ fn history<'a, I: Iterator<Item = &'a (&'a NodeRecord, &'a Answer)>>(
     with_data: impl Fn() -> I,
 ) -> Option<String> {
     let first = with_data().next().map(|(_, answer)| answer.replid.clone())?;
-    let recorded = known.filter(|known| with_data().any(|(_, a)| [&a.replid, &a.replid2].contains(known)));
+    let recorded = known.filter(|known| with_data().any(|(_, a)| a.goes_on_from(known)));
     // Nobody has followed the last master: what it took alone was confirmed by nobody.
     let parent = d.record.as_ref().and_then(|record| record.replid_before.clone());
     if recorded.is_none() && parent.as_ref().is_some_and(|parent| with_data().any(|(_, a)| a.replid == *parent)) {

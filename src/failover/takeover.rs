@@ -119,7 +119,7 @@ fn call_back(d: &mut Draft) {
     // One that Mesos calls gone was fenced: nothing more comes from it than this.
     let end = d.answer(old.ordinal).filter(|answer| follows_itself(&old, answer)).map(|answer| answer.offset);
     let lured = |node: &&NodeRecord| {
-        let ours = |answer: &Answer| [&answer.replid, &answer.replid2].contains(&&history);
+        let ours = |answer: &Answer| answer.goes_on_from(&history);
         let has_all = |a: &Answer| end.is_some_and(|end| a.offset >= end);
         let astray = |a: &Answer| {
             a.may_receive() && a.follows.as_ref() == Some(&old.address) && (late || !ours(a) || has_all(a))
@@ -128,8 +128,7 @@ fn call_back(d: &mut Draft) {
     };
     let lured: Vec<NodeRecord> = d.nodes.values().filter(lured).cloned().collect();
     for node in lured {
-        let stranger =
-            d.answer(node.ordinal).is_some_and(|answer| ![&answer.replid, &answer.replid2].contains(&&history));
+        let stranger = d.answer(node.ordinal).is_some_and(|answer| !answer.goes_on_from(&history));
         let why = if stranger {
             let why =
                 format!("{} is dead, and this follows whoever has its port now, with another history", old.name());

@@ -66,7 +66,7 @@ fn leads(d: &Draft, recorded: u32, may: impl Fn(&NodeRecord) -> bool) -> Option<
     let stepped_back = follows_itself(&d.nodes[&recorded], led);
     let is = |node: &&NodeRecord| {
         let Some(answer) = d.answer(node.ordinal) else { return false };
-        let goes_on = [&answer.replid, &answer.replid2].contains(&&led.replid);
+        let goes_on = answer.goes_on_from(&led.replid);
         let followed = led.follows.as_ref() == Some(&node.address);
         let leads = answer.role == Role::Master && !answer.loading && goes_on;
         leads && (followed || (stepped_back && answer.offset >= led.offset))
@@ -117,7 +117,7 @@ pub(super) fn leads_instead(d: &Draft) -> Option<u32> {
     let others = || d.nodes.values().filter(|node| node.ordinal != recorded && !node.task.is_dead());
     let is = |node: &&NodeRecord| {
         let Some(answer) = d.answer(node.ordinal) else { return false };
-        let goes_on = [&answer.replid, &answer.replid2].contains(&known);
+        let goes_on = answer.goes_on_from(known);
         node.deposed.is_none() && answer.role == Role::Master && !answer.loading && goes_on
     };
     let leader = others().find(is)?;
@@ -156,7 +156,7 @@ fn acting(d: &Draft) -> Option<u32> {
         let Some(old) = d.answer(node.ordinal).filter(|old| old.role == Role::Master && !old.loading) else {
             return false;
         };
-        let newest = known == Some(&old.replid) || known == Some(&old.replid2);
+        let newest = known.is_some_and(|known| old.goes_on_from(known));
         let never_promoted = known == Some(&new.replid) || new.replid == old.replid;
         node.deposed.is_some() && !node.task.is_dead() && newest && never_promoted
     };

@@ -173,8 +173,13 @@ impl Answer {
     /// Whether a process that answered so before cannot be the one that answers this: a master's
     /// offset never falls, and when its history gets another name it goes on from the old one.
     pub fn is_a_stranger_to(&self, before: &Answer) -> bool {
-        let related = [&self.replid, &self.replid2].contains(&&before.replid);
+        let related = self.goes_on_from(&before.replid);
         self.role == Role::Master && !related && self.offset < before.offset && !self.loading
+    }
+
+    /// Whether its data goes on from that history: it is its own, or the one before.
+    pub fn goes_on_from(&self, replid: &str) -> bool {
+        [&*self.replid, &*self.replid2].contains(&replid)
     }
 
     /// The offset up to which two nodes have the same data, by the histories that they tell; none: they tell of

@@ -117,7 +117,7 @@ fn it_has_what_was_promised(o: &Observed, before: &InstanceRecord, new: u32, aft
 fn is_led_by(o: &Observed, before: &InstanceRecord, old: Option<&Node>, new: u32) -> bool {
     let Some(node) = o.instance.nodes.get(&new) else { return false };
     let leads = |history: Option<&String>, offset: u64| {
-        let goes_on = |a: &Answer| history.is_some_and(|history| [&a.replid, &a.replid2].contains(&history));
+        let goes_on = |a: &Answer| history.is_some_and(|history| a.goes_on_from(history));
         node.answer().is_some_and(|a| a.role == Role::Master && goes_on(a) && a.offset >= offset)
     };
     let follows = |a: &Answer| a.follows.as_ref() == Some(&node.record.value.address);

@@ -68,11 +68,8 @@ impl History {
             return self;
         }
         self.crash_operator();
-        self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
-        let leader = self.store.leader;
-        self.store = saved;
-        self.store.leader = leader;
-        (self.restored, self.robbed) = (true, true);
+        self.restore(saved);
+        self.robbed = true;
         let mut led = self.led();
         for _ in 0..STEPS {
             if self.dice.percent(30) {
@@ -125,15 +122,17 @@ impl History {
         }
     }
 
+    /// Whoever leads goes on to lead.
+    fn restore(&mut self, saved: Store) {
+        self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
+        let leader = std::mem::replace(&mut self.store, saved).leader;
+        self.store.leader = leader;
+        self.restored = true;
+    }
+
     fn rob(&mut self, saved: Store, restarted: bool) {
-        let leader = self.store.leader;
         match self.dice.below(if restarted { 3 } else { 2 }) {
-            0 => {
-                self.say(|| format!("--- the store is restored from a backup of revision {} ---", saved.revision));
-                self.store = saved;
-                self.restored = true;
-                self.store.leader = leader;
-            }
+            0 => self.restore(saved),
             1 => {
                 let keys: Vec<String> = self
                     .store
